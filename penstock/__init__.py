@@ -1,0 +1,1 @@
+"""Penstock: source → CloudEvents → schema → transforms → sink, with nothing lost or skipped silently."""

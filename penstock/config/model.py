@@ -1,0 +1,171 @@
+"""The typed pipeline: what the loader makes of a file, and all that the engine knows of it.
+
+Component configurations are validated with the component's own `Config`; here they are already instances of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from penstock.errors import Location
+
+Backoff = Literal["exponential", "constant"]
+OnError = Literal["dead_letter", "skip", "stop"]
+OnInvalid = Literal["dead_letter", "drop", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One component of the file: its registered name (`jq`, `file`), its validated configuration, and where it stands."""
+
+    kind: str
+    config: BaseModel
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class EventFields:
+    """`source.event`: how a record becomes a CloudEvent. Each is jq over the record or a literal; None: the default of the source."""
+
+    id: str | None = None
+    source: str | None = None
+    type: str | None = None
+    time: str | None = None
+    subject: str | None = None
+    partition_key: str | None = None
+    dataschema: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """The fields that are set, by the name of the `Event` attribute they fill."""
+        names = {"partition_key": "partitionkey"}
+        return {names.get(n, n): v for n in self.__slots__ if (v := getattr(self, n)) is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """`retry:` delays in seconds."""
+
+    max_attempts: int = 8
+    backoff: Backoff = "exponential"
+    initial_delay: float = 0.2
+    max_delay: float = 30.0
+    max_elapsed: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One transform. `name` is unique; unnamed ones are called after their kind and place: `jq-1`."""
+
+    name: str
+    component: Component
+    named: bool = False
+    when: str | None = None
+    on_error: OnError = "dead_letter"
+    on_invalid: OnInvalid | None = None
+    timeout: float | None = None
+    retry: Retry | None = None
+    set: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkEntry:
+    """One sink, with the events that it takes."""
+
+    name: str
+    component: Component
+    when: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dedup:
+    """`dedup:`. `window` in seconds; `key` is jq over the event, None for source + id."""
+
+    window: float
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """`batching:` bytes and seconds."""
+
+    count: int = 500
+    bytes: int = 1 << 20
+    period: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """`dead_letter:` retention in seconds."""
+
+    retention: float = 30 * 86400.0
+    alert_threshold: int | None = None
+    lane: Literal["skip", "stop"] = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`limits:` events, bytes, events per second."""
+
+    in_flight_events: int = 10_000
+    in_flight_bytes: int = 64 << 20
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TestCase:
+    """One entry of `tests:`."""
+
+    name: str
+    input: Mapping[str, Any]
+    output: Sequence[Mapping[str, Any]] | None
+    mocks: Mapping[str, Any]
+    location: Location
+    dead_letter: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A pipeline, resolved.
+
+    :ivar version: content hash of everything that decides what happens to an event, secrets excluded.
+    :ivar resolved: that content, canonical, secrets masked.
+    :ivar schemas: text of every schema named, by `subject@version`.
+    :ivar steps_digest: digest of the source of each Python step, by step name.
+    :ivar state: directory of the state store, resolved.
+    """
+
+    name: str
+    description: str
+    file: Path
+    project: Path
+    source: Component
+    event: EventFields
+    steps: Sequence[Step]
+    sinks: Sequence[SinkEntry]
+    version: str
+    resolved: str
+    schemas: Mapping[str, str]
+    steps_digest: Mapping[str, str]
+    state: Path
+    dedup: Dedup | None = None
+    route: Literal["all", "first"] = "all"
+    batching: Batching = Batching()
+    retry: Retry = Retry()
+    dead_letter: DeadLetters = DeadLetters()
+    limits: Limits = Limits()
+    workers: int = 0
+    transform_timeout: float = 5.0
+    worker_memory: int = 512 << 20
+    shutdown_timeout: float = 30.0
+    tests: Sequence[TestCase] = ()
+    warnings: Sequence[str] = ()
+
+    @property
+    def directory(self) -> Path:
+        """Where the file lies; `schemas/` is beside it."""
+        return self.file.parent

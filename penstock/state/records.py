@@ -1,0 +1,176 @@
+"""What the state store keeps, as plain records: dead letters, the note of step 3, versions, epochs. Stored formats are versioned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from penstock.errors import Violation
+from penstock.spi import Counts, Position
+
+Status = Literal["open", "parked", "replaying", "resolved", "superseded", "discarded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An output that a sink outside any ledger took although its event failed elsewhere: replay skips it (rule 9)."""
+
+    sink: str
+    output: int
+
+
+@dataclass(slots=True)
+class DeadLetter:
+    """An event that failed for good, with everything needed to understand, mend and replay it.
+
+    :ivar id: digest of pipeline, source and event id: the same event has one dead letter, however often it is read.
+    :ivar record: the received event as the source emitted it, before `event:` was applied, as a structured CloudEvent (JSON) with
+        its data; without data where the record was no JSON (then `original` holds it).
+    :ivar original: the record's own bytes; at most the first 4 KiB where `original_length` says that there was more.
+    :ivar original_digest: blake2b-128 hex of the whole record.
+    :ivar reread: whether replay must read the record from the source again (`Rereadable`), since only its head is kept.
+    :ivar event: the CloudEvent as it stood when it failed (JSON), without data; shown to people.
+    :ivar fingerprint: versioned digest of step, code and the sorted (path, rule) pairs: the same cause groups together.
+    :ivar owed: names of the ledgers that have not taken the event.
+    :ivar key: its 16-byte dedup key, or None without dedup.
+    :ivar data_digest: tells a repetition with the same data from one with other data (rule 7).
+    :ivar first_at: seconds since the epoch of its first failure; `last_at` of the latest.
+    """
+
+    id: str
+    pipeline: str
+    version: str
+    step: str
+    code: str
+    message: str
+    fingerprint: str
+    partition: str
+    position: bytes
+    source: str
+    event_id: str
+    type: str
+    time: str | None
+    record: bytes
+    event: bytes
+    original: bytes | None
+    original_length: int
+    original_digest: str
+    reread: bool
+    why: str | None = None
+    help: str | None = None
+    violations: Sequence[Violation] = ()
+    owed: Sequence[str] = ()
+    delivered: Sequence[Delivered] = ()
+    key: bytes | None = None
+    brought_by: bytes = b""
+    data_digest: bytes = b""
+    attempts: int = 1
+    repeats: int = 0
+    first_at: float = 0.0
+    last_at: float = 0.0
+    status: Status = "open"
+    job: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLetter:
+    """What the engine asks about an open dead letter by its dedup key (rule 7)."""
+
+    id: str
+    key: bytes
+    brought_by: bytes
+    data_digest: bytes
+    owed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A repetition of an event whose dead letter is open: counted there, provisional as dead letters are."""
+
+    letter: str
+    partition: str
+    position: bytes
+
+
+@dataclass(slots=True)
+class Note:
+    """What the state store notes after the ledgers have committed a group (step 3), and what it answers at a claim.
+
+    :ivar group: every ledger in `ledgers` holds, or owes nothing of, everything up to the end of this group.
+    :ivar positions: when written, of the partitions that moved; when read, of all.
+    :ivar ledgers: by name, the instance id of every ledger of the pipeline.
+    :ivar running: seconds of running time since the pipeline began; the time between runs that drained their source counts.
+    :ivar drained: the source had nothing more when this was noted.
+    :ivar at: wall time of the note.
+    :ivar repeats, superseded, resolved: what the group did to older dead letters.
+    :ivar failed_again: replayed dead letters that failed once more, with their new reason.
+    """
+
+    group: int = 0
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    counts: Counts = Counts()
+    ledgers: Mapping[str, str] = field(default_factory=dict)
+    running: float = 0.0
+    drained: bool = False
+    at: float = 0.0
+    repeats: Sequence[Repeat] = ()
+    superseded: Sequence[str] = ()
+    resolved: Sequence[str] = ()
+    failed_again: Sequence[DeadLetter] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A pipeline version: the content hash of the resolved pipeline, secrets excluded, and enough to run it again.
+
+    :ivar config: the resolved pipeline as canonical JSON, secrets masked.
+    :ivar schemas: text of every schema it names, by `subject@version`.
+    :ivar steps: digest of the source of each Python step, by step name.
+    """
+
+    version: str
+    config: str
+    schemas: Mapping[str, str]
+    steps: Mapping[str, str]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One epoch as it was issued."""
+
+    epoch: int
+    pid: int
+    host: str
+    version: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LetterQuery:
+    """Which dead letters; None means any. Times are seconds since 1970, half-open. `ids` and `fingerprint` may be prefixes."""
+
+    ids: Sequence[str] = ()
+    fingerprint: str | None = None
+    code: str | None = None
+    step: str | None = None
+    type: str | None = None
+    status: Sequence[Status] = ("open", "parked", "replaying")
+    after: float | None = None
+    before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dead letters of one cause."""
+
+    fingerprint: str
+    code: str
+    step: str
+    message: str
+    count: int
+    repeats: int
+    first_at: float
+    last_at: float
+    example: str
