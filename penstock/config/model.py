@@ -30,7 +30,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class EventFields:
-    """`source.event`: how a record becomes a CloudEvent. Each is jq over the record or a literal; None: the default of the source."""
+    """`source.event`: how a record becomes a CloudEvent. Each is jq over the record or a literal; None: its default."""
 
     id: str | None = None
     source: str | None = None

@@ -1,4 +1,4 @@
-"""What the state store keeps, as plain records: dead letters, the note of step 3, versions, epochs. Stored formats are versioned."""
+"""What the state store keeps: dead letters, the note of step 3, versions, epochs. Stored formats are versioned."""
 
 from __future__ import annotations
 
