@@ -1,0 +1,112 @@
+"""What a run knows of itself, as plain numbers: the engine adds to them once a batch, and everybody else only reads.
+
+The progress bar, `--json`, `/metrics` and `/readyz` are all views of one `RunStatus`; none of them costs the hot path anything.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from penstock.spi import Counts
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+Phase = Literal["starting", "running", "draining", "stopped", "failed"]
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Observations in seconds, counted in the buckets of `LATENCY_BUCKETS` and one above them."""
+
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
+    total: float = 0.0
+    count: int = 0
+
+    def observe(self, seconds: float) -> None:
+        self.buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.total += seconds
+        self.count += 1
+
+
+@dataclass(slots=True)
+class RunStatus:
+    """One run, as it stands.
+
+    :ivar counts: outcomes of this run that are durable; `received` equals the sum of the four others.
+    :ivar totals: since the pipeline began.
+    :ivar reread: events read again that every ledger already held.
+    :ivar sinks: events written, by sink.
+    :ivar steps: by (step, outcome), an outcome being `filtered`, `failed` or `skipped`.
+    :ivar in_flight_events: read and not yet committed; `in_flight_bytes` likewise.
+    :ivar batch_seconds: from a batch's reading to its commit; `commit_seconds` of a group's commit alone.
+    :ivar committed_at: wall time of the last commit; 0 before the first.
+    :ivar waiting: why the run is not ready (a full disk, a retry), None when it is.
+    :ivar retries: attempts after the first, by component.
+    :ivar open_letters: dead letters open, as of the last commit.
+    :ivar progress: (done, total) in bytes or events, where the source can say; None where it cannot.
+    :ivar health: by component, one line about what is wrong.
+    """
+
+    pipeline: str
+    version: str
+    epoch: int = 0
+    phase: Phase = "starting"
+    started_at: float = 0.0
+    started: float = 0.0
+    counts: Counts = Counts()
+    totals: Counts = Counts()
+    reread: int = 0
+    sinks: Counter[str] = field(default_factory=Counter)
+    steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+    in_flight_events: int = 0
+    in_flight_bytes: int = 0
+    batch_seconds: Histogram = field(default_factory=Histogram)
+    commit_seconds: Histogram = field(default_factory=Histogram)
+    committed_at: float = 0.0
+    waiting: str | None = None
+    retries: Counter[str] = field(default_factory=Counter)
+    open_letters: int = 0
+    progress: Callable[[], tuple[int, int] | None] = lambda: None
+    health: Callable[[], dict[str, str]] = dict
+
+    @property
+    def ready(self) -> bool:
+        """Whether events flow: running, and nothing holds the commits up."""
+        return self.phase in ("running", "draining") and self.waiting is None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What `penstock.run` returns and `pipe run --json` prints."""
+
+    pipeline: str
+    version: str
+    epoch: int
+    counts: Counts
+    reread: int
+    seconds: float
+    sinks: dict[str, int]
+    open_letters: int
+
+    def to_json(self) -> dict[str, object]:
+        """The documented object, keys in their documented order."""
+        received = self.counts.received
+        return {
+            "pipeline": self.pipeline,
+            "version": self.version,
+            "epoch": self.epoch,
+            "received": received,
+            "delivered": self.counts.delivered,
+            "filtered": self.counts.filtered,
+            "deduplicated": self.counts.deduplicated,
+            "dead_lettered": self.counts.dead_lettered,
+            "derived": self.counts.derived,
+            "reread": self.reread,
+            "seconds": round(self.seconds, 3),
+            "events_per_second": round(received / self.seconds, 1) if self.seconds else 0.0,
+            "sinks": {name: {"written": written} for name, written in self.sinks.items()},
+        }
