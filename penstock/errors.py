@@ -168,6 +168,38 @@ def _rebuild_permanent(
     return kind(code, message, where=where, why=why, help=help, violations=violations)
 
 
+class Oversized(Permanent):
+    """A record longer than the source's `max_record`: only its head was kept, and it is replayed by reading it again.
+
+    :param length: bytes of the whole record, without what ends it.
+    :param digest: blake2b-128 of these bytes, in hexadecimal.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        length: int,
+        digest: str,
+        where: Location | str | None = None,
+        why: str | None = None,
+        help: str | None = None,
+    ) -> None:
+        super().__init__(code, message, where=where, why=why, help=help)
+        self.length = length
+        self.digest = digest
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_oversized, (self.code, self.message, self.length, self.digest, self.where, self.why, self.help)
+
+
+def _rebuild_oversized(
+    code: str, message: str, length: int, digest: str, where: Location | str | None, why: str | None, help: str | None
+) -> Oversized:
+    return Oversized(code, message, length=length, digest=digest, where=where, why=why, help=help)
+
+
 class Fatal(ComponentError):
     """The run stops with this reason; nothing further is acknowledged. Exit status 1."""
 
@@ -205,7 +237,8 @@ class Violation:
 class BatchError(ComponentError):
     """A sink took a part of a batch.
 
-    :param failed: for each event that failed, its index in the batch and why.
+    :param failed: for each event that failed, its index in the batch and why. May be empty, where a sink can take no more until
+        the next commit.
     :param not_attempted: indexes of events that the sink did not try, because one before them in their lane failed.
 
     Every other event of the batch was delivered, unless `nothing_delivered` is set: then the sink undid all of it (a
@@ -219,8 +252,9 @@ class BatchError(ComponentError):
         not_attempted: Sequence[int] = (),
         nothing_delivered: bool = False,
     ) -> None:
-        first = next(iter(failed.values()))
-        super().__init__("sink.partial", f"{len(failed)} events of a batch failed, the first with: {first}")
+        first = next(iter(failed.values()), None)
+        message = f"{len(failed)} events of a batch failed, the first with: {first}"
+        super().__init__("sink.partial", message if failed else f"{len(not_attempted)} events of a batch were not attempted")
         self.failed = dict(failed)
         self.not_attempted = list(not_attempted)
         self.nothing_delivered = nothing_delivered

@@ -184,6 +184,27 @@ class Rereadable(Protocol):
         ...
 
 
+@runtime_checkable
+class Batched(Protocol):
+    """A source that cuts batches itself: the engine sets the pipeline's `batching` on it before `open`.
+
+    :ivar batch_count: events a batch holds at most.
+    :ivar batch_bytes: bytes a batch holds at most; one record that is larger is a batch of its own.
+    """
+
+    batch_count: int
+    batch_bytes: int
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """A source that knows how far it is: feeds progress bars with an estimated end."""
+
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes read and bytes there are, of the source's stored form (compressed, where it is); None where unknown."""
+        ...
+
+
 Result = Event | list[Event] | ComponentError | None
 """What a transform makes of one event: one event, several, nothing (filtered), or why it failed."""
 
@@ -226,6 +247,23 @@ class Sink(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Revertible(Protocol):
+    """A sink that can take back what was written and not committed.
+
+    Order of calls: `open`, `flush` (its state is committed before the first write, where the ledger holds none), then any number
+    of `write`…, `flush`, commit. After a `write` or `flush` that raised anything but `BatchError` comes `rollback`, and then
+    everything since the last committed `flush` is written again.
+    """
+
+    async def rollback(self, recovered: bytes | None = None) -> None:
+        """Take back everything since the `flush` that returned `recovered`; None: since the last `flush` that succeeded.
+
+        :raises Unavailable: not possible for now; call again.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
