@@ -1,0 +1,282 @@
+"""CloudEvents 1.0 on the wire: structured, batched and binary mode, in and out.
+
+Numbers of the data are exact both ways, because its JSON text is carried over as it is. What a message may not say is refused
+with its attribute's name, never repaired. An event's position, steps and record do not travel.
+
+Source: CloudEvents 1.0.2, JSON event format and HTTP protocol binding.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date
+from typing import Any
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from penstock.errors import Permanent
+from penstock.event import EXTENSION_NAME, UNSET, Event, decode, encode
+
+MEDIA_TYPE = "application/cloudevents+json"
+BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
+ATTRIBUTES = ("id", "source", "type", "time", "subject", "partitionkey", "datacontenttype", "dataschema")
+"""The attributes that are fields of `Event`; every other one is in `Event.extensions`."""
+
+_RESERVED = frozenset((*ATTRIBUTES, "specversion", "data", "database64"))
+_JSON_TYPE = re.compile(r"[a-z0-9.!#$&^_+-]+/(?:[a-z0-9.!#$&^_+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
+_HEADER_SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
+_INTEGER_LIMIT = 1 << 31
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class _Attributes(msgspec.Struct, omit_defaults=True, gc=False):
+    id: str
+    source: str
+    type: str
+    time: str | None = None
+    subject: str | None = None
+    partitionkey: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+
+
+def is_time(text: str) -> bool:
+    """Whether the text is an RFC 3339 date-time, with an offset and a day that exists."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return False
+    try:
+        date(int(match[1]), int(match[2]), int(match[3]))
+    except ValueError:
+        return False
+    return True
+
+
+def is_extension_name(name: str) -> bool:
+    """Whether an extension attribute may be called this: 1 to 20 of a-z and 0-9, and no attribute of the core specification."""
+    return EXTENSION_NAME.fullmatch(name) is not None and name not in _RESERVED
+
+
+def is_json_type(datacontenttype: str | None) -> bool:
+    """Whether the data of that media type is JSON; no type means JSON."""
+    return datacontenttype is None or _JSON_TYPE.fullmatch(datacontenttype) is not None
+
+
+def check_extension(name: str, value: Any) -> None:
+    """:raises Permanent: `cloudevents.invalid_attribute`, where name or value (string, boolean, 32-bit integer) may not be so."""
+    if not is_extension_name(name):
+        raise _invalid(name, "is not a valid name: 1 to 20 characters a-z and 0-9")
+    if isinstance(value, (str, bool)):
+        return
+    if not isinstance(value, int) or not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+        raise _invalid(name, "must be a string, a boolean or an integer of 32 bits")
+
+
+def _invalid(name: str, problem: str) -> Permanent:
+    return Permanent("cloudevents.invalid_attribute", f"the attribute {name!r} {problem}")
+
+
+def attributes_json(event: Event) -> bytes:
+    """The structured event without its data, on one line.
+
+    :raises Permanent: `cloudevents.invalid_attribute`, `encode.not_json`.
+    """
+    head = encode(
+        _Attributes(
+            event.id,
+            event.source,
+            event.type,
+            event.time,
+            event.subject,
+            event.partitionkey,
+            event.datacontenttype,
+            event.dataschema,
+        )
+    )
+    text = b'{"specversion":"1.0",' + head[1:]
+    if not event.extensions:
+        return text
+    for name, value in event.extensions.items():
+        check_extension(name, value)
+    return text[:-1] + b"," + encode(event.extensions)[1:]
+
+
+def to_structured(event: Event) -> bytes:
+    """The event as one line of JSON; data of bytes becomes `data_base64`, missing data no member at all.
+
+    `raw` is taken at its word: whoever set it vouches that it is JSON.
+
+    :raises Permanent: `cloudevents.invalid_attribute`, `encode.not_json`.
+    """
+    head = attributes_json(event)
+    raw = event.raw
+    if raw is None:
+        data = event.decoded
+        if data is UNSET:
+            return head
+        if isinstance(data, bytes):
+            return head[:-1] + b',"data_base64":"' + base64.b64encode(data) + b'"}'
+        raw = event.json()
+    if b"\n" in raw or b"\r" in raw:
+        raw = raw.replace(b"\r", b" ").replace(b"\n", b" ")  # between tokens only: JSON strings hold no bare line ends
+    return head[:-1] + b',"data":' + raw + b"}"
+
+
+def from_structured(text: bytes) -> Event:
+    """One event from its JSON format; its data keeps its text in `raw`.
+
+    :raises Permanent: `decode.*`, `cloudevents.not_an_event`, `.unsupported_version`, `.missing_attribute`, `.invalid_attribute`
+        or `.invalid_data`.
+    """
+    members = decode(text)
+    if not isinstance(members, dict):
+        raise Permanent("cloudevents.not_an_event", "a CloudEvent is a JSON object")
+    data, raw = UNSET, None
+    if "data_base64" in members:
+        data = _from_base64(members)
+    elif "data" in members:
+        data, raw = members.pop("data"), bytes(_members(text)["data"])
+    return _event(members, data, raw)
+
+
+def _from_base64(members: dict[str, Any]) -> bytes:
+    text = members.pop("data_base64")
+    if "data" in members:
+        raise Permanent("cloudevents.invalid_data", "the event has both data and data_base64")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise Permanent("cloudevents.invalid_data", "data_base64 is not Base64", why=str(error)) from error
+
+
+def _event(attributes: dict[str, Any], data: Any, raw: bytes | None) -> Event:
+    version = attributes.pop("specversion", None)
+    if version != "1.0":
+        raise Permanent("cloudevents.unsupported_version", f"specversion must be '1.0', not {version!r}")
+    known: dict[str, Any] = {}
+    for name in ATTRIBUTES:
+        value = attributes.pop(name, None)
+        if value is not None:
+            known[name] = _attribute(name, value)
+        elif name in ("id", "source", "type"):
+            raise Permanent("cloudevents.missing_attribute", f"the event has no attribute {name!r}")
+    extensions = {name: value for name, value in attributes.items() if value is not None}
+    for name, value in extensions.items():
+        check_extension(name, value)
+    return Event(**known, raw=raw, decoded=data, extensions=extensions or None)
+
+
+def _attribute(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise _invalid(name, "must be a non-empty string")
+    if name == "time" and not is_time(value):
+        raise _invalid(name, f"must be an RFC 3339 time, not {value[:60]!r}")
+    return value
+
+
+def to_batch(events: Iterable[Event]) -> bytes:
+    """A JSON array of structured events.
+
+    :raises Permanent: as `to_structured`.
+    """
+    return b"[" + b",".join(map(to_structured, events)) + b"]"
+
+
+def from_batch(text: bytes) -> list[Event]:
+    """The events of a JSON array, all or none.
+
+    :raises Permanent: as `from_structured`; `where` counts the event, from 0.
+    """
+    if not isinstance(decode(text), list):
+        raise Permanent("cloudevents.not_an_event", "a batch of CloudEvents is a JSON array")
+    events = []
+    for index, element in enumerate(_elements(text)):
+        try:
+            events.append(from_structured(bytes(element)))
+        except Permanent as error:
+            error.where = f"event {index} of the batch"
+            raise
+    return events
+
+
+def to_binary(event: Event) -> tuple[dict[str, str], bytes]:
+    """Headers (`ce-id`, …, `content-type`) and body. Without data there is neither body nor content type; data without a media
+    type is announced as `application/json`, or `application/octet-stream` where it is bytes.
+
+    :raises Permanent: `cloudevents.invalid_attribute`, `encode.not_json`.
+    """
+    headers = {"ce-specversion": "1.0"}
+    for name in ATTRIBUTES:
+        value = getattr(event, name)
+        if value is not None and name != "datacontenttype":
+            headers[f"ce-{name}"] = _to_header(name, value)
+    for name, value in (event.extensions or {}).items():
+        check_extension(name, value)
+        headers[f"ce-{name}"] = _to_header(name, str(value).lower() if isinstance(value, bool) else str(value))
+    body, content_type = _body(event)
+    if content_type is not None:
+        headers["content-type"] = content_type
+    return headers, body
+
+
+def _body(event: Event) -> tuple[bytes, str | None]:
+    data = event.decoded
+    if event.raw is None and data is UNSET:
+        return b"", event.datacontenttype
+    if event.raw is None and isinstance(data, bytes):
+        return data, event.datacontenttype or "application/octet-stream"
+    if isinstance(data, str) and not is_json_type(event.datacontenttype):
+        return _text("data", data), event.datacontenttype
+    return event.json(), event.datacontenttype or "application/json"
+
+
+def _to_header(name: str, value: str) -> str:
+    return quote(_text(name, value), safe=_HEADER_SAFE)
+
+
+def _text(name: str, value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise _invalid(name, "holds a lone surrogate, which no text can carry") from error
+
+
+def from_binary(headers: Mapping[str, str], body: bytes) -> Event:
+    """One event from headers and body. Extension values come as strings, as the binding says. A body of a JSON media type is
+    decoded, of any other it stays bytes; an empty one is no data.
+
+    :raises Permanent: as `from_structured`.
+    """
+    attributes: dict[str, Any] = {}
+    for header, value in headers.items():
+        name = header.lower()
+        if name == "content-type":
+            attributes["datacontenttype"] = value
+        elif name in ("ce-data", "ce-datacontenttype"):
+            raise _invalid(name[3:], f"has no header {name}: the body and content-type say it")
+        elif name.startswith("ce-"):
+            attributes[name[3:]] = _from_header(name[3:], value)
+    if not body:
+        return _event(attributes, UNSET, None)
+    if is_json_type(attributes.get("datacontenttype")):
+        return _event(attributes, decode(body), body)
+    return _event(attributes, body, None)
+
+
+def _from_header(name: str, value: str) -> str:
+    value = value.strip(" \t")
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError as error:
+        raise _invalid(name, "is percent-encoded, but not UTF-8") from error
