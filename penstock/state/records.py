@@ -148,6 +148,16 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """A stored job (rule 10) that has not ended. `query` is JSON, and the business of its kind."""
+
+    id: str
+    kind: str
+    query: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class LetterQuery:
     """Which dead letters; None means any. Times are seconds since 1970, half-open. `ids` and `fingerprint` may be prefixes."""
 

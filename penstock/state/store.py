@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from penstock.spi import Claim, Commit, Ledger, Position
-from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 
 
 class StateStore(Ledger, Protocol):
@@ -36,28 +36,41 @@ class StateStore(Ledger, Protocol):
         """Process id of the live run, or None."""
         ...
 
-    async def issue_epoch(self, version: Version) -> int:
-        """A new epoch, higher than any before it, for a run of this version (which is kept)."""
+    async def issue_epoch(self, version: Version, *, above: int = 0) -> int:
+        """A new epoch, higher than any before it and than `above` (what a ledger to be adopted holds), for a run of this version
+        (which is kept)."""
         ...
 
     async def read_note(self) -> Note: ...
 
     async def settle(self, epoch: int, claims: Mapping[str, Claim]) -> None:
         """Decide what a run that died left provisional (the paragraph "One commit" of docs/guarantees.md): a dead letter stands
-        if a ledger that owes it has passed it, else it is deleted, and its event will be read again; the same for repeats.
-        Job records of the claims resolve their dead letters."""
+        if a ledger that owes it has passed it, else it is deleted, and its event will be read again; the same for repeats. What
+        stands is owed by the ledgers that have passed it: the others read the event again. Job records of the claims
+        (`JobRecord.event` is a dead letter's id) resolve the dead letters that carry that job, ledger by ledger."""
         ...
 
-    async def put_dead_letters(self, epoch: int, group: int, letters: Sequence[DeadLetter], repeats: Sequence[Repeat]) -> None:
+    async def put_dead_letters(
+        self,
+        epoch: int,
+        group: int,
+        letters: Sequence[DeadLetter],
+        repeats: Sequence[Repeat],
+        superseded: Sequence[Repeat] = (),
+    ) -> None:
         """Step 1: provisional until the group is noted. A letter whose id is open already is merged: what it owes is united,
-        attempts are added. Letters without position stand at once.
+        attempts are added; one that was settled is open again. Letters without position stand at once. A group may be put again:
+        its letters are replaced.
 
+        :param superseded: events that got through with the key of an open letter and other data (rule 7): given here as well as
+            to `note`, so that a crash between the two does not lose it.
         :raises Fenced: a higher epoch was issued.
         """
         ...
 
     async def note(self, epoch: int, note: Note) -> None:
-        """Step 3. Provisional letters and repeats up to the group are listed from now on.
+        """Step 3. Provisional letters and repeats up to the group are listed from now on. Its repeats are those that went
+        through `put_dead_letters`; they are counted once.
 
         :raises Fenced: a higher epoch was issued.
         """
@@ -71,15 +84,21 @@ class StateStore(Ledger, Protocol):
         ...
 
     async def has_open_letters(self) -> bool:
-        """Whether any unresolved dead letter has a key; without one, no repetition need be looked up."""
+        """Whether any unresolved or discarded dead letter has a key; without one, no repetition need be looked up."""
         ...
 
-    async def open_letters(self, keys: Sequence[bytes]) -> list[OpenLetter]: ...
+    async def open_letters(self, keys: Sequence[bytes]) -> list[OpenLetter]:
+        """Unresolved letters with these keys, and discarded ones, for discarding keeps the key (rule 7). Provisional ones too."""
+        ...
 
     async def letters(
-        self, query: LetterQuery, *, after: str | None = None, limit: int = 100
+        self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
     ) -> tuple[list[DeadLetter], str | None]:
-        """One page in order of first failure, and the cursor of the next page. Provisional ones are not listed."""
+        """One page in order of first failure, and the cursor of the next page. Provisional ones are not listed.
+
+        :param bodies: without, `record` is empty and `original` None: cheaper where many are listed.
+        :raises UsageError: `dlq.unknown`, `dlq.ambiguous`: a prefix of no id or fingerprint, or of several.
+        """
         ...
 
     async def letter_groups(self, query: LetterQuery) -> list[Group]:
@@ -92,10 +111,31 @@ class StateStore(Ledger, Protocol):
         """How many changed."""
         ...
 
+    async def expire_letters(self, before: float, limit: int = 500) -> int:
+        """Remove up to `limit` letters that last failed before `before`, but none that is parked or replaying. How many went;
+        repeat until 0. Small steps, so that commits need not wait."""
+        ...
+
+    async def create_job(self, kind: str, query: str) -> str:
+        """Store a job with its query (JSON), and return its id. Mark its letters with `set_status(…, "replaying", job=id)`."""
+        ...
+
+    async def finish_job(self, job: str) -> None:
+        """Note the job's end: letters still `replaying` in it are open again. `forget_jobs` of the ledgers comes after."""
+        ...
+
+    async def open_jobs(self) -> list[Job]:
+        """Jobs without an end, oldest first."""
+        ...
+
     async def versions(self) -> list[Version]: ...
 
     async def runs(self, limit: int = 10) -> list[RunRecord]: ...
 
     async def reset(self, epoch: int, positions: Mapping[str, Position] | None) -> None:
-        """Forget the checkpoint of some partitions, or of all (`pipe checkpoint reset`)."""
+        """Move the checkpoint of some partitions, or forget it for all (None): the note's, and this store's as a ledger.
+
+        A position with an empty order is the beginning. A sink that holds its own ledger is reset by a commit of the same
+        positions.
+        """
         ...

@@ -1,0 +1,135 @@
+"""Dedup keys of one ledger: at most three generations of tables, by time of insertion, each dropped whole (rule 8).
+
+A generation takes the keys of half a window of running time; it goes once its youngest key is a window old. So a key is held for
+at least the window, and for at most one and a half while commits come in. A key is 16 bytes, and 8 bytes name the event that
+brought it. A commit and a lookup are one statement each, whatever the number of keys: they travel as one blob, which a recursive
+query cuts up (per key 0.6 µs to insert in order, against 1.8 with `executemany`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock.errors import Fatal
+from penstock.spi import Key
+
+KEY = 16
+ENTRY = 24
+
+_OFFSETS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 16 FROM n WHERE i + 16 < length(?1))"
+_INSERT = (
+    "INSERT OR IGNORE INTO {table} SELECT substr(?1, i, 16), substr(?1, i + 16, 8) FROM ("
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 24 FROM n WHERE i + 24 < length(?1)) SELECT i FROM n)"
+)
+_LOOKUP = "SELECT k.key, k.brought_by FROM n CROSS JOIN {table} AS k ON k.key = substr(?1, n.i, 16)"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One table of keys.
+
+    :ivar began: the pipeline's running time, in seconds, when it was made.
+    :ivar high: its greatest key; empty while it has none.
+    """
+
+    ledger: int
+    number: int
+    began: float
+    high: bytes
+
+    @property
+    def table(self) -> str:
+        """Made of numbers alone: nothing from outside becomes an identifier (Invariant 12)."""
+        return f"penstock_keys_{self.ledger:d}_{self.number:d}"
+
+
+def generations(connection: sqlite3.Connection, ledger: int) -> list[Generation]:
+    """The live ones, oldest first."""
+    rows = connection.execute(
+        "SELECT ledger, number, began, high FROM penstock_key_generations WHERE ledger = ? ORDER BY number", (ledger,)
+    )
+    return [Generation(*row) for row in rows.fetchall()]
+
+
+def high_water(live: Sequence[Generation]) -> bytes:
+    """No live generation holds a greater key. Empty: they hold none."""
+    return max((generation.high for generation in live), default=b"")
+
+
+def seen(connection: sqlite3.Connection, ledger: int, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Which of the keys are held, each with its `brought_by`."""
+    live = generations(connection, ledger)
+    return _lookup(connection, [generation for generation in live if keys and generation.high >= min(keys)], b"".join(keys))
+
+
+def _lookup(connection: sqlite3.Connection, among: Sequence[Generation], blob: bytes) -> dict[bytes, bytes]:
+    if not among or not blob:
+        return {}
+    lookups = " UNION ALL ".join(_LOOKUP.format(table=generation.table) for generation in among)
+    return dict(connection.execute(f"{_OFFSETS} {lookups}", (blob,)).fetchall())
+
+
+def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], running: float, last: float, window: float) -> None:
+    """Record the keys of a commit, inside its transaction. Generations that are due are started and dropped on the way.
+
+    :param running: the pipeline's clock at this commit; `last` at the one before.
+    :raises Fatal: `ledger.conflict`, where a key is already held.
+    """
+    blob = b"".join([part for key in keys for part in key])
+    if len(blob) != ENTRY * len(keys):
+        raise Fatal("ledger.key_size", f"a dedup key is {KEY} bytes and {ENTRY - KEY} bytes for the event that brought it")
+    *sealed, current = _rotate(connection, ledger, running, last, window)
+    smallest, greatest = min(keys).key, max(keys).key
+    older = [generation for generation in sealed if generation.high >= smallest]
+    held = _lookup(connection, older, b"".join([key.key for key in keys])) if older else {}
+    if not held:
+        inserted = connection.execute(_INSERT.format(table=current.table), (blob,)).rowcount
+        if inserted == len(keys):
+            _raise_high(connection, current, greatest)
+            return
+    raise Fatal(
+        "ledger.conflict",
+        "a commit brings dedup keys that its ledger already holds",
+        why="another writer delivered these events, or one event stands twice in a group",
+        help="nothing of the group was written; start the run again: it reads the ledger anew",
+    )
+
+
+def _raise_high(connection: sqlite3.Connection, generation: Generation, key: bytes) -> None:
+    if key > generation.high:
+        connection.execute(
+            "UPDATE penstock_key_generations SET high = ? WHERE ledger = ? AND number = ?",
+            (key, generation.ledger, generation.number),
+        )
+
+
+def _rotate(connection: sqlite3.Connection, ledger: int, running: float, last: float, window: float) -> list[Generation]:
+    """The live generations, oldest first, after those due were dropped; the last one takes this commit's keys."""
+    live = generations(connection, ledger)
+    if live and running - live[-1].began < window / 2:
+        return live
+    ends = [later.began for later in live[1:]] + [last for _ in live[-1:]]  # the newest key of all came with the last commit
+    kept = [generation for generation, end in zip(live, ends, strict=True) if end > running - window]
+    for generation in live:
+        if generation not in kept:
+            _drop(connection, generation)
+    number = live[-1].number + 1 if live else 1
+    fresh = Generation(ledger, number, running, b"")
+    connection.execute(f"CREATE TABLE {fresh.table} (key BLOB PRIMARY KEY, brought_by BLOB NOT NULL) WITHOUT ROWID")
+    connection.execute("INSERT INTO penstock_key_generations VALUES (?, ?, ?, ?)", (ledger, number, running, b""))
+    return [*kept, fresh]
+
+
+def _drop(connection: sqlite3.Connection, generation: Generation) -> None:
+    connection.execute(f"DROP TABLE {generation.table}")
+    connection.execute(
+        "DELETE FROM penstock_key_generations WHERE ledger = ? AND number = ?", (generation.ledger, generation.number)
+    )
+
+
+def forget(connection: sqlite3.Connection, ledger: int) -> None:
+    """Drop every key: another key space begins (rule 3)."""
+    for generation in generations(connection, ledger):
+        _drop(connection, generation)

@@ -1,0 +1,232 @@
+"""A ledger in SQLite tables: epoch, checkpoint, counts, dedup keys and job records of one scope, beside whoever's rows they are.
+
+Used by the state store and by the sqlite sink. Every method of `LedgerTables` is a plain call on the connection's thread, inside
+a transaction that the caller has begun and commits: that is what makes rows and ledger one. Invariants 2, 4, 6 and 7 stand here.
+
+Source: docs/guarantees.md, rules 1 to 3, 5, 6 and 8.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from penstock.errors import EnvironmentFault, Fenced
+from penstock.spi import Claim, Claimant, Commit, Counts, JobRecord, Position
+from penstock.state import sqlite_keys
+from penstock.state.sqlite_migrate import Schema
+
+LEDGER_SCHEMA = Schema(
+    "ledger",
+    [
+        [
+            """CREATE TABLE penstock_ledgers (
+                number INTEGER PRIMARY KEY,
+                scope TEXT NOT NULL UNIQUE,
+                instance TEXT NOT NULL,
+                source TEXT NOT NULL,
+                key_space TEXT NOT NULL,
+                "window" REAL NOT NULL,
+                epoch INTEGER NOT NULL,
+                "group" INTEGER NOT NULL,
+                counts TEXT NOT NULL,
+                running REAL NOT NULL)""",
+            """CREATE TABLE penstock_positions (
+                ledger INTEGER NOT NULL, "partition" TEXT NOT NULL, "order" BLOB NOT NULL, detail BLOB NOT NULL,
+                PRIMARY KEY (ledger, "partition")) WITHOUT ROWID""",
+            """CREATE TABLE penstock_sink_states (
+                ledger INTEGER NOT NULL, sink TEXT NOT NULL, state BLOB NOT NULL,
+                PRIMARY KEY (ledger, sink)) WITHOUT ROWID""",
+            """CREATE TABLE penstock_job_records (
+                ledger INTEGER NOT NULL, job TEXT NOT NULL, event TEXT NOT NULL,
+                PRIMARY KEY (ledger, job, event)) WITHOUT ROWID""",
+            """CREATE TABLE penstock_key_generations (
+                ledger INTEGER NOT NULL, number INTEGER NOT NULL, began REAL NOT NULL, high BLOB NOT NULL,
+                PRIMARY KEY (ledger, number)) WITHOUT ROWID""",
+        ]
+    ],
+)
+
+_SELECT = (
+    'SELECT number, instance, source, key_space, "window", epoch, "group", counts, running FROM penstock_ledgers WHERE scope = ?'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    number: int
+    instance: str
+    source: str
+    key_space: str
+    window: float
+    epoch: int
+    group: int
+    counts: str
+    running: float
+
+
+class LedgerTables:
+    """The ledger of one scope. Holds no state of its own: a transaction that is rolled back leaves nothing stale here."""
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+
+    def claim(self, connection: sqlite3.Connection, claimant: Claimant) -> Claim:
+        """See `Ledger.claim`. The claimant's scope is the ledger's from now on."""
+        row = _read(connection, claimant.scope)
+        if row is not None and row.epoch >= claimant.epoch:  # Invariant 6
+            raise _fenced(claimant.scope, f"epoch {row.epoch} stands there, this run has {claimant.epoch}")
+        if not claimant.adopt:
+            _compare(row, claimant)
+        if row is None:
+            row = _create(connection, claimant)
+        if row.key_space != claimant.key_space:
+            sqlite_keys.forget(connection, row.number)
+        connection.execute(
+            'UPDATE penstock_ledgers SET epoch = ?, source = ?, key_space = ?, "window" = ? WHERE number = ?',
+            (claimant.epoch, claimant.source, claimant.key_space, claimant.window, row.number),
+        )
+        self.scope = claimant.scope
+        return _claim(connection, row)
+
+    def commit(self, connection: sqlite3.Connection, commit: Commit) -> None:
+        """See `Ledger.commit`."""
+        row = _read(connection, self.scope)
+        if row is None or (row.epoch, row.group) != (commit.epoch, commit.previous):  # Invariant 6
+            found = "nothing stands there" if row is None else f"epoch {row.epoch}, group {row.group} stand there"
+            raise _fenced(self.scope, f"{found}; epoch {commit.epoch}, group {commit.previous} were expected")
+        if commit.keys:  # Invariant 4: in the transaction of the delivery
+            sqlite_keys.add(connection, row.number, commit.keys, commit.running, row.running, row.window)
+        connection.execute(
+            'UPDATE penstock_ledgers SET "group" = ?, counts = ?, running = ? WHERE number = ?',
+            (commit.group, encode_counts(commit.counts), commit.running, row.number),
+        )
+        put_positions(connection, "penstock_positions", row.number, commit.positions)
+        connection.executemany(
+            "INSERT OR REPLACE INTO penstock_sink_states VALUES (?, ?, ?)",
+            [(row.number, sink, state) for sink, state in commit.sink_states.items()],
+        )
+        connection.executemany(
+            "INSERT OR IGNORE INTO penstock_job_records VALUES (?, ?, ?)", [(row.number, *record) for record in commit.jobs]
+        )
+
+    def seen(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See `Ledger.seen`."""
+        row = _read(connection, self.scope)
+        return sqlite_keys.seen(connection, row.number, keys) if row else {}
+
+    def committed(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """See `Ledger.committed`. (0, 0) where the ledger is new. Invariant 7: the caller's `BEGIN IMMEDIATE` is the lock that
+        waits for a transaction in doubt."""
+        row = _read(connection, self.scope)
+        return (row.epoch, row.group) if row else (0, 0)
+
+    def forget_jobs(self, connection: sqlite3.Connection, job: str) -> None:
+        """See `Ledger.forget_jobs`."""
+        connection.execute(
+            "DELETE FROM penstock_job_records WHERE job = ? AND ledger = (SELECT number FROM penstock_ledgers WHERE scope = ?)",
+            (job, self.scope),
+        )
+
+    def reset(self, connection: sqlite3.Connection, positions: Mapping[str, Position] | None) -> None:
+        """Move the checkpoint of some partitions, or forget it for all (None)."""
+        row = _read(connection, self.scope)
+        if row is None:
+            return
+        if positions is None:
+            connection.execute("DELETE FROM penstock_positions WHERE ledger = ?", (row.number,))
+        else:
+            put_positions(connection, "penstock_positions", row.number, positions)
+
+
+def put_positions(connection: sqlite3.Connection, table: str, owner: int, positions: Mapping[str, Position]) -> None:
+    """Write positions; one with an empty order is the partition's beginning, and so removed."""
+    connection.executemany(
+        f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)",  # noqa: S608 - the table is a constant of this package
+        [(owner, partition, *position) for partition, position in positions.items() if position.order],
+    )
+    beginnings = [(owner, partition) for partition, position in positions.items() if not position.order]
+    if beginnings:
+        connection.executemany(f'DELETE FROM {table} WHERE ledger = ? AND "partition" = ?', beginnings)  # noqa: S608 - as above
+
+
+def read_positions(connection: sqlite3.Connection, table: str, owner: int) -> dict[str, Position]:
+    """Every partition's position."""
+    rows = connection.execute(
+        f'SELECT "partition", "order", detail FROM {table} WHERE ledger = ?',  # noqa: S608 - the table is a constant
+        (owner,),
+    )
+    return {partition: Position(order, detail) for partition, order, detail in rows.fetchall()}
+
+
+def encode_counts(counts: Counts) -> str:
+    """As stored: a JSON object."""
+    return msgspec.json.encode(counts).decode()
+
+
+def decode_counts(text: str) -> Counts:
+    """The inverse of `encode_counts`; a count that an older program did not keep is 0."""
+    return msgspec.json.decode(text, type=Counts)
+
+
+def _read(connection: sqlite3.Connection, scope: str) -> _Row | None:
+    row = connection.execute(_SELECT, (scope,)).fetchone()
+    return None if row is None else _Row(*row)
+
+
+def _create(connection: sqlite3.Connection, claimant: Claimant) -> _Row:
+    # The system's own randomness: two copies of one ledger, or two runs with one seed, must never agree by design.
+    instance = secrets.token_hex(16)
+    connection.execute(
+        "INSERT INTO penstock_ledgers VALUES (NULL, ?, ?, ?, ?, ?, 0, 0, ?, 0.0)",
+        (claimant.scope, instance, claimant.source, claimant.key_space, claimant.window, encode_counts(Counts())),
+    )
+    return _Row(*connection.execute(_SELECT, (claimant.scope,)).fetchone())
+
+
+def _claim(connection: sqlite3.Connection, row: _Row) -> Claim:
+    states = connection.execute("SELECT sink, state FROM penstock_sink_states WHERE ledger = ?", (row.number,))
+    jobs = connection.execute("SELECT job, event FROM penstock_job_records WHERE ledger = ?", (row.number,))
+    return Claim(
+        instance=row.instance,
+        epoch=row.epoch,
+        group=row.group,
+        positions=read_positions(connection, "penstock_positions", row.number),
+        counts=decode_counts(row.counts),
+        sink_states=dict(states.fetchall()),
+        jobs=[JobRecord(*record) for record in jobs.fetchall()],
+        keys_high=sqlite_keys.high_water(sqlite_keys.generations(connection, row.number)),
+    )
+
+
+def _compare(row: _Row | None, claimant: Claimant) -> None:
+    if row is None:
+        if claimant.instance is None:
+            return
+        why = "it is empty, though the pipeline's state remembers one there: the database was removed or replaced"
+    elif row.source != claimant.source:
+        why = f"it was filled from {row.source!r}; the pipeline now reads {claimant.source!r}"
+    elif claimant.instance is not None and row.instance != claimant.instance:
+        why = "it is another instance than the one the pipeline's state remembers: a copy, a restored backup, another database"
+    else:
+        return
+    pipeline = claimant.scope.partition("/")[0]
+    raise EnvironmentFault(
+        "ledger.mismatch",
+        f"the ledger {claimant.scope} does not belong to this pipeline as it stands",
+        why=why,
+        help=f"if that is meant: pipe checkpoint adopt {pipeline}",
+    )
+
+
+def _fenced(scope: str, why: str) -> Fenced:
+    return Fenced(
+        "ledger.fenced",
+        f"another run has taken over the ledger {scope}",
+        why=why,
+        help="let the newer run work; if there is none, the state store was restored from a backup: pipe checkpoint adopt",
+    )

@@ -1,0 +1,234 @@
+"""Dead letters in SQLite: how they are written, merged, made to stand, and settled after a crash.
+
+A letter is provisional (`pending` holds its group's number) until step 3 of its group, or a claim, makes it stand (`pending` is
+NULL). A provisional letter never touches the standing one of the same id, so that deleting it undoes it; the two are merged when
+it stands. Group 0 is no group: what has no position stands at the end of the transaction that brings it. Bodies lie in a table
+of their own, so that listing reads small rows. Every function runs inside the caller's transaction.
+
+Source: docs/guarantees.md, "One commit, in this order", rules 7, 9 and 10.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.spi import Claim
+from penstock.state.records import DeadLetter, Delivered, Repeat, Status
+
+LIVE = "status IN ('open', 'parked', 'replaying')"
+KEEPS_KEY = "status IN ('open', 'parked', 'replaying', 'discarded')"
+"""Discarding keeps the key (rule 7): a repetition of a discarded event is still a repetition."""
+
+LETTER_TABLES = (
+    """CREATE TABLE letters (
+        seq INTEGER PRIMARY KEY, pending INTEGER, id TEXT NOT NULL, version TEXT NOT NULL, step TEXT NOT NULL, code TEXT NOT NULL,
+        message TEXT NOT NULL, why TEXT, help TEXT, violations TEXT NOT NULL, fingerprint TEXT NOT NULL,
+        "partition" TEXT NOT NULL, position BLOB NOT NULL, source TEXT NOT NULL, event_id TEXT NOT NULL, type TEXT NOT NULL,
+        time TEXT, event BLOB NOT NULL, original_length INTEGER NOT NULL, original_digest TEXT NOT NULL, reread INTEGER NOT NULL,
+        owed TEXT NOT NULL, delivered TEXT NOT NULL, key BLOB, brought_by BLOB NOT NULL, data_digest BLOB NOT NULL,
+        attempts INTEGER NOT NULL, repeats INTEGER NOT NULL, first_at REAL NOT NULL, last_at REAL NOT NULL,
+        status TEXT NOT NULL, job TEXT)""",
+    "CREATE TABLE bodies (letter INTEGER PRIMARY KEY, record BLOB NOT NULL, original BLOB)",
+    """CREATE TABLE repeats (
+        pending INTEGER NOT NULL, kind TEXT NOT NULL, letter TEXT NOT NULL, "partition" TEXT NOT NULL, position BLOB NOT NULL,
+        PRIMARY KEY (pending, kind, letter, "partition", position)) WITHOUT ROWID""",
+    "CREATE UNIQUE INDEX letters_id ON letters (id, ifnull(pending, -1))",
+    "CREATE INDEX letters_pending ON letters (pending) WHERE pending IS NOT NULL",
+    f"CREATE INDEX letters_key ON letters (key) WHERE key IS NOT NULL AND {KEEPS_KEY}",
+    "CREATE INDEX letters_page ON letters (first_at, id, status) WHERE pending IS NULL",
+    "CREATE INDEX letters_age ON letters (last_at) WHERE pending IS NULL",
+)
+
+COLUMNS = (
+    "id", "version", "step", "code", "message", "why", "help", "violations", "fingerprint", "partition", "position", "source",
+    "event_id", "type", "time", "event", "original_length", "original_digest", "reread", "owed", "delivered", "key", "brought_by",
+    "data_digest", "attempts", "repeats", "first_at", "last_at", "status", "job",
+)  # fmt: skip
+_JSON = frozenset({"violations", "owed", "delivered"})
+_QUOTED = ", ".join(f'"{column}"' for column in COLUMNS)
+_INSERT = f"INSERT INTO letters (pending, {_QUOTED}) VALUES (?{', ?' * len(COLUMNS)})"  # noqa: S608 - constants
+_decode_delivered = msgspec.json.Decoder(list[Delivered]).decode
+
+
+def put(connection: sqlite3.Connection, group: int, letters: Iterable[DeadLetter]) -> None:
+    """Add letters, provisional until `promote(group)`. Putting a group's letter once more replaces it."""
+    for letter in letters:
+        pending = group if letter.position else 0
+        owed, delivered = list(letter.owed), list(letter.delivered)
+        earlier = connection.execute(
+            "SELECT seq, owed, delivered FROM letters WHERE id = ? AND pending = ?", (letter.id, pending)
+        ).fetchone()
+        if earlier:
+            owed = union(msgspec.json.decode(earlier[1]), owed)
+            delivered = union(_decode_delivered(earlier[2]), delivered)
+            delete(connection, [earlier[0]])
+        values = {"owed": owed, "delivered": delivered}
+        row = [_stored(column, values[column] if column in values else getattr(letter, column)) for column in COLUMNS]
+        seq = connection.execute(_INSERT, [pending, *row]).lastrowid
+        connection.execute("INSERT INTO bodies VALUES (?, ?, ?)", (seq, letter.record, letter.original))
+
+
+def put_repeats(connection: sqlite3.Connection, group: int, kind: str, repeats: Iterable[Repeat]) -> None:
+    """Add what happened to older letters, provisional until `promote(group)`.
+
+    :param kind: `repeat`, or `superseded`: an event with the letter's key and other data got through.
+    """
+    connection.executemany(
+        "INSERT OR IGNORE INTO repeats VALUES (?, ?, ?, ?, ?)",
+        [(group, kind, *repeat) for repeat in map(_repeat_row, repeats) if repeat[-1]],
+    )
+
+
+def count_repeats(connection: sqlite3.Connection, repeats: Iterable[Repeat]) -> None:
+    """Count the repeats that have no position, at once."""
+    connection.executemany(
+        "UPDATE letters SET repeats = repeats + 1 WHERE id = ?", [(repeat.letter,) for repeat in repeats if not repeat.position]
+    )
+
+
+def _repeat_row(repeat: Repeat) -> tuple[str, str, bytes]:
+    return repeat.letter, repeat.partition, repeat.position
+
+
+def promote(connection: sqlite3.Connection, upto: int, *, replayed: Collection[str] = ()) -> None:
+    """Everything provisional of groups up to `upto` stands from now on.
+
+    :param replayed: ids whose new letter is the outcome of a replay: it says alone what is still owed.
+    """
+    rivals = connection.execute(
+        """SELECT p.seq, p.id FROM letters AS p WHERE p.pending <= ?
+           AND EXISTS (SELECT 1 FROM letters AS s WHERE s.id = p.id AND s.seq <> p.seq) ORDER BY p.pending""",
+        (upto,),
+    )
+    for seq, identity in rivals.fetchall():
+        _absorb(connection, seq, identity, replayed=identity in replayed)
+    connection.execute("UPDATE letters SET pending = NULL WHERE pending <= ?", (upto,))
+    connection.execute(
+        """UPDATE letters SET repeats = repeats + r.n
+           FROM (SELECT letter, count(*) AS n FROM repeats WHERE pending <= ? AND kind = 'repeat' GROUP BY letter) AS r
+           WHERE letters.id = r.letter AND letters.pending IS NULL""",
+        (upto,),
+    )
+    superseded = connection.execute("SELECT letter FROM repeats WHERE pending <= ? AND kind = 'superseded'", (upto,))
+    conclude(connection, [identity for (identity,) in superseded.fetchall()], "superseded")
+    connection.execute("DELETE FROM repeats WHERE pending <= ?", (upto,))
+
+
+def _absorb(connection: sqlite3.Connection, seq: int, identity: str, *, replayed: bool) -> None:
+    """The provisional letter `seq` takes the place of the standing one of its id, and what that one had gathered."""
+    query = "SELECT seq, owed, delivered, attempts, repeats, first_at, status FROM letters WHERE "
+    old = connection.execute(query + "id = ? AND pending IS NULL", (identity,)).fetchone()
+    if old is None:
+        connection.execute("UPDATE letters SET pending = NULL WHERE seq = ?", (seq,))
+        return
+    new = connection.execute(query + "seq = ?", (seq,)).fetchone()
+    owed = msgspec.json.decode(new[1])
+    if old[6] in ("open", "parked", "replaying") and not replayed:
+        owed = union(msgspec.json.decode(old[1]), owed)
+    delivered = union(_decode_delivered(old[2]), _decode_delivered(new[2]))
+    delete(connection, [old[0]])
+    connection.execute(
+        """UPDATE letters SET pending = NULL, owed = ?, delivered = ?, attempts = attempts + ?, repeats = repeats + ?,
+           first_at = ?, status = ? WHERE seq = ?""",
+        (_json(owed), _json(delivered), old[3], old[4], old[5], "parked" if old[6] == "parked" else new[6], seq),
+    )
+
+
+def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
+    """See `StateStore.settle`. A letter that stands is owed by those alone that have passed it: the others read it again."""
+    rows = connection.execute('SELECT seq, "partition", position, owed FROM letters WHERE pending IS NOT NULL ORDER BY pending')
+    owed_by_id = dict(
+        connection.execute(
+            "SELECT l.id, l.owed FROM letters AS l JOIN repeats AS r ON r.letter = l.id ORDER BY l.pending IS NOT NULL"
+        ).fetchall()
+    )
+    for seq, partition, position, owed in rows.fetchall():
+        passed = _passed(claims, partition, position, msgspec.json.decode(owed))
+        if passed:
+            connection.execute("UPDATE letters SET pending = 0, owed = ? WHERE seq = ?", (_json(passed), seq))
+            promote(connection, 0)  # one by one: two groups may have brought the same id
+        else:
+            delete(connection, [seq])
+    for row in connection.execute('SELECT pending, kind, letter, "partition", position FROM repeats').fetchall():
+        stands = _passed(claims, row[3], row[4], msgspec.json.decode(owed_by_id.get(row[2], "[]")))
+        where = 'pending = ? AND kind = ? AND letter = ? AND "partition" = ? AND position = ?'
+        change = "UPDATE OR REPLACE repeats SET pending = 0 WHERE " if stands else "DELETE FROM repeats WHERE "
+        connection.execute(change + where, row)
+    promote(connection, 0)
+    for name, claim in claims.items():
+        for record in claim.jobs:
+            _settle_job(connection, name, record.job, record.event)
+
+
+def _passed(claims: Mapping[str, Claim], partition: str, position: bytes, owed: Sequence[str]) -> list[str]:
+    return [
+        name
+        for name in owed
+        if (claim := claims.get(name)) and (stands := claim.positions.get(partition)) and stands.order >= position
+    ]
+
+
+def _settle_job(connection: sqlite3.Connection, ledger: str, job: str, identity: str) -> None:
+    row = connection.execute(
+        f"SELECT seq, owed FROM letters WHERE id = ? AND job = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
+        (identity, job),
+    ).fetchone()
+    if row is None:  # settled before, or failed again since
+        return
+    owed = [name for name in msgspec.json.decode(row[1]) if name != ledger]
+    connection.execute(
+        "UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?",
+        (_json(owed), None if owed else "resolved", row[0]),
+    )
+
+
+def conclude(connection: sqlite3.Connection, ids: Sequence[str], status: Status) -> None:
+    """Unresolved letters end as `status`."""
+    connection.executemany(
+        f"UPDATE letters SET status = ? WHERE id = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
+        [(status, identity) for identity in ids],
+    )
+
+
+def set_status(connection: sqlite3.Connection, ids: Sequence[str], status: Status, job: str | None) -> int:
+    """Give standing letters a status, and the job that works on them (None: no job). How many changed."""
+    return connection.execute(
+        """UPDATE letters SET status = ?1, job = ?2 WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?3))
+           AND (status <> ?1 OR job IS NOT ?2)""",
+        (status, job, _json(list(ids))),
+    ).rowcount
+
+
+def delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
+    """Remove letters with their bodies."""
+    rows = [(seq,) for seq in seqs]
+    connection.executemany("DELETE FROM letters WHERE seq = ?", rows)
+    connection.executemany("DELETE FROM bodies WHERE letter = ?", rows)
+
+
+def expire(connection: sqlite3.Connection, before: float, limit: int) -> int:
+    """Remove letters whose latest failure lies before `before`, but none that is parked or in a job. How many went."""
+    rows = connection.execute(
+        """SELECT seq FROM letters WHERE pending IS NULL AND last_at < ? AND status NOT IN ('parked', 'replaying')
+           ORDER BY last_at LIMIT ?""",
+        (before, limit),
+    ).fetchall()
+    delete(connection, [seq for (seq,) in rows])
+    return len(rows)
+
+
+def union(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:
+    """Of both, each once, in order."""
+    return list(dict.fromkeys([*first, *second]))
+
+
+def _stored(column: str, value: Any) -> Any:
+    return _json(list(value)) if column in _JSON else value
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,155 @@
+"""What the state store keeps of the pipeline itself: epochs, versions, the note of step 3, jobs. Every function runs inside the
+caller's transaction.
+
+Source: docs/guarantees.md, rules 1 to 3 and 10, and "One commit, in this order".
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Mapping
+
+import msgspec
+
+from penstock.errors import Fenced
+from penstock.spi import Position
+from penstock.state import sqlite_letters
+from penstock.state.records import Job, Note, RunRecord, Version
+from penstock.state.sqlite_ledger import decode_counts, encode_counts, put_positions, read_positions
+from penstock.state.sqlite_letter_queries import LETTER_GROUP_INDEX
+from penstock.state.sqlite_letters import LETTER_TABLES
+from penstock.state.sqlite_migrate import Schema
+
+_NOTE = 1
+"""The note is one row, and owns its positions."""
+
+STORE_SCHEMA = Schema(
+    "state store",
+    [
+        [
+            """CREATE TABLE epochs (
+                epoch INTEGER PRIMARY KEY, pid INTEGER NOT NULL, host TEXT NOT NULL, version TEXT NOT NULL,
+                started_at REAL NOT NULL)""",
+            """CREATE TABLE versions (
+                version TEXT PRIMARY KEY, config TEXT NOT NULL, schemas TEXT NOT NULL, steps TEXT NOT NULL,
+                created_at REAL NOT NULL)""",
+            """CREATE TABLE note (
+                number INTEGER PRIMARY KEY, "group" INTEGER NOT NULL, counts TEXT NOT NULL, ledgers TEXT NOT NULL,
+                running REAL NOT NULL, drained INTEGER NOT NULL, at REAL NOT NULL)""",
+            """CREATE TABLE note_positions (
+                ledger INTEGER NOT NULL, "partition" TEXT NOT NULL, "order" BLOB NOT NULL, detail BLOB NOT NULL,
+                PRIMARY KEY (ledger, "partition")) WITHOUT ROWID""",
+            *LETTER_TABLES,
+        ],
+        [
+            """CREATE TABLE jobs (
+                id TEXT PRIMARY KEY, kind TEXT NOT NULL, query TEXT NOT NULL, created_at REAL NOT NULL, finished_at REAL)""",
+            LETTER_GROUP_INDEX,
+        ],
+    ],
+)
+
+
+def issue_epoch(connection: sqlite3.Connection, version: Version, above: int, pid: int, host: str, now: float) -> int:
+    """The next epoch, higher than `above` too; keeps the version."""
+    connection.execute(
+        "INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?)",
+        (version.version, version.config, _json(dict(version.schemas)), _json(dict(version.steps)), version.created_at),
+    )
+    epoch = max(_newest_epoch(connection), above) + 1
+    connection.execute("INSERT INTO epochs VALUES (?, ?, ?, ?, ?)", (epoch, pid, host, version.version, now))
+    return epoch
+
+
+def check_epoch(connection: sqlite3.Connection, epoch: int) -> None:
+    """:raises Fenced: a higher epoch was issued (or this one never was)."""
+    newest = _newest_epoch(connection)
+    if newest != epoch:  # Invariant 6
+        raise Fenced(
+            "state.fenced",
+            f"a newer run holds the pipeline: epoch {newest}, this run has {epoch}",
+            help="nothing is lost: the newer run carries on from the last commit",
+        )
+
+
+def _newest_epoch(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT max(epoch) FROM epochs").fetchone()
+    return int(row[0] or 0)
+
+
+def read_note(connection: sqlite3.Connection) -> Note:
+    """The note as it stands; an empty one before the first."""
+    query = 'SELECT "group", counts, ledgers, running, drained, at FROM note WHERE number = ?'
+    row = connection.execute(query, (_NOTE,)).fetchone()
+    if row is None:
+        return Note()
+    return Note(
+        group=row[0],
+        positions=read_positions(connection, "note_positions", _NOTE),
+        counts=decode_counts(row[1]),
+        ledgers=msgspec.json.decode(row[2], type=dict[str, str]),
+        running=row[3],
+        drained=bool(row[4]),
+        at=row[5],
+    )
+
+
+def write_note(connection: sqlite3.Connection, note: Note) -> None:
+    """Step 3: the note itself, and what the group did to dead letters."""
+    connection.execute(
+        "INSERT OR REPLACE INTO note VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (_NOTE, note.group, encode_counts(note.counts), _json(dict(note.ledgers)), note.running, note.drained, note.at),
+    )
+    put_positions(connection, "note_positions", _NOTE, note.positions)
+    sqlite_letters.put(connection, note.group, note.failed_again)
+    sqlite_letters.put_repeats(connection, note.group, "repeat", note.repeats)
+    sqlite_letters.promote(connection, note.group, replayed={letter.id for letter in note.failed_again})
+    sqlite_letters.conclude(connection, note.superseded, "superseded")
+    sqlite_letters.conclude(connection, note.resolved, "resolved")
+
+
+def reset_note(connection: sqlite3.Connection, positions: Mapping[str, Position] | None) -> None:
+    """Move the noted position of some partitions, or forget it for all (None)."""
+    if positions is None:
+        connection.execute("DELETE FROM note_positions")
+    else:
+        put_positions(connection, "note_positions", _NOTE, positions)
+
+
+def versions(connection: sqlite3.Connection) -> list[Version]:
+    """Every version that ever ran, newest first."""
+    rows = connection.execute(
+        "SELECT version, config, schemas, steps, created_at FROM versions ORDER BY created_at DESC, version"
+    )
+    decode = msgspec.json.Decoder(dict[str, str]).decode
+    return [Version(name, config, decode(schemas), decode(steps), at) for name, config, schemas, steps, at in rows.fetchall()]
+
+
+def runs(connection: sqlite3.Connection, limit: int) -> list[RunRecord]:
+    """The latest epochs, newest first."""
+    rows = connection.execute("SELECT epoch, pid, host, version, started_at FROM epochs ORDER BY epoch DESC LIMIT ?", (limit,))
+    return [RunRecord(*row) for row in rows.fetchall()]
+
+
+def create_job(connection: sqlite3.Connection, kind: str, query: str, now: float) -> str:
+    """Store a job, and name it."""
+    identity = secrets.token_hex(8)
+    connection.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, NULL)", (identity, kind, query, now))
+    return identity
+
+
+def finish_job(connection: sqlite3.Connection, identity: str, now: float) -> None:
+    """Note the job's end; letters that it still held are open again."""
+    connection.execute("UPDATE jobs SET finished_at = ? WHERE id = ? AND finished_at IS NULL", (now, identity))
+    connection.execute("UPDATE letters SET status = 'open', job = NULL WHERE job = ? AND status = 'replaying'", (identity,))
+
+
+def open_jobs(connection: sqlite3.Connection) -> list[Job]:
+    """Jobs without an end, oldest first."""
+    rows = connection.execute("SELECT id, kind, query, created_at FROM jobs WHERE finished_at IS NULL ORDER BY created_at, id")
+    return [Job(*row) for row in rows.fetchall()]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

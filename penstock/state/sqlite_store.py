@@ -1,0 +1,299 @@
+"""The embedded state store: one SQLite database a pipeline, beside a lock file that names the live run.
+
+Collaborators: `sqlite_database` (connection, thread, error classes), `sqlite_ledger` (the ledger of all sinks that hold none),
+`sqlite_pipeline` (epochs, note, versions, jobs), `sqlite_letters` and `sqlite_letter_queries` (dead letters), `lock`.
+Invariants 2, 6, 7 and 11 are enforced there; here each method is one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from penstock.clock import Clock
+from penstock.errors import EnvironmentFault
+from penstock.faults import Faults
+from penstock.spi import Claim, Claimant, Commit, Position
+from penstock.state import sqlite_letter_queries as queries
+from penstock.state import sqlite_letters, sqlite_pipeline
+from penstock.state.lock import PipelineLock, holder_of
+from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+from penstock.state.sqlite_database import BUSY_TIMEOUT, Database, Naming
+from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
+from penstock.state.sqlite_migrate import migrate, stored_version
+from penstock.state.sqlite_pipeline import STORE_SCHEMA
+
+_NAMING = Naming(
+    "state",
+    "the state store",
+    "restore the file from a backup, or move it away (with its -wal and -shm files): the pipeline then starts anew, and a sink "
+    "that holds its own ledger is taken over with `pipe checkpoint adopt`",
+)
+_SCHEMAS = (LEDGER_SCHEMA, STORE_SCHEMA)
+_WAIT = 0.5  # seconds between two tries of `hold(wait=True)`
+
+
+class SqliteStateStore:
+    """`StateStore` over `path`, with the lock in the file of the same name and the suffix `.lock`.
+
+    :param busy_timeout: seconds that a statement waits for another process before `Unavailable`.
+    """
+
+    def __init__(self, path: Path, pipeline: str, clock: Clock, faults: Faults, *, busy_timeout: float = BUSY_TIMEOUT) -> None:
+        self.path = path
+        self.pipeline = pipeline
+        self._clock = clock
+        self._faults = faults
+        self._database = Database(path, _NAMING, busy_timeout=busy_timeout)
+        self._lock = PipelineLock(path.with_suffix(".lock"))
+        self._ledger = LedgerTables(f"{pipeline}/state")
+        self._no_letters = False
+        self._letter_writes = 0
+
+    # ---- opening and holding
+
+    async def open(self, *, create: bool = True) -> None:
+        """See `StateStore.open`."""
+        if create:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise EnvironmentFault(
+                    "state.inaccessible",
+                    f"the directory {self.path.parent} cannot be made: {error.strerror}",
+                    help="check `state:`",
+                ) from error
+        elif not self.path.exists():
+            raise EnvironmentFault(
+                "state.missing", f"there is no state of pipeline {self.pipeline}: {self.path}", help="run the pipeline first"
+            )
+        await self._database.open(self._prepare, create=create)
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        stored = [stored_version(connection, schema) for schema in _SCHEMAS]
+        outdated = any(0 < version < schema.version for version, schema in zip(stored, _SCHEMAS, strict=True))
+        if outdated and (pid := self._lock.acquire()) is not None:  # never under an older program that is alive
+            raise EnvironmentFault(
+                "state.held",
+                f"the state store has an older format, and a run of an older version (process {pid}) is using it",
+                help="stop that run first: the format is brought up to date when nobody uses it",
+            )
+        try:
+            migrate(connection, _SCHEMAS, self._faults)
+        finally:
+            if outdated:
+                self._lock.release()
+
+    async def close(self) -> None:
+        """Close the database and let go of the pipeline; harmless when not open."""
+        try:
+            await self._database.close()
+        finally:
+            self._lock.release()
+
+    async def hold(self, *, wait: bool = False, take_over: bool = False) -> None:
+        """See `StateStore.hold`. The lock ends with the process, or with `close`."""
+        while (pid := await asyncio.to_thread(self._lock.acquire, take_over=take_over)) is not None:
+            if not wait:
+                raise EnvironmentFault(
+                    "state.held",
+                    f"pipeline {self.pipeline} is being run by process {pid}",
+                    where=str(self._lock.path),
+                    help="stop it, or wait for its end with --wait, or fence it with --take-over",
+                )
+            await self._clock.sleep(_WAIT)
+
+    async def holder(self) -> int | None:
+        """See `StateStore.holder`."""
+        return os.getpid() if self._lock.held else holder_of(self._lock.path)
+
+    # ---- the pipeline
+
+    async def issue_epoch(self, version: Version, *, above: int = 0) -> int:
+        """See `StateStore.issue_epoch`."""
+        pid, host, now = os.getpid(), socket.gethostname(), self._clock.now()
+        return await self._database.write(lambda db: sqlite_pipeline.issue_epoch(db, version, above, pid, host, now))
+
+    async def read_note(self) -> Note:
+        """See `StateStore.read_note`."""
+        return await self._database.read(sqlite_pipeline.read_note)
+
+    async def note(self, epoch: int, note: Note) -> None:
+        """See `StateStore.note`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            sqlite_pipeline.check_epoch(db, epoch)
+            sqlite_pipeline.write_note(db, note)
+
+        await self._write_letters(work, any_letters=bool(note.failed_again))
+
+    async def versions(self) -> list[Version]:
+        """See `StateStore.versions`."""
+        return await self._database.run(sqlite_pipeline.versions)
+
+    async def runs(self, limit: int = 10) -> list[RunRecord]:
+        """See `StateStore.runs`."""
+        return await self._database.run(lambda db: sqlite_pipeline.runs(db, limit))
+
+    async def reset(self, epoch: int, positions: Mapping[str, Position] | None) -> None:
+        """See `StateStore.reset`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            sqlite_pipeline.check_epoch(db, epoch)
+            sqlite_pipeline.reset_note(db, positions)
+            self._ledger.reset(db, positions)
+
+        await self._database.write(work)
+
+    async def create_job(self, kind: str, query: str) -> str:
+        """See `StateStore.create_job`."""
+        now = self._clock.now()
+        return await self._database.write(lambda db: sqlite_pipeline.create_job(db, kind, query, now))
+
+    async def finish_job(self, job: str) -> None:
+        """See `StateStore.finish_job`."""
+        now = self._clock.now()
+        await self._database.write(lambda db: sqlite_pipeline.finish_job(db, job, now))
+
+    async def open_jobs(self) -> list[Job]:
+        """See `StateStore.open_jobs`."""
+        return await self._database.run(sqlite_pipeline.open_jobs)
+
+    # ---- the ledger
+
+    async def claim(self, claimant: Claimant) -> Claim:
+        """See `Ledger.claim`."""
+
+        def work(db: sqlite3.Connection) -> Claim:
+            claim = self._ledger.claim(db, claimant)
+            self._faults.hit("mid_claim")
+            return claim
+
+        return await self._database.write(work)
+
+    async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See `Ledger.seen`."""
+        return await self._database.read(lambda db: self._ledger.seen(db, keys))
+
+    async def commit(self, commit: Commit) -> None:
+        """See `Ledger.commit`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            self._ledger.commit(db, commit)
+            self._faults.hit("inside_commit")
+
+        await self._database.write(work)
+
+    async def committed(self) -> tuple[int, int]:
+        """See `Ledger.committed`."""
+        return await self._database.write(self._ledger.committed)  # Invariant 7: behind the lock, though it writes nothing
+
+    async def forget_jobs(self, job: str) -> None:
+        """See `Ledger.forget_jobs`."""
+        await self._database.write(lambda db: self._ledger.forget_jobs(db, job))
+
+    # ---- dead letters
+
+    async def put_dead_letters(
+        self,
+        epoch: int,
+        group: int,
+        letters: Sequence[DeadLetter],
+        repeats: Sequence[Repeat],
+        superseded: Sequence[Repeat] = (),
+    ) -> None:
+        """See `StateStore.put_dead_letters`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            sqlite_pipeline.check_epoch(db, epoch)
+            sqlite_letters.put(db, group, letters)
+            self._faults.hit("mid_dead_letters")
+            sqlite_letters.put_repeats(db, group, "repeat", repeats)
+            sqlite_letters.put_repeats(db, group, "superseded", superseded)
+            sqlite_letters.promote(db, 0)
+            sqlite_letters.count_repeats(db, repeats)
+
+        self._faults.hit("before_dead_letters")
+        await self._write_letters(work, any_letters=bool(letters))
+
+    async def commit_group(self, commit: Commit, letters: Sequence[DeadLetter], note: Note) -> None:
+        """See `StateStore.commit_group`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            sqlite_pipeline.check_epoch(db, commit.epoch)
+            self._ledger.commit(db, commit)
+            if letters:
+                sqlite_letters.put(db, note.group, letters)
+                self._faults.hit("mid_dead_letters")
+            sqlite_pipeline.write_note(db, note)
+            sqlite_letters.count_repeats(db, note.repeats)
+            self._faults.hit("inside_commit")
+
+        if letters:
+            self._faults.hit("before_dead_letters")
+        await self._write_letters(work, any_letters=bool(letters or note.failed_again))
+
+    async def settle(self, epoch: int, claims: Mapping[str, Claim]) -> None:
+        """See `StateStore.settle`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            sqlite_pipeline.check_epoch(db, epoch)
+            sqlite_letters.settle(db, claims)
+
+        await self._database.write(work)
+
+    async def _write_letters(self, work: Callable[[sqlite3.Connection], None], *, any_letters: bool) -> None:
+        if any_letters:
+            self._forget_no_letters()
+        await self._database.write(work)
+
+    def _forget_no_letters(self) -> None:
+        self._letter_writes += 1
+        self._no_letters = False
+
+    async def has_open_letters(self) -> bool:
+        """See `StateStore.has_open_letters`. While this object holds the pipeline nobody else makes letters, so "none" is
+        remembered until it writes one itself, and costs nothing."""
+        if self._no_letters:
+            return False
+        asked_at = self._letter_writes
+        found = await self._database.run(queries.has_open)
+        self._no_letters = self._lock.held and not found and asked_at == self._letter_writes
+        return found
+
+    async def open_letters(self, keys: Sequence[bytes]) -> list[OpenLetter]:
+        """See `StateStore.open_letters`."""
+        return await self._database.run(lambda db: queries.open_by_key(db, keys)) if keys else []
+
+    async def letters(
+        self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
+    ) -> tuple[list[DeadLetter], str | None]:
+        """See `StateStore.letters`."""
+        return await self._database.read(lambda db: queries.page(db, self.pipeline, query, after, limit, bodies))
+
+    async def letter_groups(self, query: LetterQuery) -> list[Group]:
+        """See `StateStore.letter_groups`."""
+        return await self._database.read(lambda db: queries.groups(db, query))
+
+    async def letter_counts(self) -> Mapping[Status, int]:
+        """See `StateStore.letter_counts`."""
+        return await self._database.run(queries.counts)
+
+    async def set_status(self, epoch: int | None, ids: Sequence[str], status: Status, *, job: str | None = None) -> int:
+        """See `StateStore.set_status`."""
+
+        def work(db: sqlite3.Connection) -> int:
+            if epoch is not None:
+                sqlite_pipeline.check_epoch(db, epoch)
+            return sqlite_letters.set_status(db, ids, status, job)
+
+        self._forget_no_letters()
+        return await self._database.write(work)
+
+    async def expire_letters(self, before: float, limit: int = 500) -> int:
+        """See `StateStore.expire_letters`."""
+        return await self._database.write(lambda db: sqlite_letters.expire(db, before, limit))
