@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Any
 
+from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.http import (
     HTTPMessage,
     from_binary_event,
@@ -12,7 +13,6 @@ from cloudevents.core.bindings.http import (
     to_binary_event,
     to_structured_event,
 )
-from cloudevents.core.base import BaseCloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
