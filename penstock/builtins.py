@@ -5,6 +5,9 @@ It is also the only place where `penstock` names the outer rooms (registry, tran
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 SOURCES = {
     "file": "connectors.sources.file:FileSource",
     "generate": "connectors.sources.generate:GenerateSource",
@@ -31,6 +34,18 @@ SINKS = {
 ROOMS = {
     "expressions": "transforms.expressions:compiler",
     "registry": "registry.files:FileRegistry",
+    "fingerprint": "dlq.fingerprint:fingerprint",
     "dlq": "dlq.queue:DeadLetterQueue",
 }
 """What the core needs of the outer rooms, by the name it asks for."""
+
+
+def room(name: str) -> Any:
+    """What an outer room offers to the core, imported now."""
+    return load(ROOMS[name])
+
+
+def load(target: str) -> Any:
+    """Import `module:name`."""
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)

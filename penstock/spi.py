@@ -48,6 +48,7 @@ class Batch:
     :ivar end: where the partition stands after this batch; None for a source without positions.
     :ivar token: handed back to `ack` after the commit.
     :ivar size: bytes that the batch occupies, about; counts against `limits.in_flight_bytes`.
+    :ivar cut: the position after the first n events, for a batch that must be divided; None where only its end is a position.
     :ivar rejects: records that the source could not make an event of, by index into `events` (a stand-in with id, source and
         what could be kept in `original` takes the place), each with its reason. They become dead letters.
     """
@@ -58,6 +59,22 @@ class Batch:
     token: Token = None
     size: int = 0
     rejects: dict[int, ComponentError] = field(default_factory=dict)
+    cut: Callable[[int], Position] | None = None
+
+
+    def divide(self, count: int) -> tuple[Batch, Batch]:
+        """The first `count` events and the others. The token goes with the second part, so that nothing is acknowledged before all
+        of the batch is durable; without `cut` the first part moves no position."""
+        share = self.size * count // max(1, len(self.events))
+        end = self.cut(count) if self.cut is not None else None
+        head = Batch(self.partition, self.events[:count], end, None, share)
+        tail = Batch(self.partition, self.events[count:], self.end, self.token, self.size - share)
+        head.rejects = {i: error for i, error in self.rejects.items() if i < count}
+        tail.rejects = {i - count: error for i, error in self.rejects.items() if i >= count}
+        if self.cut is not None:
+            cut = self.cut
+            tail.cut = lambda n: cut(count + n)
+        return head, tail
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,83 @@
+"""From a typed pipeline to its parts: contexts, source, sinks, ledgers, the chain. Builds and compiles; opens nothing."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from penstock.builtins import room
+from penstock.clock import Clock
+from penstock.components import build
+from penstock.config.model import Dedup, Pipeline
+from penstock.engine.prepare import Keys, Preparer
+from penstock.engine.stages import Chain, compile_chain
+from penstock.faults import Faults
+from penstock.spi import Context, Expressions, LedgerSink, Sink, Source
+
+DEFAULT_WINDOW = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a run passes to everything that it builds."""
+
+    clock: Clock
+    random: random.Random
+    faults: Faults
+
+
+@dataclass(slots=True)
+class Assembly:
+    """A pipeline's parts.
+
+    :ivar keys: None where nothing is deduplicated.
+    :ivar dedup: as declared, or the default of a source without positions.
+    """
+
+    pipeline: Pipeline
+    surroundings: Surroundings
+    expressions: Expressions
+    source: Source
+    sinks: dict[str, Sink | LedgerSink]
+    preparer: Preparer
+    keys: Keys | None
+    dedup: Dedup | None
+    chain: Chain
+
+
+def assemble(pipeline: Pipeline, surroundings: Surroundings) -> Assembly:
+    """:raises PenstockError: where a component refuses its configuration."""
+    expressions: Expressions = room("expressions")()
+
+    def context(component: str) -> Context:
+        return make_context(pipeline, component, expressions, surroundings)
+
+    source: Source = build("source", pipeline.source, context("source"))
+    dedup = pipeline.dedup
+    if dedup is None and not source.has_positions:
+        dedup = Dedup(DEFAULT_WINDOW)
+    return Assembly(
+        pipeline=pipeline,
+        surroundings=surroundings,
+        expressions=expressions,
+        source=source,
+        sinks={sink.name: build("sink", sink.component, context(sink.name)) for sink in pipeline.sinks},
+        preparer=Preparer.compile(pipeline.event, expressions),
+        keys=Keys.compile(dedup, pipeline, source.has_positions, expressions) if dedup else None,
+        dedup=dedup,
+        chain=compile_chain(pipeline.steps, pipeline, context),
+    )
+
+
+def make_context(pipeline: Pipeline, component: str, expressions: Expressions, surroundings: Surroundings) -> Context:
+    """What a component is given besides its own configuration."""
+    return Context(
+        pipeline=pipeline.name,
+        component=component,
+        project=pipeline.project,
+        directory=pipeline.directory,
+        expressions=expressions,
+        clock=surroundings.clock,
+        random=surroundings.random,
+        faults=surroundings.faults,
+    )

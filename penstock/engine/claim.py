@@ -1,0 +1,168 @@
+"""The start of a run, in the order of rule 1: hold the pipeline, issue an epoch, claim every ledger, open the sinks at what was
+committed. Only then may the source be opened."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from penstock.builtins import room
+from penstock.config.model import Pipeline
+from penstock.engine.assemble import Assembly
+from penstock.engine.deliver import Committer
+from penstock.engine.ledgers import STATE, Claims, LedgerState, Standing, claim_all
+from penstock.engine.letters import LetterMaker
+from penstock.engine.sinks import SinkEnd
+from penstock.observe.status import RunStatus
+from penstock.spi import Commit, LedgerSink, Sink
+from penstock.state.open import open_store
+from penstock.state.records import Note, Version
+from penstock.state.store import StateStore
+
+if TYPE_CHECKING:
+    from penstock.engine.run import RunOptions
+
+
+@dataclass(slots=True)
+class Claimed:
+    """What a run holds once it has claimed: all that delivery needs."""
+
+    epoch: int
+    store: StateStore
+    ledgers: list[LedgerState]
+    standing: Standing
+    committer: Committer
+
+    async def finish(self, *, drained: bool) -> None:
+        """Note that the source was drained, so that the time until the next run counts for the dedup window (rule 8)."""
+        if drained:
+            committer = self.committer
+            note = committer.note
+            final = Note(
+                group=note.group,
+                counts=note.counts,
+                ledgers=note.ledgers,
+                running=committer.running(),
+                drained=True,
+                at=committer.clock.now(),
+            )
+            await self.store.note(self.epoch, final)
+
+
+async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunStatus, stack: AsyncExitStack) -> Claimed:
+    """Hold, claim, open the sinks; `stack` closes them again, sinks first.
+
+    :raises EnvironmentFault: another run holds the pipeline, or a ledger does not belong to it.
+    """
+    pipeline, clock = assembly.pipeline, options.clock
+    store = await open_state(pipeline, options, stack)
+    await store.hold(wait=options.wait, take_over=options.take_over)
+    epoch = status.epoch = await store.issue_epoch(version_of(pipeline, clock.now()))
+    ledgers = await _open_ledgers(assembly, store, stack)
+    keys, dedup = assembly.keys, assembly.dedup
+    claims = Claims(
+        pipeline=pipeline.name,
+        epoch=epoch,
+        source=assembly.source.identity,
+        key_space=keys.space if keys else "",
+        window=dedup.window if dedup else 0.0,
+        adopt=options.adopt,
+    )
+    standing = await claim_all(store, ledgers, claims, clock)
+    started = clock.monotonic()
+    ends = [_end(assembly, sink, ledgers, status) for sink in assembly.sinks]
+    await _open_plain_sinks(ends, ledgers, standing, epoch, store, stack)
+    status.totals = standing.note.counts
+    counts = await store.letter_counts()
+    status.open_letters = counts.get("open", 0) + counts.get("parked", 0) + counts.get("replaying", 0)
+    committer = Committer(
+        store=store,
+        ledgers=ledgers,
+        sinks=ends,
+        epoch=epoch,
+        note=standing.note,
+        letters=LetterMaker(pipeline.name, pipeline.version, room("fingerprint")),
+        retry=pipeline.retry,
+        lane=pipeline.dead_letter.lane,
+        status=status,
+        clock=clock,
+        random=options.random,
+        faults=options.faults,
+        running=lambda: standing.note.running + clock.monotonic() - started,
+    )
+    return Claimed(epoch, store, ledgers, standing, committer)
+
+
+async def open_state(pipeline: Pipeline, options: RunOptions, stack: AsyncExitStack) -> StateStore:
+    """The pipeline's state store, open until the stack is left."""
+    store = open_store(pipeline.state, pipeline.name, options.clock, options.faults)
+    stack.push_async_callback(store.close)
+    await store.open()
+    return store
+
+
+def version_of(pipeline: Pipeline, now: float) -> Version:
+    """The pipeline as the state store keeps it."""
+    return Version(pipeline.version, pipeline.resolved, pipeline.schemas, pipeline.steps_digest, now)
+
+
+async def _open_ledgers(assembly: Assembly, store: StateStore, stack: AsyncExitStack) -> list[LedgerState]:
+    plain = [name for name, sink in assembly.sinks.items() if not isinstance(sink, LedgerSink)]
+    ledgers = []
+    for name, sink in assembly.sinks.items():
+        if isinstance(sink, LedgerSink):
+            stack.push_async_callback(sink.close)
+            await sink.open(None)
+            ledgers.append(LedgerState(name, sink, [name], sink))
+    if plain:
+        ledgers.append(LedgerState(STATE, store, plain))
+    return ledgers
+
+
+def _end(assembly: Assembly, name: str, ledgers: list[LedgerState], status: RunStatus) -> SinkEnd:
+    surroundings, pipeline = assembly.surroundings, assembly.pipeline
+    sink = assembly.sinks[name]
+    return SinkEnd(
+        name=name,
+        sink=sink,  # type: ignore[arg-type]  # one with a ledger of its own is never written through its end
+        ledger=name if isinstance(sink, LedgerSink) else STATE,
+        retry=pipeline.retry,
+        chunk=pipeline.batching.count,
+        clock=surroundings.clock,
+        random=surroundings.random,
+        faults=surroundings.faults,
+        status=status,
+    )
+
+
+async def _open_plain_sinks(
+    ends: list[SinkEnd], ledgers: list[LedgerState], standing: Standing, epoch: int, store: StateStore, stack: AsyncExitStack
+) -> None:
+    """Each at what its last committed flush returned. A sink that is new has its state committed before its first write, so that
+    a crash in that write can be undone."""
+    state = next((ledger for ledger in ledgers if ledger.sink is None), None)
+    if state is None:
+        return
+    fresh: dict[str, bytes] = {}
+    for end in ends:
+        if end.ledger != STATE:
+            continue
+        sink: Sink = end.sink
+        end.committed = state.sink_states.get(end.name)
+        stack.push_async_callback(sink.close)
+        await sink.open(end.committed)
+        found = await sink.flush() if end.committed is None else None
+        if found is not None:
+            fresh[end.name] = end.committed = found
+    if fresh:
+        await store.commit(
+            Commit(
+                epoch,
+                state.group,
+                state.group,
+                {},
+                state.claim.counts if state.claim else standing.note.counts,
+                sink_states=fresh,
+            )
+        )

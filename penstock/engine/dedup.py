@@ -1,0 +1,171 @@
+"""Which events of a batch are new, to which ledgers: rules 2, 5, 6 and 7.
+
+A repetition is settled with its first in read order, before anything divides the batch. What every ledger already holds is
+`reread`; what some ledger knows by key is a repetition for that ledger.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from penstock.engine.ledgers import LedgerState
+from penstock.engine.prepare import canonical
+from penstock.event import Event
+from penstock.spi import Batch, Key
+from penstock.state.records import OpenLetter, Repeat
+from penstock.state.store import StateStore
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What is known of a batch's events before they are processed, by their index in the batch.
+
+    :ivar held: for each ledger, the events that it has taken already (by position, or by a key that they brought themselves) or
+        that a dead letter stands for: not offered again.
+    :ivar repeated: for each ledger, the events whose key another event brought.
+    :ivar reread: events that every ledger holds: no outcome, not received.
+    :ivar dropped: events that need no processing: repetitions everywhere, and `reread` ones.
+    :ivar repeats: repetitions of open dead letters.
+    :ivar superseding: dead letters that the success of an event resolves.
+    :ivar twins: repetitions inside the batch, by the index of their first.
+    """
+
+    held: dict[str, set[int] | range] = field(default_factory=dict)
+    repeated: dict[str, set[int]] = field(default_factory=dict)
+    reread: set[int] = field(default_factory=set)
+    dropped: set[int] = field(default_factory=set)
+    repeats: list[Repeat] = field(default_factory=list)
+    superseding: dict[int, list[str]] = field(default_factory=dict)
+    twins: dict[int, list[int]] = field(default_factory=dict)
+
+    def skips(self, ledger: str, origin: int) -> bool:
+        """Whether the ledger's sinks take no output of this event."""
+        return origin in self.held.get(ledger, ()) or origin in self.repeated.get(ledger, ())
+
+
+def held_by_position(batch: Batch, ledgers: Sequence[LedgerState]) -> dict[str, set[int] | range]:
+    """The head of the batch that each ledger holds already; empty but for the first batches after a crash."""
+    held: dict[str, set[int] | range] = {}
+    for ledger in ledgers:
+        stands = ledger.ahead.get(batch.partition)
+        if stands is None or batch.end is None:
+            continue
+        count = bisect_right([event.position for event in batch.events], stands)
+        if count:
+            held[ledger.name] = range(count)
+        if batch.end.order > stands:
+            del ledger.ahead[batch.partition]
+    return held
+
+
+def first_conflict(events: Sequence[Event], keys: Sequence[Key | None]) -> int | None:
+    """Index in `events` of the first repetition, inside the batch, that comes with other data than its first: the batch is cut
+    there, for whether it is a repetition depends on its first's outcome (rule 7)."""
+    if len({key.key for key in keys if key is not None}) == len(keys):
+        return None
+    first: dict[bytes, Event] = {}
+    for index, (event, key) in enumerate(zip(events, keys, strict=True)):
+        if key is None:
+            continue
+        other = first.setdefault(key.key, event)
+        if other is not event and canonical(other.data) != canonical(event.data):
+            return index
+    return None
+
+
+def data_digest(event: Event) -> bytes:
+    """Tells the same data from other data."""
+    return blake2b(canonical(event.data), digest_size=16).digest()
+
+
+async def judge(
+    batch: Batch,
+    events: Sequence[Event],
+    keys: Sequence[Key | None],
+    ledgers: Sequence[LedgerState],
+    store: StateStore,
+    held: dict[str, set[int] | range],
+) -> Verdicts:
+    """Look the keys up in every ledger and among the open dead letters, and decide. Without dedup, `keys` is empty."""
+    verdicts = Verdicts(held=held)
+    if not keys:
+        _conclude(batch, [ledger.name for ledger in ledgers], verdicts)
+        return verdicts
+    fresh = _settle_twins(events, keys, verdicts)
+    wanted = [key.key for _, key in fresh]
+    known = {ledger.name: await ledger.seen(wanted) for ledger in ledgers}
+    letters = {letter.key: letter for letter in await store.open_letters(wanted)} if await store.has_open_letters() else {}
+    if any(known.values()) or letters:
+        for event, key in fresh:
+            _judge_one(event, key, known, letters.get(key.key), batch, verdicts)
+    _conclude(batch, [ledger.name for ledger in ledgers], verdicts)
+    return verdicts
+
+
+def _settle_twins(events: Sequence[Event], keys: Sequence[Key | None], verdicts: Verdicts) -> list[tuple[Event, Key]]:
+    first: dict[bytes, int] = {}
+    fresh = []
+    for event, key in zip(events, keys, strict=True):
+        if key is None:
+            continue
+        origin = first.setdefault(key.key, event.origin)
+        if origin == event.origin:
+            fresh.append((event, key))
+        else:
+            verdicts.twins.setdefault(origin, []).append(event.origin)
+            verdicts.dropped.add(event.origin)
+    return fresh
+
+
+def _judge_one(
+    event: Event,
+    key: Key,
+    known: Mapping[str, Mapping[bytes, bytes]],
+    letter: OpenLetter | None,
+    batch: Batch,
+    verdicts: Verdicts,
+) -> None:
+    for ledger, seen in known.items():
+        by = seen.get(key.key)
+        if by is None:
+            continue
+        if by == key.brought_by:  # an event read again is never its own repetition (rule 5)
+            _add_held(verdicts, ledger, event.origin)
+        else:
+            verdicts.repeated.setdefault(ledger, set()).add(event.origin)
+    if letter is not None:
+        _judge_letter(event, key, letter, batch, verdicts)
+
+
+def _judge_letter(event: Event, key: Key, letter: OpenLetter, batch: Batch, verdicts: Verdicts) -> None:
+    if letter.brought_by == key.brought_by:
+        for ledger in letter.owed:
+            _add_held(verdicts, ledger, event.origin)
+    elif letter.data_digest == data_digest(event):
+        for ledger in letter.owed:
+            verdicts.repeated.setdefault(ledger, set()).add(event.origin)
+        verdicts.repeats.append(Repeat(letter.id, batch.partition, event.position))
+    else:
+        verdicts.superseding.setdefault(event.origin, []).append(letter.id)
+
+
+def _add_held(verdicts: Verdicts, ledger: str, origin: int) -> None:
+    held = verdicts.held.get(ledger, ())
+    if isinstance(held, set):
+        held.add(origin)
+    elif origin not in held:
+        verdicts.held[ledger] = {*held, origin}
+
+
+def _conclude(batch: Batch, ledgers: Sequence[str], verdicts: Verdicts) -> None:
+    if not verdicts.held and not verdicts.repeated:
+        return
+    for origin in range(len(batch.events)):
+        if all(origin in verdicts.held.get(ledger, ()) for ledger in ledgers):
+            verdicts.reread.add(origin)
+            verdicts.dropped.add(origin)
+        elif all(verdicts.skips(ledger, origin) for ledger in ledgers):
+            verdicts.dropped.add(origin)

@@ -1,0 +1,366 @@
+"""Delivery and commit: a group of batches goes to its sinks, and becomes durable in one commit, in the order that
+docs/guarantees.md gives ("One commit, in this order").
+
+One committer runs at a time. While it waits for a disk or a server, further batches are processed and become the next group.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from penstock.clock import Clock
+from penstock.config.model import Retry
+from penstock.engine.ledgers import STATE, LedgerState
+from penstock.engine.letters import LetterMaker, letter_id
+from penstock.engine.outcomes import count_outcomes, finished_keys
+from penstock.engine.retry import PATIENT, delays
+from penstock.engine.sinks import FlushNeeded, SinkEnd
+from penstock.engine.stages import Failure
+from penstock.engine.work import Work
+from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal, Transient, Unavailable
+from penstock.event import Event
+from penstock.faults import Faults
+from penstock.observe.status import RunStatus
+from penstock.spi import Commit, Counts, JobRecord, Key, Position
+from penstock.state.records import DeadLetter, Delivered, Note, Repeat
+from penstock.state.store import StateStore
+
+
+@dataclass(slots=True)
+class Group:
+    """The batches of one commit, and what is known of their delivery.
+
+    :ivar sink_failures: by work (its index) and origin: for each sink that failed, why.
+    :ivar letters: dead letters made so far, by (work, origin).
+    """
+
+    works: list[Work]
+    counts: Counts = Counts()
+    failed: dict[tuple[int, int], dict[str, Failure]] = field(default_factory=dict)
+    sink_states: dict[str, bytes] = field(default_factory=dict)
+    positions: dict[str, Position] = field(default_factory=dict)
+
+    @property
+    def job(self) -> bool:
+        """Whether this is a replay: it moves no position and no count."""
+        return any(work.letters for work in self.works)
+
+
+@dataclass(slots=True)
+class Committer:
+    """Commits groups, one after the other. Built by a run (or a job) after it has claimed its ledgers."""
+
+    store: StateStore
+    ledgers: Sequence[LedgerState]
+    sinks: Sequence[SinkEnd]
+    epoch: int
+    note: Note
+    letters: LetterMaker
+    retry: Retry
+    lane: str
+    status: RunStatus
+    clock: Clock
+    random: random.Random
+    faults: Faults
+    running: Callable[[], float]
+    job: str = ""
+
+    async def commit(self, works: list[Work], *, drained: bool = False) -> None:
+        """Deliver the works and make their outcomes durable. Raises `Fatal` where the run must stop; nothing of the group counts
+        then but what its ledgers committed, and a claim sorts that out."""
+        group = Group(works)
+        for work in works:
+            if work.batch.end is not None:
+                group.positions[work.batch.partition] = work.batch.end
+        self._stop_on_failures(group)
+        self.faults.hit("before_sink_write")
+        try:
+            await self._write_plain_sinks(group)
+        except FlushNeeded:
+            await self._commit_halves(works, drained)
+            return
+        self.faults.hit("after_sink_write")
+        started = self.clock.monotonic()
+        await self._commit_ledgers(group, drained)
+        self.status.commit_seconds.observe(self.clock.monotonic() - started)
+
+    async def _commit_halves(self, works: list[Work], drained: bool) -> None:
+        """A sink cannot take the group before a commit: two smaller ones."""
+        for sink in self.sinks:
+            if sink.ledger == STATE:
+                await sink.rollback()
+        if len(works) == 1:
+            raise Fatal(
+                "sink.batch_too_large",
+                "one batch makes more output than a sink may hold before a commit",
+                where=f"partition {works[0].batch.partition}",
+                help="lower batching.count or batching.bytes",
+            )
+        half = len(works) // 2
+        await self.commit(works[:half])
+        await self.commit(works[half:], drained=drained)
+
+    def _stop_on_failures(self, group: Group) -> None:
+        """`lane: stop`: the run ends before an event that failed, with nothing of its group committed."""
+        if self.lane != "stop":
+            return
+        for work in group.works:
+            for failure in work.failures.values():
+                raise _lane_stops(failure)
+
+    # Sinks that hold no ledger: written and flushed before the state store's commit covers them.
+
+    async def _write_plain_sinks(self, group: Group) -> None:
+        for bit, sink in enumerate(self.sinks):
+            if sink.ledger != STATE:
+                continue
+            events = [(w, event) for w, work in enumerate(group.works) for event in work.for_sink(bit, STATE)]
+            failures, state = await sink.deliver([event for _, event in events], self._waiting)
+            for index, error in failures.items():
+                work, event = events[index]
+                self._sink_failed(group, work, sink.name, Failure(event.origin, sink.name, error.error, event, error.attempts))
+            if state is not None and state != sink.committed:
+                group.sink_states[sink.name] = state
+
+    def _sink_failed(self, group: Group, work: int, sink: str, failure: Failure) -> None:
+        if isinstance(failure.error, Fatal):
+            raise failure.error
+        if self.lane == "stop":
+            raise _lane_stops(failure)
+        group.failed.setdefault((work, failure.origin), {}).setdefault(sink, failure)
+
+    # The commit proper.
+
+    async def _commit_ledgers(self, group: Group, drained: bool) -> None:
+        number = self.note.group + 1
+        own = [ledger for ledger in self.ledgers if ledger.sink is not None]
+        letters = self._letters(group)
+        self.status.open_letters += len(letters)
+        self.faults.hit("before_commit")
+        if own:
+            repeats = _repeats(self.letters.pipeline, group)
+            if letters or repeats:  # step 1
+                await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, repeats))
+            for ledger in own:  # step 2
+                await self._commit_to_sink(ledger, group, number)
+                self.faults.hit("between_ledgers")
+        self._settle_counts(group)
+        await self._commit_to_state(group, number, drained, [] if own else letters)
+
+    async def _commit_to_state(self, group: Group, number: int, drained: bool, letters: Sequence[DeadLetter]) -> None:
+        """The state store's own ledger, last of step 2, and the note of step 3, in one transaction; with no other ledger, step 1
+        as well."""
+        state = next((ledger for ledger in self.ledgers if ledger.sink is None), None)
+        note = self._note(group, number, drained)
+        self.faults.hit("before_note")
+        if state is None:
+            await self._patiently(lambda: self.store.note(self.epoch, note))
+        else:
+            commit = self._commit_for(state, group, number)
+            await self._surely(state, number, lambda: self.store.commit_group(commit, letters, note))
+            self._committed(state, commit)
+        self.faults.hit("after_note")
+        self.status.counts = self.status.counts.plus(group.counts)
+        self.status.totals = note.counts
+        self.note = Note(group=number, counts=note.counts, ledgers=note.ledgers, running=note.running, at=note.at)
+
+    async def _commit_to_sink(self, ledger: LedgerState, group: Group, number: int) -> None:
+        """Rows and ledger in one transaction. What can never go in becomes a dead letter first, then the others are offered."""
+        sink = ledger.sink
+        assert sink is not None
+        bit = next(b for b, end in enumerate(self.sinks) if end.name == ledger.name)
+        while True:
+            offered = [
+                (w, event)
+                for w, work in enumerate(group.works)
+                for event in work.for_sink(bit, ledger.name)
+                if ledger.name not in group.failed.get((w, event.origin), ())
+            ]
+            self._settle_counts(group)
+            commit = self._commit_for(ledger, group, number)
+            if not offered and not commit.keys and not commit.jobs:
+                return  # it owes nothing of this group, which the note says for it (rule 2)
+            events = [event for _, event in offered]
+            try:
+                await self._surely(ledger, number, lambda e=events, c=commit: sink.write_and_commit(e, c))  # type: ignore[misc]
+            except BatchError as error:
+                await self._refused(ledger.name, group, number, offered, error)
+                continue
+            self.status.sinks[ledger.name] += len(events)
+            self._committed(ledger, commit)
+            return
+
+    async def _refused(
+        self, name: str, group: Group, number: int, offered: Sequence[tuple[int, Event]], error: BatchError
+    ) -> None:
+        places = set()
+        for index, cause in error.failed.items():
+            work, event = offered[index]
+            self._sink_failed(group, work, name, Failure(event.origin, name, cause, event))
+            places.add((work, event.origin))
+        letters = [letter for place, letter in self._letters_by_place(group).items() if place in places]
+        await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, ()))
+
+    def _commit_for(self, ledger: LedgerState, group: Group, number: int) -> Commit:
+        keys: list[Key] = []
+        jobs: list[JobRecord] = []
+        for w, work in enumerate(group.works):
+            failed = {origin for (place, origin), sinks in group.failed.items() if place == w and _concerns(ledger, sinks)}
+            keys.extend(finished_keys(work, ledger.name, failed))  # Invariant 4: with the delivery, never before it
+            jobs.extend(
+                JobRecord(self.job, letter)
+                for origin, letter in work.letters.items()
+                if origin not in failed and origin not in work.failures
+            )
+        return Commit(
+            epoch=self.epoch,
+            previous=ledger.group,
+            group=number,
+            positions=group.positions,
+            counts=self.note.counts.plus(group.counts),
+            keys=keys,
+            running=self.running(),
+            sink_states=group.sink_states if ledger.sink is None else {},
+            jobs=jobs,
+        )
+
+    def _settle_counts(self, group: Group) -> None:
+        if not group.job:
+            total = Counts()
+            for w, work in enumerate(group.works):
+                failed = {origin for place, origin in group.failed if place == w}
+                total = total.plus(count_outcomes(work, failed))
+            group.counts = total
+
+    def _note(self, group: Group, number: int, drained: bool) -> Note:
+        failed = self._letters_by_place(group)
+        resolved = [letter for work in group.works for origin, letter in work.letters.items()]
+        again = {letter.id for letter in failed.values()}
+        return Note(
+            group=number,
+            positions=group.positions,
+            counts=self.note.counts.plus(group.counts),
+            ledgers={ledger.name: ledger.instance for ledger in self.ledgers},
+            running=self.running(),
+            drained=drained,
+            at=self.clock.now(),
+            repeats=_repeats(self.letters.pipeline, group),
+            superseded=_superseded(group),
+            resolved=[letter for letter in resolved if letter not in again],
+            failed_again=[letter for letter in failed.values() if group.job],
+        )
+
+    def _letters(self, group: Group) -> list[DeadLetter]:
+        return [] if group.job else list(self._letters_by_place(group).values())
+
+    def _letters_by_place(self, group: Group) -> dict[tuple[int, int], DeadLetter]:
+        """One dead letter for each event that failed, in a step (owed by every ledger that has not passed it) or in sinks."""
+        now = self.clock.now()
+        letters = {}
+        for w, work in enumerate(group.works):
+            for origin, failure in work.failures.items():
+                owed = [ledger.name for ledger in self.ledgers if not work.verdicts.skips(ledger.name, origin)]
+                letters[w, origin] = self.letters.make(work, failure, owed, (), now)
+        for (w, origin), sinks in group.failed.items():
+            owed = [ledger.name for ledger in self.ledgers if _concerns(ledger, sinks)]
+            delivered = self._delivered(group.works[w], origin, sinks)
+            letters[w, origin] = self.letters.make(group.works[w], next(iter(sinks.values())), owed, delivered, now)
+        return letters
+
+    def _delivered(self, work: Work, origin: int, sinks: dict[str, Failure]) -> list[Delivered]:
+        """Outputs that sinks outside a ledger took of an event that failed in another of them (rule 9)."""
+        if all(next(s for s in self.sinks if s.name == name).ledger != STATE for name in sinks):
+            return []
+        taken: list[Delivered] = []
+        for bit, sink in enumerate(self.sinks):
+            if sink.ledger == STATE and sink.name not in sinks:
+                outputs = [event for event in work.for_sink(bit, STATE) if event.origin == origin]
+                taken.extend(Delivered(sink.name, index) for index in range(len(outputs)))
+        return taken
+
+    def _committed(self, ledger: LedgerState, commit: Commit) -> None:
+        ledger.group = commit.group
+        if commit.keys:
+            ledger.keys_high = max(ledger.keys_high, max(key.key for key in commit.keys))
+        if ledger.sink is None:
+            for sink in self.sinks:
+                if sink.name in commit.sink_states:
+                    sink.committed = commit.sink_states[sink.name]
+
+    # Waiting.
+
+    def _waiting(self, reason: str | None) -> None:
+        self.status.waiting = reason
+
+    async def _patiently(self, action: Callable[[], Awaitable[None]]) -> None:
+        """A step in the state store: retried until it is done, for nothing can go on without it."""
+        await self._retried(action, None)
+
+    async def _surely(self, ledger: LedgerState, number: int, action: Callable[[], Awaitable[None]]) -> None:
+        """A commit: an unknown outcome is resolved by reading the ledger (Invariant 7)."""
+
+        async def stands() -> bool:
+            return await ledger.ledger.committed() == (self.epoch, number)
+
+        await self._retried(action, stands)
+
+    async def _retried(self, action: Callable[[], Awaitable[None]], done: Callable[[], Awaitable[bool]] | None) -> None:
+        bounded = delays(self.retry, self.random, self.clock)
+        patient = delays(PATIENT, self.random, self.clock)
+        attempted = False
+        while True:
+            try:
+                if not (attempted and done is not None and await done()):
+                    attempted = True
+                    await action()
+                self.status.waiting = None
+                return
+            except Transient as error:
+                delay = next(patient if isinstance(error, Unavailable) else bounded, None)
+                if delay is None:
+                    raise _gave_up(error) from error
+                self.status.waiting = f"{error.code}: {error}"
+                self.status.retries["commit"] += 1
+            await self.clock.sleep(delay)
+
+
+def _concerns(ledger: LedgerState, sinks: dict[str, Failure]) -> bool:
+    return any(name == ledger.name or name in ledger.sinks for name in sinks)
+
+
+def _repeats(pipeline: str, group: Group) -> list[Repeat]:
+    """Repetitions of open dead letters, and of events whose dead letter this very group makes."""
+    repeats = []
+    for w, work in enumerate(group.works):
+        repeats.extend(work.verdicts.repeats)
+        for first, twins in work.verdicts.twins.items():
+            if first in work.failures or (w, first) in group.failed:
+                letter = letter_id(pipeline, work.batch.events[first])
+                repeats.extend(Repeat(letter, work.batch.partition, work.batch.events[twin].position) for twin in twins)
+    return repeats
+
+
+def _superseded(group: Group) -> list[str]:
+    ids = []
+    for w, work in enumerate(group.works):
+        for origin, letters in work.verdicts.superseding.items():
+            if origin not in work.failures and (w, origin) not in group.failed:
+                ids.extend(letters)
+    return ids
+
+
+def _lane_stops(failure: Failure) -> Fatal:
+    error: ComponentError = failure.error
+    return Fatal(
+        error.code,
+        error.message,
+        where=f"step {failure.step}, event {failure.event.source} {failure.event.id}",
+        why=error.why or "dead_letter.lane is `stop`",
+        help=error.help or "mend the cause and run again: nothing from this event on was acknowledged",
+    )
+
+
+def _gave_up(error: Transient) -> EnvironmentFault:
+    return EnvironmentFault(error.code, error.message, where=error.where, why=error.why, help=error.help)

@@ -1,0 +1,83 @@
+"""From a failure to its dead letter: everything needed to understand, mend and replay the event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from penstock.cloudevents import to_structured
+from penstock.engine.dedup import data_digest
+from penstock.engine.stages import Failure
+from penstock.engine.work import Work
+from penstock.errors import ComponentError, Oversized, Permanent, Violation
+from penstock.event import UNSET, Event
+from penstock.state.records import DeadLetter, Delivered
+
+KEPT_OF_OVERSIZED = 4096
+Fingerprint = Callable[[str, str, Sequence[Violation]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterMaker:
+    """Makes the dead letters of one run."""
+
+    pipeline: str
+    version: str
+    fingerprint: Fingerprint
+
+    def make(self, work: Work, failure: Failure, owed: Sequence[str], delivered: Sequence[Delivered], now: float) -> DeadLetter:
+        """:param owed: ledgers that have not taken the event. :param delivered: what sinks outside a ledger took of it."""
+        error = failure.error
+        violations = error.violations if isinstance(error, Permanent) else []
+        read = work.batch.events[failure.origin]
+        key = work.keys.get(failure.origin)
+        original = read.original if read.original is not None else read.raw
+        oversized = isinstance(error, Oversized)
+        return DeadLetter(
+            id=letter_id(self.pipeline, read),
+            pipeline=self.pipeline,
+            version=self.version,
+            step=failure.step,
+            code=error.code,
+            message=error.message,
+            why=error.why,
+            help=error.help,
+            fingerprint=self.fingerprint(failure.step, error.code, violations),
+            violations=violations,
+            partition=work.batch.partition,
+            position=read.position,
+            source=read.source,
+            event_id=read.id,
+            type=failure.event.type,
+            time=failure.event.time,
+            record=to_structured(read if _is_json(error) else _without_data(read)),
+            event=to_structured(_without_data(failure.event)),
+            original=original[:KEPT_OF_OVERSIZED] if oversized and original is not None else original,
+            original_length=error.length if isinstance(error, Oversized) else len(original or b""),
+            original_digest=error.digest
+            if isinstance(error, Oversized)
+            else blake2b(original or b"", digest_size=16).hexdigest(),
+            reread=oversized,
+            owed=tuple(owed),
+            delivered=tuple(delivered),
+            key=key.key if key else None,
+            brought_by=key.brought_by if key else b"",
+            data_digest=data_digest(read) if key and _is_json(error) else b"",
+            attempts=failure.attempts,
+            first_at=now,
+            last_at=now,
+        )
+
+
+def letter_id(pipeline: str, event: Event) -> str:
+    """The same event has one dead letter, however often it is read."""
+    return blake2b(f"{pipeline}\0{event.source}\0{event.id}".encode(), digest_size=8).hexdigest()
+
+
+def _is_json(error: ComponentError) -> bool:
+    return not error.code.startswith(("decode.", "source."))
+
+
+def _without_data(event: Event) -> Event:
+    return event.replace(raw=None, decoded=UNSET)

@@ -1,0 +1,61 @@
+"""Which outcome each received event ended in (rule 4), and which keys a ledger may record of it (rule 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from penstock.engine.work import Work
+from penstock.spi import Counts, Key
+
+
+def count_outcomes(work: Work, sink_failed: set[int]) -> Counts:
+    """Over all sinks: dead-lettered if one failed, else delivered if any took it, else deduplicated if any knew it, or filtered.
+
+    :param sink_failed: origins that a sink refused for good.
+    """
+    verdicts = work.verdicts
+    received = len(work.batch.events) - len(verdicts.reread)
+    dead = set(work.failures) | sink_failed
+    taken = _taken(work)
+    delivered = len(taken - dead) if dead else len(taken)
+    dead_count = len(dead)
+    if verdicts.dropped or verdicts.repeated:
+        repeated = set().union(*verdicts.repeated.values()) if verdicts.repeated else set()
+        known = (verdicts.dropped | repeated) - verdicts.reread - taken - dead
+        deduplicated = len(known)
+    else:
+        deduplicated = 0
+    filtered = received - delivered - dead_count - deduplicated
+    return Counts(received, delivered, filtered, deduplicated, dead_count, work.derived)
+
+
+def _taken(work: Work) -> set[int]:
+    """Origins of which some sink takes (or took, before a crash) an output: routed to a sink whose ledger does not know it as a
+    repetition. What a ledger holds already was taken by it."""
+    repeated = work.verdicts.repeated
+    if not repeated:
+        if work.routes is None:
+            return {event.origin for event in work.outputs}
+        return {event.origin for event, route in zip(work.outputs, work.routes, strict=True) if route}
+    taken = set()
+    for index, event in enumerate(work.outputs):
+        route = -1 if work.routes is None else work.routes[index]
+        for bit, ledger in enumerate(work.sink_ledgers):
+            if route >> bit & 1 and event.origin not in repeated.get(ledger, ()):
+                taken.add(event.origin)
+    return taken
+
+
+def finished_keys(work: Work, ledger: str, failed: set[int]) -> Iterator[Key]:
+    """Keys of the events that end in this ledger with this commit: delivered or filtered, not failed, not known before."""
+    if not work.keys:
+        return
+    verdicts = work.verdicts
+    plain = not (work.failures or failed or verdicts.dropped or verdicts.held or verdicts.repeated)
+    if plain:
+        yield from work.keys.values()
+        return
+    for origin, key in work.keys.items():
+        if origin in work.failures or origin in failed or origin in verdicts.dropped or verdicts.skips(ledger, origin):
+            continue
+        yield key

@@ -1,0 +1,192 @@
+"""Workers: processes that can be killed, so that an endless loop or a memory bomb costs only the event that caused it.
+
+A block that exceeds a limit is divided until the guilty event stands alone; when it exceeds the limit twice, alone, in fresh
+workers, it becomes a dead letter, and everything around it goes on. The clock counts only while the parent itself runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+from asyncio.subprocess import PIPE, Process
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.config.model import Pipeline
+from penstock.engine.assemble import Surroundings
+from penstock.engine.stages import Tally
+from penstock.engine.wire import Reply, Request, decode_reply, encode_request, packed
+from penstock.engine.worker import LENGTH, Task
+from penstock.errors import EnvironmentFault, Permanent
+from penstock.event import Event
+from penstock.observe.status import RunStatus
+
+TICK = 0.05
+START_TIMEOUT = 60.0
+_HOME = str(Path(__file__).resolve().parents[2])
+_BOOT = f"import sys; sys.path.insert(0, {_HOME!r}); from penstock.engine.worker import main; main()"
+
+
+class Exceeded(Exception):  # a verdict about a block, caught in this module
+    """A worker took too long, or died."""
+
+    def __init__(self, code: str, message: str, help: str) -> None:
+        super().__init__(message)
+        self.code, self.message, self.help = code, message, help
+
+
+@dataclass(slots=True)
+class Worker:
+    """One live worker process."""
+
+    process: Process
+
+    async def exchange(self, body: bytes, seconds: float) -> bytes:
+        """Send a block, wait for its reply.
+
+        :raises Exceeded: no reply within so many seconds of the parent's running time, or the process died.
+        """
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(LENGTH.pack(len(body)) + body)
+            reply = asyncio.ensure_future(_read(stdout))
+            await stdin.drain()
+            return await _within(reply, seconds)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            status = await self.process.wait()
+            raise Exceeded(
+                "worker.died",
+                f"the event ended its worker process ({_ending(status)})",
+                "worker_memory bounds what a step may allocate: look for a program that grows without end",
+            ) from error
+
+    async def end(self) -> None:
+        """Now, whatever it is doing."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        self.process._transport.close()  # type: ignore[attr-defined]  # asyncio keeps a killed child's pipes open otherwise
+
+
+class WorkerPool:
+    """`workers` processes. `start`, any number of concurrent `run`s, `close`. A dead worker is replaced at once."""
+
+    def __init__(self, pipeline: Pipeline, surroundings: Surroundings, status: RunStatus) -> None:
+        self._pipeline = pipeline
+        self._status = status
+        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+        self._live: list[Worker] = []
+        self._task = pickle.dumps(Task(pipeline, pipeline.worker_memory))
+
+    async def start(self) -> None:
+        for worker in await asyncio.gather(*(self._spawn() for _ in range(self._pipeline.workers))):
+            self._idle.put_nowait(worker)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(worker.end() for worker in self._live))
+        self._live.clear()
+
+    async def run(self, events: list[Event], tally: Tally, *, prepare: bool) -> tuple[list[Event], list[int] | None]:
+        """Outputs in order with their routes, as `Chain.run` gives them; failures and counts go to the tally."""
+        if not events:
+            return [], None
+        wire = [packed(event) for event in events]
+        worker = await self._idle.get()
+        try:
+            reply = await self._exchange(worker, wire, prepare)
+        except Exceeded as why:
+            await self._replace(worker)
+            return await self._narrow(events, tally, prepare, why)
+        except BaseException:
+            await self._replace(worker, again=False)
+            raise
+        self._idle.put_nowait(worker)
+        if reply.fatal is not None:
+            raise reply.fatal.error()
+        return reply.into(tally)
+
+    async def _exchange(self, worker: Worker, events: list[Event], prepare: bool) -> Reply:
+        body = encode_request(Request(prepare, events))
+        return decode_reply(await worker.exchange(body, self._pipeline.transform_timeout))
+
+    async def _narrow(
+        self, events: list[Event], tally: Tally, prepare: bool, why: Exceeded
+    ) -> tuple[list[Event], list[int] | None]:
+        """Halves, in order; a single event has one more chance, alone in a fresh worker."""
+        if len(events) == 1:
+            return await self._alone(events, tally, prepare, why)
+        half = len(events) // 2
+        outputs, routes = await self.run(events[:half], tally, prepare=prepare)
+        more, more_routes = await self.run(events[half:], tally, prepare=prepare)
+        if routes is None and more_routes is None:
+            return outputs + more, None
+        everywhere = (1 << len(self._pipeline.sinks)) - 1
+        joined = [*(routes or [everywhere] * len(outputs)), *(more_routes or [everywhere] * len(more))]
+        return outputs + more, joined
+
+    async def _alone(
+        self, events: list[Event], tally: Tally, prepare: bool, why: Exceeded
+    ) -> tuple[list[Event], list[int] | None]:
+        worker = await self._idle.get()
+        try:
+            reply = await self._exchange(worker, events, prepare)
+        except Exceeded:
+            await self._replace(worker)
+            error = Permanent(why.code, why.message, help=why.help)
+            tally.fail("transforms", events[0], error, attempts=2)
+            return [], None
+        self._idle.put_nowait(worker)
+        if reply.fatal is not None:
+            raise reply.fatal.error()
+        return reply.into(tally)
+
+    async def _replace(self, worker: Worker, *, again: bool = True) -> None:
+        await worker.end()
+        self._live.remove(worker)
+        if again:
+            self._status.retries["workers"] += 1
+            self._idle.put_nowait(await self._spawn())
+
+    async def _spawn(self) -> Worker:
+        """A fresh worker, its programs compiled. Its environment is empty; it finds Penstock where this process did."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-c", _BOOT, stdin=PIPE, stdout=PIPE, env={}, cwd=self._pipeline.project
+        )
+        worker = Worker(process)
+        self._live.append(worker)
+        try:
+            await worker.exchange(self._task, START_TIMEOUT)
+        except Exceeded as error:
+            raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=error.message) from error
+        return worker
+
+
+async def _read(stdout: asyncio.StreamReader) -> bytes:
+    (length,) = LENGTH.unpack(await stdout.readexactly(LENGTH.size))
+    return await stdout.readexactly(length)
+
+
+async def _within(reply: asyncio.Future[bytes], seconds: float) -> bytes:
+    """Wait in ticks: time in which this process was stopped or starved shows as one long tick, and counts as one short one."""
+    left = seconds
+    try:
+        while True:
+            done, _ = await asyncio.wait((reply,), timeout=min(TICK, left))
+            if done:
+                return reply.result()
+            left -= TICK
+            if left <= 0:
+                raise Exceeded(
+                    "worker.timeout",
+                    f"the steps took longer than {seconds:g} s for one event",
+                    "raise transform_timeout, or mend the program that does not end",
+                )
+    finally:
+        reply.cancel()
+
+
+def _ending(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,109 @@
+"""The second stage: decode, event, dedup, steps, in this fixed order. The CPU's part of a run.
+
+What is decided in read order (which event is a repetition of which) is decided here, before workers divide the batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+
+from penstock.engine.assemble import Assembly
+from penstock.engine.claim import Claimed
+from penstock.engine.dedup import first_conflict, held_by_position, judge
+from penstock.engine.flow import Flow
+from penstock.engine.pool import WorkerPool
+from penstock.engine.stages import Tally
+from penstock.engine.work import Work
+from penstock.event import Event
+from penstock.observe.status import RunStatus
+from penstock.spi import Key
+
+
+class Processor:
+    """Turns works that were read into works that can be delivered. Enter it before use: it starts the workers."""
+
+    def __init__(self, assembly: Assembly, claimed: Claimed, flow: Flow, status: RunStatus) -> None:
+        self._chain = assembly.chain
+        self._preparer = assembly.preparer
+        self._keys = assembly.keys
+        self._ledgers = claimed.ledgers
+        self._store = claimed.store
+        self._sink_ledgers = tuple(end.ledger for end in claimed.committer.sinks)
+        self._flow = flow
+        self._in_flight: set[bytes] = set()
+        self._outstanding = 0
+        pipeline = assembly.pipeline
+        self._pool = WorkerPool(pipeline, assembly.surroundings, status) if pipeline.workers else None
+        self._prepares = self._pool is None or (self._keys is not None and not self._keys.positional)
+
+    async def __aenter__(self) -> Processor:
+        if self._pool is not None:
+            await self._pool.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def process(self, work: Work) -> AsyncIterator[Work]:
+        """The work itself, or its parts where it has to be divided: the first part's outcome decides about the second."""
+        tally = Tally()
+        events = self._prepare(work, tally)
+        keys: Sequence[Key | None] = ()
+        if self._keys is not None:
+            keys = self._keys.of(work.batch, events, tally)
+            conflict = None if self._keys.positional else first_conflict(events, keys)
+            if conflict is not None:
+                head, tail = work.batch.divide(events[conflict].origin)
+                for part in (Work(head, work.started, whole=0), Work(tail, work.started, whole=work.whole)):
+                    async for settled in self.process(part):
+                        yield settled
+                return
+        await self._settle(work, events, keys)
+        dropped = work.verdicts.dropped
+        todo = [event for event in events if event.origin not in dropped] if dropped else events
+        if tally.failures and self._keys is not None:
+            todo = [event for event in todo if event.origin not in tally.failures]
+        if self._pool is None:
+            outputs, routes = await self._chain.run(todo, tally)
+            work.take(outputs, routes, tally)
+        else:
+            work.processing = asyncio.ensure_future(self._in_worker(self._pool, work, todo, tally))
+        self._outstanding += 1
+        yield work
+
+    def _prepare(self, work: Work, tally: Tally) -> list[Event]:
+        batch = work.batch
+        for origin, event in enumerate(batch.events):
+            event.origin = origin
+        if self._prepares:
+            return self._preparer.prepare(batch.events, tally, batch.rejects)
+        for origin, error in batch.rejects.items():
+            tally.fail("source", batch.events[origin], error)
+        return [event for event in batch.events if event.origin not in batch.rejects]
+
+    async def _settle(self, work: Work, events: Sequence[Event], keys: Sequence[Key | None]) -> None:
+        given = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}
+        work.keys = given
+        work.sink_ledgers = self._sink_ledgers
+        names = {key.key for key in given.values()}
+        if not self._in_flight.isdisjoint(names):  # a repetition of what is on its way waits for the outcome of its first
+            async with self._flow.changed:
+                await self._flow.changed.wait_for(lambda: self._outstanding == 0)
+        ahead = [ledger for ledger in self._ledgers if ledger.ahead]
+        held = held_by_position(work.batch, ahead) if ahead else {}
+        if given or held:
+            work.verdicts = await judge(work.batch, events, keys, self._ledgers, self._store, held)
+        self._in_flight |= names
+
+    async def _in_worker(self, pool: WorkerPool, work: Work, events: list[Event], tally: Tally) -> None:
+        outputs, routes = await pool.run(events, tally, prepare=not self._prepares)
+        work.take(outputs, routes, tally)
+
+    def forget(self, works: Sequence[Work]) -> None:
+        """These are committed: their keys are in the ledgers now."""
+        for work in works:
+            self._in_flight.difference_update(key.key for key in work.keys.values())
+        self._outstanding -= len(works)

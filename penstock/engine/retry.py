@@ -1,0 +1,27 @@
+"""Exponential backoff with full jitter, bounded by attempts and by elapsed time.
+
+Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (full jitter: a uniform share of the exponential delay).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from penstock.clock import Clock
+from penstock.config.model import Retry
+
+PATIENT = Retry(max_attempts=1 << 62, initial_delay=0.1, max_delay=5.0, max_elapsed=float("inf"))
+"""For what is retried without limit: a full disk, a busy database."""
+
+
+def delays(retry: Retry, rng: random.Random, clock: Clock) -> Iterator[float]:
+    """Seconds to wait before the second, third, … attempt; ends when `retry` allows no further one."""
+    start = clock.monotonic()
+    for attempt in range(retry.max_attempts - 1):
+        growth = 1 if retry.backoff == "constant" else 2.0 ** min(attempt, 60)
+        ceiling = min(retry.max_delay, retry.initial_delay * growth)
+        delay = rng.uniform(0, ceiling)
+        if clock.monotonic() - start + delay > retry.max_elapsed:
+            return
+        yield delay

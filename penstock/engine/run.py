@@ -1,0 +1,263 @@
+"""A run: one execution of one pipeline, from the claim to the last acknowledgement.
+
+Three overlapped stages, a task each: reading ahead, processing, delivering and committing. Back-pressure is the credits of
+`Flow`; the queues between the stages hold no more than these allow. An error travels through the stages behind the batches that
+were read before it, so that everything in front of it is delivered and committed first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from penstock.clock import Clock, SystemClock
+from penstock.config.model import Pipeline
+from penstock.engine.assemble import Assembly, Surroundings, assemble
+from penstock.engine.claim import Claimed, claim_pipeline
+from penstock.engine.flow import Flow
+from penstock.engine.processing import Processor
+from penstock.engine.reading import Reader
+from penstock.engine.retry import delays
+from penstock.engine.watchdog import Watchdog
+from penstock.engine.work import Work
+from penstock.errors import Fatal, PenstockError, Transient
+from penstock.faults import Faults
+from penstock.observe.log import Incident
+from penstock.observe.status import RunStatus, RunSummary
+from penstock.spi import Healthy, Progress, Resume
+from penstock.state.records import Note
+
+
+def _no_log(incident: Incident) -> None:
+    """Embedded runs log nothing unless they are given a place for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How to run.
+
+    :ivar once: end when the source has been drained.
+    :ivar max_events: end after so many events, exactly.
+    :ivar wait: wait for another run of the pipeline to end; `take_over`: fence it.
+    :ivar adopt: take ledgers over that belong to another state store (`pipe checkpoint adopt`).
+    :ivar log: is told of incidents, never of single events.
+    """
+
+    once: bool = False
+    max_events: int | None = None
+    wait: bool = False
+    take_over: bool = False
+    adopt: bool = False
+    clock: Clock = field(default_factory=SystemClock)
+    faults: Faults = field(default_factory=Faults)
+    random: random.Random = field(default_factory=random.Random)
+    log: Callable[[Incident], None] = _no_log
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Goes through the stages behind the last batch."""
+
+    error: PenstockError | None = None
+    drained: bool = False
+
+
+class Run:
+    """One execution. `execute` once; `stop` from anywhere in the loop's thread, a signal handler included."""
+
+    def __init__(self, pipeline: Pipeline, options: RunOptions) -> None:
+        self.pipeline = pipeline
+        self.options = options
+        self.status = RunStatus(pipeline.name, pipeline.version)
+        self._flow = Flow(pipeline.limits, self.status)
+        self._read: asyncio.Queue[Work | End] = asyncio.Queue()
+        self._ready: asyncio.Queue[Work | End] = asyncio.Queue()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Drain: read nothing more, deliver and commit what was read, then end. `shutdown_timeout` bounds it."""
+        self._stopping.set()
+
+    async def execute(self) -> RunSummary:
+        """:raises PenstockError: what stopped the run; everything committed before stands."""
+        options = self.options
+        self.status.started_at, self.status.started = options.clock.now(), options.clock.monotonic()
+        try:
+            async with AsyncExitStack() as stack:
+                assembly = assemble(self.pipeline, Surroundings(options.clock, options.random, options.faults))
+                claimed = await claim_pipeline(assembly, options, self.status, stack)
+                await self._open_source(assembly, claimed, stack)
+                processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status))
+                stack.enter_context(Watchdog(self.pipeline))
+                self.status.phase = "running"
+                await self._flow_through(assembly, claimed, processor)
+        except BaseException:
+            self.status.phase = "failed"
+            raise
+        self.status.phase = "stopped"
+        return self.summary()
+
+    def summary(self) -> RunSummary:
+        """The run in numbers, so far."""
+        status = self.status
+        seconds = self.options.clock.monotonic() - status.started
+        sinks = {sink.name: status.sinks[sink.name] for sink in self.pipeline.sinks}
+        return RunSummary(
+            status.pipeline, status.version, status.epoch, status.counts, status.reread, seconds, sinks, status.open_letters
+        )
+
+    async def _open_source(self, assembly: Assembly, claimed: Claimed, stack: AsyncExitStack) -> None:
+        source = assembly.source
+        stack.push_async_callback(source.close)
+        await source.open(Resume(claimed.epoch, claimed.standing.positions, self.options.once))
+        if isinstance(source, Progress):
+            self.status.progress = source.progress
+        watched = {"source": source, **assembly.sinks}
+        self.status.health = lambda: {
+            name: said for name, part in watched.items() if isinstance(part, Healthy) and (said := part.health()) is not None
+        }
+
+    async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
+        reader = Reader(assembly, self._flow, self.options)
+        tasks = [
+            asyncio.create_task(self._reading(reader), name="read"),
+            asyncio.create_task(self._processing(processor), name="process"),
+        ]
+        deliver = asyncio.create_task(self._delivering(assembly, claimed, processor), name="deliver")
+        deadline = asyncio.create_task(self._deadline(deliver), name="deadline")
+        try:
+            await deliver
+        except asyncio.CancelledError:
+            if not self._stopping.is_set() or asyncio.current_task().cancelling():  # type: ignore[union-attr]  # inside a task
+                raise
+            self.options.log(
+                Incident("warning", "shutdown.timeout", f"{self.pipeline.name}: what was in flight is read again by the next run")
+            )
+        finally:
+            for task in (*tasks, deliver, deadline):
+                task.cancel()
+            await asyncio.gather(*tasks, deliver, deadline, return_exceptions=True)
+
+    async def _deadline(self, deliver: asyncio.Task[None]) -> None:
+        await self._stopping.wait()
+        self.status.phase = "draining"
+        await self.options.clock.sleep(self.pipeline.shutdown_timeout)
+        deliver.cancel()
+
+    async def _reading(self, reader: Reader) -> None:
+        end = End()
+        try:
+            async for batch in reader.batches(self._stopping):
+                self.options.faults.hit("after_read")
+                self._read.put_nowait(Work(batch, self.options.clock.monotonic()))
+            end = End(drained=reader.drained)
+        except PenstockError as error:
+            end = End(error)
+        except Exception as error:  # supervision point: a bug in a source stops its run with a reason
+            end = End(_bug("source", error))
+        finally:
+            self._read.put_nowait(end)
+
+    async def _processing(self, processor: Processor) -> None:
+        while True:
+            item = await self._read.get()
+            if isinstance(item, End):
+                self._ready.put_nowait(item)
+                return
+            try:
+                async for work in processor.process(item):
+                    self._ready.put_nowait(work)
+            except PenstockError as error:
+                self._ready.put_nowait(End(error))
+                return
+            except Exception as error:  # supervision point: a bug in a step stops its run with a reason
+                self._ready.put_nowait(End(_bug("processing", error)))
+                return
+            self.options.faults.hit("after_process")
+            await asyncio.sleep(0)
+
+    async def _delivering(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
+        committer = claimed.committer
+        while True:
+            works, end = await self._gather_group()
+            if works:
+                await committer.commit(works, drained=end is not None and end.drained)
+                await self._finish(works, assembly, processor, committer.note)
+            if end is None:
+                continue
+            if end.error is not None:
+                raise end.error
+            await claimed.finish(drained=end.drained)
+            return
+
+    async def _gather_group(self) -> tuple[list[Work], End | None]:
+        """What is ready, in order: the first batch is waited for, the others join. With `batching.period`, more is waited for."""
+        works: list[Work] = []
+        batching, clock = self.pipeline.batching, self.options.clock
+        while True:
+            item = await self._next(works, clock.monotonic() - works[0].started if works else 0.0)
+            if item is None:
+                return works, None
+            if isinstance(item, End):
+                return works, item
+            try:
+                await item.settled()
+            except PenstockError as error:
+                return works, End(error)
+            works.append(item)
+            if batching.period and sum(len(work.batch.events) for work in works) >= batching.count:
+                return works, None
+
+    async def _next(self, works: list[Work], waited: float) -> Work | End | None:
+        if not works:
+            return await self._ready.get()
+        if not self._ready.empty():
+            return self._ready.get_nowait()
+        left = self.pipeline.batching.period - waited
+        if left <= 0 or self._stopping.is_set():
+            return None
+        try:
+            return await asyncio.wait_for(self._ready.get(), left)
+        except TimeoutError:
+            return None
+
+    async def _finish(self, works: list[Work], assembly: Assembly, processor: Processor, note: Note) -> None:
+        """After the commit: the source is acknowledged (Invariant 1), credits and keys are free again."""
+        options, status = self.options, self.status
+        options.faults.hit("before_ack")
+        tokens = [work.batch.token for work in works if work.batch.token is not None]
+        await self._acknowledge(assembly, tokens)
+        options.faults.hit("after_ack")
+        now = options.clock.monotonic()
+        for work in works:
+            status.reread += len(work.verdicts.reread)
+            status.steps.update(work.steps)
+            status.batch_seconds.observe(now - work.started)
+        status.committed_at = options.clock.now()
+        processor.forget(works)
+        events = sum(len(work.batch.events) for work in works)
+        await self._flow.release(events, sum(work.batch.size for work in works), sum(work.whole for work in works))
+
+    async def _acknowledge(self, assembly: Assembly, tokens: list[object]) -> None:
+        waits = delays(self.pipeline.retry, self.options.random, self.options.clock)
+        while tokens:
+            try:
+                await assembly.source.ack(tokens)
+                return
+            except Transient as error:
+                delay = next(waits, None)
+                if delay is None:
+                    raise Fatal(error.code, error.message, where="source", why=error.why, help=error.help) from error
+                self.status.retries["source"] += 1
+                await self.options.clock.sleep(delay)
+
+
+def _bug(where: str, error: Exception) -> Fatal:
+    fatal = Fatal(
+        "internal.error", f"{type(error).__name__}: {error}", where=where, help="this is a bug of the component: report it"
+    )
+    fatal.__cause__ = error
+    return fatal

@@ -1,0 +1,114 @@
+"""What goes between a run and its workers: bytes in, bytes out, no code and no pickles on the way back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from penstock.engine.stages import Failure, Tally
+from penstock.errors import (
+    ComponentError,
+    EnvironmentFault,
+    Fatal,
+    Oversized,
+    Permanent,
+    Transient,
+    Unavailable,
+    Violation,
+)
+from penstock.event import UNSET, Event
+
+_KINDS: dict[str, type[ComponentError]] = {
+    kind.__name__: kind for kind in (Transient, Unavailable, Permanent, Fatal, EnvironmentFault)
+}
+
+
+class WireError(msgspec.Struct, array_like=True):
+    """A component's error."""
+
+    kind: str
+    code: str
+    message: str
+    where: str | None
+    why: str | None
+    help: str | None
+    violations: list[Violation]
+
+    @classmethod
+    def of(cls, error: ComponentError) -> WireError:
+        kind = next((k.__name__ for k in type(error).__mro__ if k.__name__ in _KINDS), "Fatal")
+        where = None if error.where is None else str(error.where)
+        violations = error.violations if isinstance(error, Permanent) and not isinstance(error, Oversized) else []
+        return cls(kind, error.code, error.message, where, error.why, error.help, violations)
+
+    def error(self) -> ComponentError:
+        kind = _KINDS[self.kind]
+        if kind is Permanent:
+            return Permanent(self.code, self.message, where=self.where, why=self.why, help=self.help, violations=self.violations)
+        return kind(self.code, self.message, where=self.where, why=self.why, help=self.help)
+
+
+class WireFailure(msgspec.Struct, array_like=True):
+    """A `Failure`."""
+
+    origin: int
+    step: str
+    error: WireError
+    event: Event
+    attempts: int
+
+
+class Request(msgspec.Struct, array_like=True):
+    """A block of events for a worker; `prepare` says that decoding and `event:` are its task too."""
+
+    prepare: bool
+    events: list[Event]
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """What a worker made of a block; `fatal` is why the run must stop."""
+
+    outputs: list[Event]
+    routes: list[int] | None
+    failures: list[WireFailure]
+    steps: list[tuple[str, str, int]]
+    derived: int
+    fatal: WireError | None = None
+
+    @classmethod
+    def of(cls, outputs: Sequence[Event], routes: list[int] | None, tally: Tally) -> Reply:
+        return cls(
+            [packed(event) for event in outputs],
+            routes,
+            [WireFailure(f.origin, f.step, WireError.of(f.error), packed(f.event), f.attempts) for f in tally.failures.values()],
+            [(step, outcome, count) for (step, outcome), count in tally.steps.items()],
+            derived=tally.derived,
+        )
+
+    def into(self, tally: Tally) -> tuple[list[Event], list[int] | None]:
+        """Outputs and routes; failures and counts go to the tally."""
+        for failure in self.failures:
+            tally.failures.setdefault(
+                failure.origin,
+                Failure(failure.origin, failure.step, failure.error.error(), failure.event, failure.attempts),
+            )
+        tally.steps.update(Counter({(step, outcome): count for step, outcome, count in self.steps}))
+        tally.derived += self.derived
+        return self.outputs, self.routes
+
+
+def packed(event: Event) -> Event:
+    """The event with its data as text alone, which is what travels."""
+    if event.decoded is not UNSET and not isinstance(event.decoded, bytes):
+        event.json()
+        event.decoded = UNSET
+    event.steps = None
+    return event
+
+
+encode_request = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+encode_reply = msgspec.msgpack.Encoder().encode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode

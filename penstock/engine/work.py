@@ -1,0 +1,67 @@
+"""One batch on its way through the run, from reading to commit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from penstock.engine.dedup import Verdicts
+from penstock.engine.stages import Failure, Tally
+from penstock.event import Event
+from penstock.spi import Batch, Key
+
+
+@dataclass(slots=True)
+class Work:
+    """A batch and what became of it.
+
+    :ivar batch: as the source read it; `batch.events` are the received events, indexed by `origin` everywhere below.
+    :ivar events: the received events with their envelope filled in, but for those that could not be made.
+    :ivar keys: dedup key of each received event, by origin; empty without dedup.
+    :ivar outputs: what the steps made, in order; `routes` has for each the bit mask of sinks that take it, None for all.
+    :ivar failures: the received events that failed in a step or before, by origin.
+    :ivar letters: for a replay, the dead letter that each received event comes from, by origin.
+    :ivar sink_ledgers: for each sink, in order, the name of its ledger.
+    :ivar whole: 0 for the first part of a divided batch, so that batches are counted once.
+    :ivar processing: under way in a worker; None where it was processed here.
+    :ivar started: monotonic time at which the batch was read.
+    """
+
+    batch: Batch
+    started: float
+    events: list[Event] = field(default_factory=list)
+    keys: dict[int, Key] = field(default_factory=dict)
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    outputs: list[Event] = field(default_factory=list)
+    routes: list[int] | None = None
+    failures: dict[int, Failure] = field(default_factory=dict)
+    steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+    derived: int = 0
+    letters: Mapping[int, str] = field(default_factory=dict)
+    sink_ledgers: Sequence[str] = ()
+    whole: int = 1
+    processing: Awaitable[None] | None = None
+
+    def take(self, outputs: list[Event], routes: list[int] | None, tally: Tally) -> None:
+        """What the steps made of it."""
+        for origin in self.verdicts.reread:  # held everywhere: it has its outcome already
+            tally.failures.pop(origin, None)
+        self.outputs, self.routes = outputs, routes
+        self.failures, self.steps, self.derived = tally.failures, tally.steps, tally.derived
+
+    async def settled(self) -> None:
+        """Wait until it has been processed; raises what stopped its processing."""
+        if self.processing is not None:
+            await self.processing
+
+    def for_sink(self, bit: int, ledger: str) -> Sequence[Event]:
+        """The outputs that go to one sink now: routed there, and not yet held by its ledger."""
+        outputs: Sequence[Event] = self.outputs
+        if self.routes is not None:
+            mask = 1 << bit
+            outputs = [event for event, route in zip(outputs, self.routes, strict=True) if route & mask]
+        verdicts = self.verdicts
+        if ledger in verdicts.held or ledger in verdicts.repeated:
+            outputs = [event for event in outputs if not verdicts.skips(ledger, event.origin)]
+        return outputs

@@ -1,0 +1,101 @@
+"""A worker process: reads its task and then blocks of events from stdin, writes replies to stdout, and knows nothing else.
+
+It has an empty environment, no open files but its pipes, and a limit on its address space. It is ended by its parent, at any
+moment; it ends by itself when its parent does. Frames are a length of four bytes and that many bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import random
+import resource
+import signal
+import struct
+import sys
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from penstock.builtins import room
+from penstock.clock import SystemClock
+from penstock.config.model import Pipeline
+from penstock.engine.assemble import Surroundings, make_context
+from penstock.engine.prepare import Preparer
+from penstock.engine.stages import Chain, Tally, compile_chain
+from penstock.engine.wire import Reply, Request, WireError, decode_request, encode_reply
+from penstock.errors import ComponentError, Fatal
+from penstock.faults import Faults
+
+LENGTH = struct.Struct(">I")
+
+
+@dataclass(slots=True)
+class Task:
+    """What the parent sends first."""
+
+    pipeline: Pipeline
+    memory: int
+
+
+def main() -> None:
+    """Serve blocks until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to act on
+    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a step prints goes to stderr, never between the frames
+    first = read_frame(stdin)
+    if first is None:
+        return
+    task: Task = pickle.loads(first)  # noqa: S301  # from the parent alone: the pipe is its own
+    expressions = room("expressions")()
+    surroundings = Surroundings(SystemClock(), random.Random(), Faults())
+    chain = compile_chain(
+        task.pipeline.steps, task.pipeline, lambda name: make_context(task.pipeline, name, expressions, surroundings)
+    )
+    preparer = Preparer.compile(task.pipeline.event, expressions)
+    _limit_memory(task.memory)
+    _send(stdout, b"ready")
+    with asyncio.Runner() as runner:
+        while (frame := read_frame(stdin)) is not None:
+            _send(stdout, encode_reply(runner.run(_serve(decode_request(frame), chain, preparer))))
+
+
+async def _serve(request: Request, chain: Chain, preparer: Preparer) -> Reply:
+    tally = Tally()
+    try:
+        events = preparer.prepare(request.events, tally, {}) if request.prepare else request.events
+        outputs, routes = await chain.run(events, tally)
+        return Reply.of(outputs, routes, tally)
+    except ComponentError as error:
+        return Reply([], None, [], [], 0, WireError.of(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # supervision point: a bug in a step stops the run with a reason
+        return Reply([], None, [], [], 0, WireError.of(Fatal("internal.error", f"{type(error).__name__}: {error}")))
+
+
+def _limit_memory(limit: int) -> None:
+    """`worker_memory` is what the steps may take beyond what the interpreter and the compiled programs occupy already."""
+    with open("/proc/self/statm") as statm:  # noqa: PTH123  # a kernel file, read once
+        pages = int(statm.read().split()[0])
+    size = pages * resource.getpagesize() + limit
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next frame, or None where the parent has gone."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    return stream.read(length)
+
+
+def _send(stream: BinaryIO, body: bytes) -> None:
+    stream.write(LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()
