@@ -88,8 +88,13 @@ async def judge(
     ledgers: Sequence[LedgerState],
     store: StateStore,
     held: dict[str, set[int] | range],
+    *,
+    letters_too: bool = True,
 ) -> Verdicts:
-    """Look the keys up in every ledger and among the open dead letters, and decide. Without dedup, `keys` is empty."""
+    """Look the keys up in every ledger and among the open dead letters, and decide. Without dedup, `keys` is empty.
+
+    :param letters_too: False for a replay, whose events are these very dead letters.
+    """
     verdicts = Verdicts(held=held)
     if not keys:
         _conclude(batch, [ledger.name for ledger in ledgers], verdicts)
@@ -97,7 +102,9 @@ async def judge(
     fresh = _settle_twins(events, keys, verdicts)
     wanted = [key.key for _, key in fresh]
     known = {ledger.name: await ledger.seen(wanted) for ledger in ledgers}
-    letters = {letter.key: letter for letter in await store.open_letters(wanted)} if await store.has_open_letters() else {}
+    letters: dict[bytes, OpenLetter] = {}
+    if letters_too and await store.has_open_letters():
+        letters = {letter.key: letter for letter in await store.open_letters(wanted)}
     if any(known.values()) or letters:
         for event, key in fresh:
             _judge_one(event, key, known, letters.get(key.key), batch, verdicts)

@@ -67,9 +67,13 @@ class Committer:
     running: Callable[[], float]
     job: str = ""
 
-    async def commit(self, works: list[Work], *, drained: bool = False) -> None:
-        """Deliver the works and make their outcomes durable. Raises `Fatal` where the run must stop; nothing of the group counts
-        then but what its ledgers committed, and a claim sorts that out."""
+    async def commit(self, works: list[Work], *, drained: bool = False) -> list[set[int]]:
+        """Deliver the works and make their outcomes durable.
+
+        :returns: for each work, the origins that a sink refused for good.
+        :raises Fatal: the run must stop; nothing of the group counts then but what its ledgers committed, and a claim sorts that
+            out.
+        """
         group = Group(works)
         for work in works:
             if work.batch.end is not None:
@@ -79,14 +83,14 @@ class Committer:
         try:
             await self._write_plain_sinks(group)
         except FlushNeeded:
-            await self._commit_halves(works, drained)
-            return
+            return await self._commit_halves(works, drained)
         self.faults.hit("after_sink_write")
         started = self.clock.monotonic()
         await self._commit_ledgers(group, drained)
         self.status.commit_seconds.observe(self.clock.monotonic() - started)
+        return [{origin for place, origin in group.failed if place == w} for w in range(len(works))]
 
-    async def _commit_halves(self, works: list[Work], drained: bool) -> None:
+    async def _commit_halves(self, works: list[Work], drained: bool) -> list[set[int]]:
         """A sink cannot take the group before a commit: two smaller ones."""
         for sink in self.sinks:
             if sink.ledger == STATE:
@@ -99,8 +103,7 @@ class Committer:
                 help="lower batching.count or batching.bytes",
             )
         half = len(works) // 2
-        await self.commit(works[:half])
-        await self.commit(works[half:], drained=drained)
+        return [*await self.commit(works[:half]), *await self.commit(works[half:], drained=drained)]
 
     def _stop_on_failures(self, group: Group) -> None:
         """`lane: stop`: the run ends before an event that failed, with nothing of its group committed."""

@@ -75,11 +75,11 @@ class Run:
         self._flow = Flow(pipeline.limits, self.status)
         self._read: asyncio.Queue[Work | End] = asyncio.Queue()
         self._ready: asyncio.Queue[Work | End] = asyncio.Queue()
-        self._stopping = asyncio.Event()
+        self.stopping = asyncio.Event()
 
     def stop(self) -> None:
         """Drain: read nothing more, deliver and commit what was read, then end. `shutdown_timeout` bounds it."""
-        self._stopping.set()
+        self.stopping.set()
 
     async def execute(self) -> RunSummary:
         """:raises PenstockError: what stopped the run; everything committed before stands."""
@@ -131,7 +131,7 @@ class Run:
         try:
             await deliver
         except asyncio.CancelledError:
-            if not self._stopping.is_set() or asyncio.current_task().cancelling():  # type: ignore[union-attr]  # inside a task
+            if not self.stopping.is_set() or asyncio.current_task().cancelling():  # type: ignore[union-attr]  # inside a task
                 raise
             self.options.log(
                 Incident("warning", "shutdown.timeout", f"{self.pipeline.name}: what was in flight is read again by the next run")
@@ -142,7 +142,7 @@ class Run:
             await asyncio.gather(*tasks, deliver, deadline, return_exceptions=True)
 
     async def _deadline(self, deliver: asyncio.Task[None]) -> None:
-        await self._stopping.wait()
+        await self.stopping.wait()
         self.status.phase = "draining"
         await self.options.clock.sleep(self.pipeline.shutdown_timeout)
         deliver.cancel()
@@ -150,7 +150,7 @@ class Run:
     async def _reading(self, reader: Reader) -> None:
         end = End()
         try:
-            async for batch in reader.batches(self._stopping):
+            async for batch in reader.batches(self.stopping):
                 self.options.faults.hit("after_read")
                 self._read.put_nowait(Work(batch, self.options.clock.monotonic()))
             end = End(drained=reader.drained)
@@ -217,7 +217,7 @@ class Run:
         if not self._ready.empty():
             return self._ready.get_nowait()
         left = self.pipeline.batching.period - waited
-        if left <= 0 or self._stopping.is_set():
+        if left <= 0 or self.stopping.is_set():
             return None
         try:
             return await asyncio.wait_for(self._ready.get(), left)

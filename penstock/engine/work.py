@@ -22,6 +22,7 @@ class Work:
     :ivar outputs: what the steps made, in order; `routes` has for each the bit mask of sinks that take it, None for all.
     :ivar failures: the received events that failed in a step or before, by origin.
     :ivar letters: for a replay, the dead letter that each received event comes from, by origin.
+    :ivar taken: for a replay, the outputs that a sink took before, as (sink, origin, index among that event's): skipped (rule 9).
     :ivar sink_ledgers: for each sink, in order, the name of its ledger.
     :ivar whole: 0 for the first part of a divided batch, so that batches are counted once.
     :ivar processing: under way in a worker; None where it was processed here.
@@ -39,6 +40,7 @@ class Work:
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)
     derived: int = 0
     letters: Mapping[int, str] = field(default_factory=dict)
+    taken: frozenset[tuple[int, int, int]] = frozenset()
     sink_ledgers: Sequence[str] = ()
     whole: int = 1
     processing: Awaitable[None] | None = None
@@ -61,7 +63,18 @@ class Work:
         if self.routes is not None:
             mask = 1 << bit
             outputs = [event for event, route in zip(outputs, self.routes, strict=True) if route & mask]
+        if self.taken:
+            outputs = self._without_taken(bit, outputs)
         verdicts = self.verdicts
         if ledger in verdicts.held or ledger in verdicts.repeated:
             outputs = [event for event in outputs if not verdicts.skips(ledger, event.origin)]
         return outputs
+
+    def _without_taken(self, bit: int, outputs: Sequence[Event]) -> list[Event]:
+        seen: Counter[int] = Counter()
+        left = []
+        for event in outputs:
+            if (bit, event.origin, seen[event.origin]) not in self.taken:
+                left.append(event)
+            seen[event.origin] += 1
+        return left

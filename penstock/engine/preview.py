@@ -1,0 +1,207 @@
+"""Looking without touching: dry runs, one event step by step, and a pipeline's own tests. No state, no sink, no checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from difflib import unified_diff
+from typing import Any
+
+import msgspec
+
+from penstock.cloudevents import from_structured, to_structured
+from penstock.config.model import Pipeline, TestCase
+from penstock.engine.assemble import Assembly, Surroundings, assemble
+from penstock.engine.flow import Flow
+from penstock.engine.outcomes import count_outcomes
+from penstock.engine.reading import Reader
+from penstock.engine.run import Run, RunOptions
+from penstock.engine.stages import Failure, Tally
+from penstock.engine.work import Work
+from penstock.errors import ComponentError, Permanent
+from penstock.event import Event, decode, encode
+from penstock.observe.status import RunSummary
+from penstock.spi import Resume
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewRecord:
+    """What would become of one received event: outputs by sink, or why it would be dead-lettered; neither means filtered."""
+
+    event: Event
+    outputs: Mapping[str, Sequence[Event]]
+    failure: Failure | None
+
+
+async def dry_run(pipeline: Pipeline, options: RunOptions, show: Callable[[PreviewRecord], None]) -> RunSummary:
+    """The real source, read from its beginning and acknowledged never; the real steps; instead of sinks, `show`.
+
+    Repetitions are not recognised, for that is the ledgers' knowledge."""
+    run = Run(pipeline, options)
+    assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
+    flow = Flow(pipeline.limits, run.status)
+    run.status.started = options.clock.monotonic()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(assembly.source.close)
+        await assembly.source.open(Resume(0, {}, options.once))
+        run.status.phase = "running"
+        async for batch in Reader(assembly, flow, options).batches(run.stopping):
+            work = await _through(assembly, Work(batch, 0.0))
+            run.status.counts = run.status.counts.plus(count_outcomes(work, set()))
+            for record in _records(assembly, work):
+                show(record)
+            await flow.release(len(batch.events), batch.size, 1)
+    run.status.phase = "stopped"
+    return run.summary()
+
+
+async def _through(assembly: Assembly, work: Work) -> Work:
+    tally = Tally()
+    for origin, event in enumerate(work.batch.events):
+        event.origin = origin
+    events = assembly.preparer.prepare(work.batch.events, tally, work.batch.rejects)
+    outputs, routes = await assembly.chain.run(events, tally)
+    work.take(outputs, routes, tally)
+    return work
+
+
+def _records(assembly: Assembly, work: Work) -> list[PreviewRecord]:
+    taken: dict[int, dict[str, list[Event]]] = {}
+    for bit, sink in enumerate(assembly.chain.sinks):
+        for output in work.for_sink(bit, sink):
+            taken.setdefault(output.origin, {}).setdefault(sink, []).append(output)
+    return [
+        PreviewRecord(event, taken.get(origin, {}), work.failures.get(origin)) for origin, event in enumerate(work.batch.events)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """One step's outputs for one event, as CloudEvents; or its error; `note` says what else there is to say."""
+
+    name: str
+    outputs: Sequence[dict[str, Any]]
+    error: ComponentError | None = None
+    note: str | None = None
+
+
+async def try_event(pipeline: Pipeline, record: Any) -> list[StepTrace]:
+    """Each step's outputs for one record, in order; ends at the step that fails or filters it.
+
+    :param record: a CloudEvent in structured form (an object with `specversion`), or a record as the source would read it.
+    """
+    options = RunOptions()
+    assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
+    return (await _trace(assembly, record_event(pipeline, record)))[0]
+
+
+def record_event(pipeline: Pipeline, record: Any) -> Event:
+    """What the source would make of the record, with stand-ins for what only a source can know."""
+    if isinstance(record, dict) and "specversion" in record:
+        return from_structured(encode(record))
+    return Event("0", f"{pipeline.source.kind}:try", f"{pipeline.source.kind}.record", raw=encode(record), decoded=record)
+
+
+async def _trace(assembly: Assembly, event: Event) -> tuple[list[StepTrace], list[Event], Failure | None]:
+    tally = Tally()
+    event.origin = 0
+    events = assembly.preparer.prepare([event], tally, {})
+    traces = [_step("event", events, tally)]
+    for stage in assembly.chain.stages:
+        if not events or tally.failures:
+            break
+        events = await stage.run(events, tally)
+        traces.append(_step(stage.name, events, tally))
+    return traces, [] if tally.failures else events, tally.failures.get(0)
+
+
+def _step(name: str, events: Sequence[Event], tally: Tally) -> StepTrace:
+    failure = tally.failures.get(0)
+    if failure is not None:
+        return StepTrace(name, [], failure.error)
+    outputs = [decode(to_structured(event)) for event in events]
+    return StepTrace(name, outputs, None, None if outputs else "filtered")
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """One case of `tests:`. `diff` shows expected (-) against actual (+); empty where it passed."""
+
+    case: TestCase
+    passed: bool
+    expected: Any
+    actual: Any
+    diff: str = ""
+    traces: Sequence[StepTrace] = field(default_factory=list)
+
+
+async def run_test(pipeline: Pipeline, case: TestCase) -> TestResult:
+    """Send the case's input through the steps (and through `event:`, unless the input names the attribute itself), and compare.
+
+    Expected outputs are compared by what they mention: attributes and data that are given must be equal, in order.
+    """
+    options = RunOptions()
+    assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
+    _mock(assembly, case)
+    traces, outputs, failure = await _trace(assembly, _input_event(pipeline, case))
+    if case.dead_letter is not None or (failure is not None and case.output is None):
+        expected: Any = {"dead_letter": dict(case.dead_letter or {})}
+        actual: Any = {"dead_letter": _failure_json(failure, case.dead_letter or {})}
+    else:
+        expected = [dict(output) for output in case.output or ()]
+        actual = _failure_json(failure, {}) if failure else _mentioned(expected, outputs)
+    passed = encode_sorted(expected) == encode_sorted(actual)
+    return TestResult(case, passed, expected, actual, "" if passed else _diff(expected, actual), traces)
+
+
+def _input_event(pipeline: Pipeline, case: TestCase) -> Event:
+    given = dict(case.input)
+    event = record_event(pipeline, given.pop("data", None))
+    attributes = {name: value for name, value in given.items() if name in event.__struct_fields__}
+    return event.replace(**attributes)
+
+
+def _mock(assembly: Assembly, case: TestCase) -> None:
+    for stage in assembly.chain.stages:
+        if stage.name in case.mocks:
+            stage.apply = _Mock(case.mocks[stage.name])
+
+
+class _Mock:
+    """Stands for a step: answers with the declared output or error."""
+
+    def __init__(self, declared: Mapping[str, Any]) -> None:
+        self._declared = declared
+
+    def __call__(self, events: Sequence[Event]) -> list[Any]:
+        error = self._declared.get("error")
+        if error is not None:
+            return [Permanent("mock.error", f"the mock of this step fails: {error}")] * len(events)
+        return [event.replace(decoded=self._declared.get("output")) for event in events]
+
+
+def _mentioned(expected: Sequence[Mapping[str, Any]], outputs: Sequence[Event]) -> list[dict[str, Any]]:
+    """The actual outputs, reduced to the attributes that the expected ones mention; whole where there are more than expected."""
+    actual = []
+    for index, event in enumerate(outputs):
+        whole = decode(to_structured(event))
+        asked = expected[index].keys() if index < len(expected) else whole.keys()
+        actual.append({name: whole.get(name) for name in asked})
+    return actual
+
+
+def _failure_json(failure: Failure | None, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    if failure is None:
+        return None
+    whole = {"step": failure.step, "code": failure.error.code, "message": failure.error.message}
+    return {name: whole.get(name) for name in asked} if asked else whole
+
+
+def _diff(expected: Any, actual: Any) -> str:
+    before, after = (json.dumps(decode(encode(x)), indent=2, sort_keys=True, ensure_ascii=False) for x in (expected, actual))
+    return "\n".join(unified_diff(before.splitlines(), after.splitlines(), "expected", "actual", lineterm=""))
+
+
+encode_sorted = msgspec.json.Encoder(order="sorted").encode
