@@ -30,13 +30,14 @@ _LOOKUP = "SELECT k.key, k.brought_by FROM n CROSS JOIN {table} AS k ON k.key = 
 class Generation:
     """One table of keys.
 
-    :ivar began: the pipeline's running time, in seconds, when it was made.
+    :ivar began: the pipeline's running time, in seconds, when it was made; `latest` when its youngest key came.
     :ivar high: its greatest key; empty while it has none.
     """
 
     ledger: int
     number: int
     began: float
+    latest: float
     high: bytes
 
     @property
@@ -48,7 +49,7 @@ class Generation:
 def generations(connection: sqlite3.Connection, ledger: int) -> list[Generation]:
     """The live ones, oldest first."""
     rows = connection.execute(
-        "SELECT ledger, number, began, high FROM penstock_key_generations WHERE ledger = ? ORDER BY number", (ledger,)
+        "SELECT ledger, number, began, latest, high FROM penstock_key_generations WHERE ledger = ? ORDER BY number", (ledger,)
     )
     return [Generation(*row) for row in rows.fetchall()]
 
@@ -71,23 +72,26 @@ def _lookup(connection: sqlite3.Connection, among: Sequence[Generation], blob: b
     return dict(connection.execute(f"{_OFFSETS} {lookups}", (blob,)).fetchall())
 
 
-def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], running: float, last: float, window: float) -> None:
+def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], running: float, window: float) -> None:
     """Record the keys of a commit, inside its transaction. Generations that are due are started and dropped on the way.
 
-    :param running: the pipeline's clock at this commit; `last` at the one before.
+    :param running: the pipeline's clock at this commit.
     :raises Fatal: `ledger.conflict`, where a key is already held.
     """
     blob = b"".join([part for key in keys for part in key])
     if len(blob) != ENTRY * len(keys):
         raise Fatal("ledger.key_size", f"a dedup key is {KEY} bytes and {ENTRY - KEY} bytes for the event that brought it")
-    *sealed, current = _rotate(connection, ledger, running, last, window)
+    *sealed, current = _rotate(connection, ledger, running, window)
     smallest, greatest = min(keys).key, max(keys).key
     older = [generation for generation in sealed if generation.high >= smallest]
     held = _lookup(connection, older, b"".join([key.key for key in keys])) if older else {}
     if not held:
         inserted = connection.execute(_INSERT.format(table=current.table), (blob,)).rowcount
         if inserted == len(keys):
-            _raise_high(connection, current, greatest)
+            connection.execute(
+                "UPDATE penstock_key_generations SET latest = ?, high = max(high, ?) WHERE ledger = ? AND number = ?",
+                (running, greatest, ledger, current.number),
+            )
             return
     raise Fatal(
         "ledger.conflict",
@@ -97,28 +101,19 @@ def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], runnin
     )
 
 
-def _raise_high(connection: sqlite3.Connection, generation: Generation, key: bytes) -> None:
-    if key > generation.high:
-        connection.execute(
-            "UPDATE penstock_key_generations SET high = ? WHERE ledger = ? AND number = ?",
-            (key, generation.ledger, generation.number),
-        )
-
-
-def _rotate(connection: sqlite3.Connection, ledger: int, running: float, last: float, window: float) -> list[Generation]:
+def _rotate(connection: sqlite3.Connection, ledger: int, running: float, window: float) -> list[Generation]:
     """The live generations, oldest first, after those due were dropped; the last one takes this commit's keys."""
     live = generations(connection, ledger)
     if live and running - live[-1].began < window / 2:
         return live
-    ends = [later.began for later in live[1:]] + [last for _ in live[-1:]]  # the newest key of all came with the last commit
-    kept = [generation for generation, end in zip(live, ends, strict=True) if end > running - window]
+    kept = [generation for generation in live if generation.latest > running - window]
     for generation in live:
         if generation not in kept:
             _drop(connection, generation)
     number = live[-1].number + 1 if live else 1
-    fresh = Generation(ledger, number, running, b"")
+    fresh = Generation(ledger, number, running, running, b"")
     connection.execute(f"CREATE TABLE {fresh.table} (key BLOB PRIMARY KEY, brought_by BLOB NOT NULL) WITHOUT ROWID")
-    connection.execute("INSERT INTO penstock_key_generations VALUES (?, ?, ?, ?)", (ledger, number, running, b""))
+    connection.execute("INSERT INTO penstock_key_generations VALUES (?, ?, ?, ?, ?)", (ledger, number, running, running, b""))
     return [*kept, fresh]
 
 

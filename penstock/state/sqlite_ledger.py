@@ -45,7 +45,7 @@ LEDGER_SCHEMA = Schema(
                 ledger INTEGER NOT NULL, job TEXT NOT NULL, event TEXT NOT NULL,
                 PRIMARY KEY (ledger, job, event)) WITHOUT ROWID""",
             """CREATE TABLE penstock_key_generations (
-                ledger INTEGER NOT NULL, number INTEGER NOT NULL, began REAL NOT NULL, high BLOB NOT NULL,
+                ledger INTEGER NOT NULL, number INTEGER NOT NULL, began REAL NOT NULL, latest REAL NOT NULL, high BLOB NOT NULL,
                 PRIMARY KEY (ledger, number)) WITHOUT ROWID""",
         ]
     ],
@@ -100,7 +100,7 @@ class LedgerTables:
             found = "nothing stands there" if row is None else f"epoch {row.epoch}, group {row.group} stand there"
             raise _fenced(self.scope, f"{found}; epoch {commit.epoch}, group {commit.previous} were expected")
         if commit.keys:  # Invariant 4: in the transaction of the delivery
-            sqlite_keys.add(connection, row.number, commit.keys, commit.running, row.running, row.window)
+            sqlite_keys.add(connection, row.number, commit.keys, commit.running, row.window)
         connection.execute(
             'UPDATE penstock_ledgers SET "group" = ?, counts = ?, running = ? WHERE number = ?',
             (commit.group, encode_counts(commit.counts), commit.running, row.number),

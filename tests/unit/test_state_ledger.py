@@ -1,0 +1,157 @@
+"""The ledger's rules 1 to 3, 6 and 8, on real files."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from state_builders import at, claimant, commit, key, make_store
+
+from penstock.errors import EnvironmentFault, Fatal, Fenced
+from penstock.spi import Counts, JobRecord, Position
+from penstock.state.sqlite_store import SqliteStateStore
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStateStore]:
+    store = make_store(tmp_path)
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_a_new_ledger_is_empty_and_a_claim_reads_back_all_that_was_committed(store: SqliteStateStore) -> None:
+    first = await store.claim(claimant(1))
+    assert (first.epoch, first.group, first.positions, first.counts, first.sink_states, first.jobs, first.keys_high) == (
+        0, 0, {}, Counts(), {}, [], b"",
+    )  # fmt: skip
+    counts = Counts(5, 1, 1, 1, 2, 7)
+    await store.commit(commit(1, 3, 9, counts=counts, sink_states={"s": b"state"}, jobs=[JobRecord("j", "e")]))
+
+    second = await store.claim(claimant(2, instance=first.instance))
+
+    assert (second.instance, second.epoch, second.group) == (first.instance, 1, 1)
+    assert (second.positions, second.counts, second.sink_states) == ({"p": at(9)}, counts, {"s": b"state"})
+    assert (second.jobs, second.keys_high) == ([JobRecord("j", "e")], key(9).key)
+    assert await store.seen([key(n).key for n in (3, 4, 9)]) == dict([key(3), key(9)])
+
+
+async def test_an_older_or_equal_epoch_cannot_claim(store: SqliteStateStore) -> None:
+    await store.claim(claimant(5))
+    for epoch in (5, 4):
+        with pytest.raises(Fenced):
+            await store.claim(claimant(epoch, adopt=True))
+    assert await store.committed() == (5, 0)
+
+
+async def test_a_fenced_run_writes_nothing(store: SqliteStateStore) -> None:
+    await store.claim(claimant(1))
+    await store.commit(commit(1, 1))
+    await store.claim(claimant(2))
+    with pytest.raises(Fenced):
+        await store.commit(commit(2, 2))
+    assert await store.committed() == (2, 1)
+    assert await store.seen([key(2).key]) == {}
+
+
+async def test_a_commit_on_another_group_than_expected_is_fenced(store: SqliteStateStore) -> None:
+    await store.claim(claimant(1))
+    await store.commit(commit(1, 1))
+    for previous in (0, 2):
+        with pytest.raises(Fenced):
+            await store.commit(commit(7, 5, previous=previous))
+    await store.commit(commit(7, 5, previous=1))  # group numbers of a pipeline skip ledgers that had nothing to do
+    assert await store.committed() == (1, 7)
+
+
+async def test_a_commit_without_a_claim_is_fenced(store: SqliteStateStore) -> None:
+    with pytest.raises(Fenced):
+        await store.commit(commit(1, 1))
+
+
+@pytest.mark.parametrize("difference", [{"source": "file:other"}, {"instance": "another"}])
+async def test_another_source_or_instance_stops_and_names_adopt(store: SqliteStateStore, difference: dict[str, str]) -> None:
+    await store.claim(claimant(1))
+    with pytest.raises(EnvironmentFault) as caught:
+        await store.claim(claimant(2, **difference))
+    assert caught.value.code == "ledger.mismatch"
+    assert "pipe checkpoint adopt orders" in str(caught.value.help)
+    assert await store.committed() == (1, 0)
+
+    adopted = await store.claim(claimant(2, adopt=True, **difference))
+    assert (adopted.epoch, await store.committed()) == (1, (2, 0))
+
+
+async def test_a_ledger_that_vanished_is_a_mismatch(store: SqliteStateStore) -> None:
+    with pytest.raises(EnvironmentFault, match="does not belong") as caught:
+        await store.claim(claimant(1, instance="noted"))
+    assert "removed or replaced" in str(caught.value.why)
+
+
+async def test_another_key_space_forgets_the_keys_and_keeps_the_checkpoint(store: SqliteStateStore) -> None:
+    await store.claim(claimant(1))
+    await store.commit(commit(1, 1))
+    claim = await store.claim(claimant(2, key_space="k2"))
+    assert (claim.keys_high, claim.positions) == (b"", {"p": at(1)})
+    await store.commit(commit(2, 1, epoch=2))  # the same key is new in this space
+    assert await store.seen([key(1).key]) == dict([key(1)])
+
+
+@pytest.mark.parametrize("generations_between", [0, 1])
+async def test_a_key_that_is_held_is_a_conflict_and_nothing_is_written(store: SqliteStateStore, generations_between: int) -> None:
+    await store.claim(claimant(1, window=10.0))
+    await store.commit(commit(1, 1, 2, running=0.0))
+    with pytest.raises(Fatal) as caught:
+        await store.commit(commit(2, 2, 3, running=generations_between * 6.0))
+    assert caught.value.code == "ledger.conflict"
+    assert await store.committed() == (1, 1)
+    assert await store.seen([key(3).key]) == {}
+
+
+async def test_keys_expire_by_running_time_in_whole_generations(store: SqliteStateStore, tmp_path: Path) -> None:
+    await store.claim(claimant(1, window=10.0))
+    for group, running in enumerate((0.0, 4.0, 6.0, 11.0), start=1):
+        await store.commit(commit(group, group, running=running))
+    everything = [key(n).key for n in range(1, 8)]
+    assert set(await store.seen(everything)) == {key(n).key for n in (1, 2, 3, 4)}  # three generations live
+    await store.commit(commit(5, 5, running=16.0))
+    assert set(await store.seen(everything)) == {key(n).key for n in (4, 5)}
+    await store.commit(commit(6, 6, running=1000.0))  # nothing came for long: all of them are over
+    assert set(await store.seen(everything)) == {key(6).key}
+    with sqlite3.connect(tmp_path / "orders.db") as db:
+        assert db.execute("SELECT count(*) FROM sqlite_master WHERE name GLOB 'penstock_keys_*'").fetchone() == (1,)
+    db.close()
+
+
+async def test_a_key_is_held_for_the_whole_window(store: SqliteStateStore) -> None:
+    await store.claim(claimant(1, window=10.0))
+    await store.commit(commit(1, 1, running=0.0))
+    await store.commit(commit(2, 2, running=4.9))  # the youngest key of the first generation
+    await store.commit(commit(3, 3, running=14.8))
+    assert set(await store.seen([key(1).key, key(2).key])) == {key(1).key, key(2).key}
+    await store.commit(commit(4, 4, running=20.0))
+    assert await store.seen([key(1).key, key(2).key]) == {}
+
+
+async def test_keys_of_a_wrong_size_are_refused_whole(store: SqliteStateStore) -> None:
+    await store.claim(claimant(1))
+    with pytest.raises(Fatal) as caught:
+        await store.commit(commit(1, keys=[key(1)._replace(brought_by=b"short")]))
+    assert caught.value.code == "ledger.key_size"
+    assert await store.committed() == (1, 0)
+
+
+async def test_job_records_stay_until_they_are_forgotten(store: SqliteStateStore) -> None:
+    await store.claim(claimant(1))
+    await store.commit(commit(1, jobs=[JobRecord("j1", "a"), JobRecord("j2", "a")]))
+    await store.forget_jobs("j1")
+    assert (await store.claim(claimant(2))).jobs == [JobRecord("j2", "a")]
+
+
+async def test_a_position_with_an_empty_order_is_the_beginning(store: SqliteStateStore) -> None:
+    await store.claim(claimant(1))
+    await store.commit(commit(1, positions={"p": at(1), "q": at(2)}))
+    await store.commit(commit(2, positions={"p": Position(b"")}))
+    assert (await store.claim(claimant(2))).positions == {"q": at(2)}
