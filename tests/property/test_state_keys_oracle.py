@@ -1,0 +1,52 @@
+"""Dedup keys against a plain dictionary: whatever the keys, their order, and the pace of the clock."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.spi import Claimant, Commit, Counts, Key
+from penstock.state import sqlite_keys
+from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
+
+WINDOW = 10.0
+groups = st.lists(
+    st.tuples(st.floats(0, 25, allow_nan=False), st.sets(st.integers(0, 2**128 - 1) | st.integers(0, 40), max_size=12)),
+    max_size=12,
+)
+
+
+def fresh() -> tuple[sqlite3.Connection, LedgerTables]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in LEDGER_SCHEMA.steps[0]:
+        db.execute(statement)
+    ledger = LedgerTables("p/l")
+    ledger.claim(db, Claimant(1, "p/l", "s", "k", WINDOW))
+    return db, ledger
+
+
+@settings(deadline=None, max_examples=60)
+@given(groups)
+def test_a_key_is_held_for_its_window_and_for_at_most_half_a_window_more(steps: list[tuple[float, set[int]]]) -> None:
+    db, ledger = fresh()
+    now, since = 0.0, {}
+    for group, (pause, numbers) in enumerate(steps, start=1):
+        now += pause
+        held = ledger.seen(db, [n.to_bytes(16, "big") for n in sorted(since)])
+        keys = [
+            Key(n.to_bytes(16, "big"), group.to_bytes(8, "big")) for n in sorted(numbers) if n.to_bytes(16, "big") not in held
+        ]
+        ledger.commit(db, Commit(1, group - 1, group, {}, Counts(), keys, now))
+        since |= {int.from_bytes(one.key, "big"): (now, one.brought_by) for one in keys}
+        found = ledger.seen(db, [n.to_bytes(16, "big") for n in since])
+        must = {n.to_bytes(16, "big"): by for n, (at, by) in since.items() if now - at < WINDOW}
+        assert must.items() <= found.items()
+        assert all(found[n.to_bytes(16, "big")] == by for n, (_, by) in since.items() if n.to_bytes(16, "big") in found)
+        if keys:  # expiry is looked at when keys come in
+            assert all(now - since[int.from_bytes(one, "big")][0] < 1.5 * WINDOW for one in found)
+        live = sqlite_keys.generations(db, 1)
+        assert len(live) <= 3
+        assert sqlite_keys.high_water(live) == max(found, default=b"")
+    db.close()
