@@ -1,0 +1,193 @@
+"""Reads one generation of one file: blocks in, batches with their checkpoints out.
+
+Blocking: everything but `batches` and `finish` belongs in the source's thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from connectors.sources._csv_records import CsvFormat
+from connectors.sources._json_records import JsonFormat
+from connectors.sources._marks import HEAD, Finished, Known, Mark, digest, head_digests, to_position
+from connectors.sources._records import BOM, Cut, Format, Limits, LineFormat, Naming, TextFormat
+from connectors.sources._streams import TAIL, Stream, open_stream
+from penstock.errors import Fatal
+from penstock.spi import Batch
+
+BLOCK = 512 << 10
+"""Bytes read at once: about 2,700 lines of 190 bytes."""
+
+
+def suffix_of(name: str) -> str:
+    """Of the name under which the file was first seen, because a rotated one may be called anything."""
+    return next((suffix for suffix in (".gz", ".zst") if name.endswith(suffix)), "")
+
+
+def rewritten(name: str, generation: int, offset: int, why: str) -> Fatal:
+    return Fatal(
+        "source.rewritten",
+        f"{name} is no longer the file that was read: it was truncated or rewritten",
+        where=f"partition {name}, position {generation}-{offset}",
+        why=why,
+        help="put the file back as it was, or give the new content a new name; "
+        "`pipe checkpoint reset` forgets the checkpoint and reads everything again",
+    )
+
+
+def make_format(kind: str, naming: Naming, limits: Limits) -> Format:
+    """The format, at the beginning of its input."""
+    if kind == "csv":
+        return CsvFormat(naming, limits)
+    if kind == "json":
+        return JsonFormat(naming, limits)
+    return TextFormat(naming, limits) if kind == "text" else LineFormat(naming, limits)
+
+
+def _csv_header(path: Path, suffix: str, naming: Naming, limits: Limits) -> list[str] | None:
+    rows = CsvFormat(naming, limits)
+    stream = open_stream(path, suffix)
+    try:
+        while rows.header is None and (block := stream.read(limits.max_record)):
+            next(rows.feed(block), None)
+    finally:
+        stream.close()
+    return rows.header
+
+
+def resume_format(kind: str, naming: Naming, limits: Limits, path: Path, offset: int, head: bytes, before: bytes) -> Format:
+    """The format, at `offset`; `head` are the file's first bytes, `before` those before `offset`.
+
+    :raises OSError: where the header of a CSV file cannot be read.
+    """
+    if offset == 0:
+        return make_format(kind, naming, limits)
+    if kind == "json":
+        return JsonFormat(naming, limits, offset, array=head.removeprefix(BOM).lstrip().startswith(b"["))
+    continued = bool(before) and not before.endswith(b"\n")
+    if kind == "csv":
+        header = _csv_header(path, suffix_of(naming.source), naming, limits)
+        return CsvFormat(naming, limits, offset, header=header, continued=continued)
+    return (TextFormat if kind == "text" else LineFormat)(naming, limits, offset, continued=continued)
+
+
+class Reader:
+    """One open file of one partition.
+
+    :param home: the path that the partition is named after; the open file may have been renamed since.
+    :param stream: stands where `format` begins.
+    :param head: the file's first bytes, as far as they are known.
+    :param before: the bytes before `stream.offset`, up to 4 KiB.
+    """
+
+    def __init__(
+        self,
+        partition: str,
+        home: Path,
+        generation: int,
+        stream: Stream,
+        format: Format,
+        *,
+        head: bytes = b"",
+        before: bytes = b"",
+        finished: Sequence[Finished] = (),
+    ) -> None:
+        self.partition = partition
+        self.home = home
+        self.generation = generation
+        self.stream = stream
+        self.quiet_since: float | None = None
+        self.finished = list(finished)
+        self._format = format
+        self._head = head
+        self._heads = head_digests(head)
+        self._before = before
+        self._block = b""
+        self._block_start = stream.offset
+        self._identify()
+
+    def _identify(self) -> None:
+        status = os.fstat(self.stream.fileno())
+        self.inode = (status.st_dev, status.st_ino)
+        self.size = status.st_size
+
+    @property
+    def heads(self) -> list[tuple[int, bytes]]:
+        return self._heads
+
+    def read(self) -> bytes:
+        """The next block; empty where the file ends now.
+
+        :raises Fatal: `source.rewritten`, where what was read before is no longer there.
+        :raises Damaged: the compressed bytes cannot be read on.
+        """
+        self._before = (self._before + self._block)[-TAIL:]
+        self._block, self._block_start = b"", self.stream.offset
+        block = self.stream.read(BLOCK)
+        self._check_unchanged()
+        self._block = block
+        missing = len(self._head) - self._block_start
+        if len(self._head) < HEAD and missing >= 0 and block[missing:]:
+            self._head += block[missing : HEAD - self._block_start]
+            self._heads = head_digests(self._head)
+        return block
+
+    def _check_unchanged(self) -> None:
+        """Looks after reading, so that a block read from a file rewritten in between is not believed."""
+        file, at = self.stream.fileno(), self._block_start
+        self.size = os.fstat(file).st_size
+        if self.size < self.stream.consumed:
+            raise rewritten(self.partition, self.generation, at, f"it has {self.size} bytes, and more were read")
+        if suffix_of(self.partition):
+            return
+        before = os.pread(file, len(self._before), at - len(self._before))
+        if before != self._before or os.pread(file, min(at, len(self._head)), 0) != self._head[:at]:
+            raise rewritten(self.partition, self.generation, at, "bytes that were read have changed")
+
+    def batches(self, block: bytes) -> Iterator[Batch]:
+        """The batches that this block completes; to be used up before the next `read`."""
+        return map(self._batch, self._format.feed(block))
+
+    def finish(self) -> Iterator[Batch]:
+        """The record that the end of the file ends, where no line end does."""
+        return map(self._batch, self._format.finish())
+
+    def _batch(self, cut: Cut) -> Batch:
+        end = to_position(self.generation, cut.end, self.mark(cut.end))
+        return Batch(self.partition, cut.events, end, cut.end, cut.size, cut.rejects)
+
+    def mark(self, offset: int) -> Mark:
+        """How to recognise the file and the place, `offset` being in or behind the last block."""
+        at = offset - self._block_start
+        tail = self._block[max(0, at - TAIL) : at]
+        if len(tail) < TAIL:
+            tail = (self._before + tail)[-TAIL:]
+        start = self.stream.start_before(max(0, offset - TAIL))
+        return Mark(self._heads, len(tail), digest(tail), *self.inode, start, self.finished)
+
+    def known(self) -> Known:
+        """The place behind everything that was read, whether it made records or not."""
+        return Known(self.generation, self.stream.offset, self.mark(self.stream.offset))
+
+    def moved(self) -> bool:
+        """Whether the partition's path no longer leads to the open file."""
+        try:
+            status = self.home.stat()
+        except FileNotFoundError:
+            return True
+        return (status.st_dev, status.st_ino) != self.inode
+
+    def deleted(self) -> bool:
+        """Whether no name at all leads to the open file."""
+        return os.fstat(self.stream.fileno()).st_nlink == 0
+
+    def replace(self, stream: Stream) -> None:
+        """Go on in a copy of the file, whose stream stands at the same place."""
+        self.stream.close()
+        self.stream = stream
+        self._identify()
+
+    def close(self) -> None:
+        self.stream.close()
