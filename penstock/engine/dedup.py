@@ -113,11 +113,13 @@ async def judge(
 
 
 def _settle_twins(events: Sequence[Event], keys: Sequence[Key | None], verdicts: Verdicts) -> list[tuple[Event, Key]]:
+    """The events whose key comes first in the batch; the others are told to the verdicts."""
+    keyed = [(event, key) for event, key in zip(events, keys, strict=True) if key is not None]
+    if len({key.key for _, key in keyed}) == len(keyed):
+        return keyed
     first: dict[bytes, int] = {}
     fresh = []
-    for event, key in zip(events, keys, strict=True):
-        if key is None:
-            continue
+    for event, key in keyed:
         origin = first.setdefault(key.key, event.origin)
         if origin == event.origin:
             fresh.append((event, key))

@@ -94,7 +94,7 @@ class SinkEnd:
                 later = attempt.partly(chunk, error) or later
             except (Transient, Fatal):
                 raise
-            except ComponentError as error:  # the chunk as a whole: halves, until the guilty event stands alone
+            except ComponentError as error:  # the chunk as a whole: one by one, to find the guilty event
                 attempt.blame(chunk, error)
             else:
                 attempt.done.update(chunk)
@@ -132,25 +132,20 @@ class _Attempt:
     failures: dict[int, SinkFailure] = field(default_factory=dict)
     alone: set[int] = field(default_factory=set)
 
-    def rest(self) -> list[int]:
+    def rest(self) -> Sequence[int]:
+        if not self.done and not self.failures:
+            return range(len(self.events))
         return [i for i in range(len(self.events)) if i not in self.done and i not in self.failures]
 
-    def chunks(self, size: int) -> Iterator[list[int]]:
+    def chunks(self, size: int) -> Iterator[Sequence[int]]:
         """What is to be written, in order; events under suspicion one by one."""
-        chunk: list[int] = []
-        for index in self.rest():
-            if index in self.alone or len(chunk) >= size:
-                if chunk:
-                    yield chunk
-                chunk = []
-            chunk.append(index)
-            if index in self.alone:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
+        rest = self.rest()
+        if self.alone:
+            yield from ([index] for index in rest)
+        else:
+            yield from (rest[start : start + size] for start in range(0, len(rest), size))
 
-    def partly(self, chunk: list[int], error: BatchError) -> Transient | None:
+    def partly(self, chunk: Sequence[int], error: BatchError) -> Transient | None:
         """Sort a chunk's outcome; the first transient cause, if there is one, is returned and tried again."""
         if not error.failed and error.not_attempted:
             raise FlushNeeded
@@ -167,7 +162,7 @@ class _Attempt:
             self.done.update(index for place, index in enumerate(chunk) if place not in undelivered)
         return again
 
-    def blame(self, chunk: list[int], error: ComponentError) -> None:
+    def blame(self, chunk: Sequence[int], error: ComponentError) -> None:
         if len(chunk) == 1:
             self.failures[chunk[0]] = SinkFailure(error, self.number)
         else:
