@@ -14,6 +14,7 @@ from penstock.engine.deliver import Committer
 from penstock.engine.ledgers import STATE, Claims, LedgerState, Standing, claim_all
 from penstock.engine.letters import LetterMaker
 from penstock.engine.sinks import SinkEnd
+from penstock.errors import Fenced
 from penstock.observe.status import RunStatus
 from penstock.spi import Commit, LedgerSink, Sink
 from penstock.state.open import open_store
@@ -22,6 +23,9 @@ from penstock.state.store import StateStore
 
 if TYPE_CHECKING:
     from penstock.engine.run import RunOptions
+
+
+LAST_EPOCH = 1 << 60
 
 
 @dataclass(slots=True)
@@ -58,18 +62,9 @@ async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunSta
     pipeline, clock = assembly.pipeline, options.clock
     store = await open_state(pipeline, options, stack)
     await store.hold(wait=options.wait, take_over=options.take_over)
-    epoch = status.epoch = await store.issue_epoch(version_of(pipeline, clock.now()))
     ledgers = await _open_ledgers(assembly, store, stack)
-    keys, dedup = assembly.keys, assembly.dedup
-    claims = Claims(
-        pipeline=pipeline.name,
-        epoch=epoch,
-        source=assembly.source.identity,
-        key_space=keys.space if keys else "",
-        window=dedup.window if dedup else 0.0,
-        adopt=options.adopt,
-    )
-    standing = await claim_all(store, ledgers, claims, clock)
+    epoch, standing = await _claim(assembly, options, store, ledgers)
+    status.epoch = epoch
     started = clock.monotonic()
     ends = [_end(assembly, sink, ledgers, status) for sink in assembly.sinks]
     await _open_plain_sinks(ends, ledgers, standing, epoch, store, stack)
@@ -92,6 +87,27 @@ async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunSta
         running=lambda: standing.note.running + clock.monotonic() - started,
     )
     return Claimed(epoch, store, ledgers, standing, committer)
+
+
+async def _claim(assembly: Assembly, options: RunOptions, store: StateStore, ledgers: list[LedgerState]) -> tuple[int, Standing]:
+    keys, dedup = assembly.keys, assembly.dedup
+    version = version_of(assembly.pipeline, options.clock.now())
+    epoch = 0
+    while True:
+        epoch = await store.issue_epoch(version, above=2 * epoch)
+        claims = Claims(
+            pipeline=assembly.pipeline.name,
+            epoch=epoch,
+            source=assembly.source.identity,
+            key_space=keys.space if keys else "",
+            window=dedup.window if dedup else 0.0,
+            adopt=options.adopt,
+        )
+        try:
+            return epoch, await claim_all(store, ledgers, claims, options.clock)
+        except Fenced:  # only where ledgers are adopted, which another state store may have taken far beyond this one's epochs
+            if epoch > LAST_EPOCH:
+                raise
 
 
 async def open_state(pipeline: Pipeline, options: RunOptions, stack: AsyncExitStack) -> StateStore:

@@ -112,6 +112,8 @@ async def _claim_one(state: LedgerState, claims: Claims, note: Note) -> None:
     try:
         claim = await state.ledger.claim(claimant)
     except Fenced as error:  # nothing else can hold a higher epoch while this run holds the pipeline
+        if claims.adopt:
+            raise
         raise _restored(claims, state, f"its epoch is beyond {claims.epoch}") from error
     if not claims.adopt:
         _check(state, claim, claims, note)
