@@ -46,12 +46,20 @@ def make_format(kind: str, naming: Naming, limits: Limits) -> Format:
     return TextFormat(naming, limits) if kind == "text" else LineFormat(naming, limits)
 
 
-def _csv_header(path: Path, suffix: str, naming: Naming, limits: Limits) -> list[str] | None:
+def csv_header(path: Path, suffix: str, naming: Naming, limits: Limits) -> list[str] | None:
+    """The columns that the first row of a file names; None where the file is empty.
+
+    :raises EnvironmentFault: `source.csv_header`.
+    :raises OSError: as `open` does.
+    :raises Damaged: the file cannot be decompressed.
+    """
     rows = CsvFormat(naming, limits)
     stream = open_stream(path, suffix)
     try:
         while rows.header is None and (block := stream.read(limits.max_record)):
             next(rows.feed(block), None)
+        if rows.header is None:
+            next(rows.finish(), None)
     finally:
         stream.close()
     return rows.header
@@ -68,7 +76,7 @@ def resume_format(kind: str, naming: Naming, limits: Limits, path: Path, offset:
         return JsonFormat(naming, limits, offset, array=head.removeprefix(BOM).lstrip().startswith(b"["))
     continued = bool(before) and not before.endswith(b"\n")
     if kind == "csv":
-        header = _csv_header(path, suffix_of(naming.source), naming, limits)
+        header = csv_header(path, suffix_of(naming.source), naming, limits)
         return CsvFormat(naming, limits, offset, header=header, continued=continued)
     return (TextFormat if kind == "text" else LineFormat)(naming, limits, offset, continued=continued)
 
