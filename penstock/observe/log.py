@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 from penstock.clock import Clock
 from penstock.errors import ConfigurationError, Location, PenstockError
-from penstock.observe.text import printable
+from penstock.observe.text import printable, rfc3339
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
@@ -90,8 +89,7 @@ class JsonLog:
     def __call__(self, incident: Incident) -> None:
         if LEVELS.index(incident.level) < LEVELS.index(self.level):
             return
-        at = datetime.fromtimestamp(self.clock.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        entry = {"time": at, "level": incident.level, "code": incident.code, "message": incident.message}
+        entry = {"time": rfc3339(self.clock.now()), "level": incident.level, "code": incident.code, "message": incident.message}
         for name in ("pipeline", "where", "why", "help"):
             if (value := getattr(incident, name)) is not None:
                 entry[name] = value
