@@ -8,11 +8,14 @@ Source: RFC 4180; lenient only in that an unquoted field may hold quotes, and th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from penstock.errors import Permanent
 from penstock.event import encode
+
+_SPECIAL = re.compile('[,"\r\n]').search
 
 START, UNQUOTED, QUOTED, QUOTE_SEEN = range(4)
 """Where in a row a scan stands: at the start of a field, in an unquoted or quoted one, behind a quote inside a quoted one."""
@@ -94,7 +97,9 @@ def format_row(values: Sequence[Any]) -> str:
 def _format(value: Any) -> str:
     if value is None:
         return ""
+    if value.__class__ is int:
+        return str(value)
     text = value if isinstance(value, str) else encode(value).decode()
-    if not text or any(mark in text for mark in ',"\r\n'):
+    if not text or _SPECIAL(text):
         return '"' + text.replace('"', '""') + '"'
     return text

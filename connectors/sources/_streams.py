@@ -197,7 +197,8 @@ class _GzipStream(_MemberStream):
         before, pending = self._decoder.copy(), self._pending
         try:
             piece: bytes = self._decoder.decompress(pending, limit)
-            self._pending = self._decoder.unconsumed_tail
+            # behind the end of a member zlib names the same bytes twice, as unused and as unconsumed
+            self._pending = b"" if self._decoder.eof else self._decoder.unconsumed_tail
             return piece
         except zlib.error:
             self._decoder = before

@@ -33,7 +33,7 @@ class StdinConfig(ComponentConfig):
     max_record: Size = Field(
         1 << 20,
         ge=1,
-        description="Longest record, in bytes. A longer one becomes a dead letter that keeps its first 4 KiB, and is not replayed.",
+        description="Longest record, in bytes. A longer one becomes a dead letter that keeps 4 KiB of it; it cannot be replayed.",
         examples=["1MiB"],
     )
 
