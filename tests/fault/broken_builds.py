@@ -1,0 +1,133 @@
+"""Builds of the command that are broken on purpose, each in one place: what the crash harness must be able to catch.
+
+Each function breaks the program in this process, then runs the command. They run in processes of their own only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from connectors.sinks._appender import Appender
+from connectors.sinks.sqlite import SqliteSink
+from penstock.cli.main import main
+from penstock.engine.deliver import Committer, Group
+from penstock.event import Event
+from penstock.spi import Commit
+from penstock.state import sqlite_keys, sqlite_ledger, sqlite_pipeline
+from penstock.state.sqlite_ledger import LedgerTables
+from penstock.state.sqlite_store import SqliteStateStore
+
+
+def checkpoint_before_delivery() -> None:
+    """The ledgers commit, which acknowledges the source; the rows are written afterwards."""
+    _checkpoint_before_file()
+    _checkpoint_before_rows()
+    main()
+
+
+def _checkpoint_before_file() -> None:
+    write_plain_sinks, commit_ledgers = Committer._write_plain_sinks, Committer._commit_ledgers
+
+    async def write_nothing(self: Committer, group: Group) -> None:
+        """Too early for this build."""
+
+    async def commit_first(self: Committer, group: Group, drained: bool) -> None:
+        await commit_ledgers(self, group, drained)
+        await write_plain_sinks(self, group)
+        state = next((ledger for ledger in self.ledgers if ledger.sink is None), None)
+        if state is not None and group.sink_states:
+            number = state.group
+            await self.store.commit(Commit(self.epoch, number, number, {}, self.note.counts, sink_states=group.sink_states))
+
+    Committer._write_plain_sinks = write_nothing  # type: ignore[method-assign]
+    Committer._commit_ledgers = commit_first  # type: ignore[method-assign]
+
+
+def _checkpoint_before_rows() -> None:
+    async def write_and_commit(self: SqliteSink, events: Sequence[Event], commit: Commit) -> None:
+        await self._database.write(lambda db: self._ledger.commit(db, commit))
+        await _rows_alone(self, events)
+
+    SqliteSink.write_and_commit = write_and_commit  # type: ignore[method-assign]
+
+
+async def _rows_alone(sink: SqliteSink, events: Sequence[Event]) -> None:
+    rows = await sink._make_rows(events) if events else []
+    sink._context.faults.hit("inside_sink_write")
+    writer = sink._writer
+    if rows and writer is not None:
+        await sink._database.write(lambda db: writer.put(db, rows))
+
+
+def delivery_apart_from_checkpoint() -> None:
+    """Rows first, in a transaction of their own; files are never cut back."""
+
+    async def write_and_commit(self: SqliteSink, events: Sequence[Event], commit: Commit) -> None:
+        await _rows_alone(self, events)
+        self._context.faults.hit("inside_commit")
+        await self._database.write(lambda db: self._ledger.commit(db, commit))
+
+    def cut(self: Appender, length: int) -> None:
+        self._encoder = None
+        self._reopen()
+
+    SqliteSink.write_and_commit = write_and_commit  # type: ignore[method-assign]
+    Appender.cut = cut  # type: ignore[method-assign]
+    main()
+
+
+def dedup_key_before_delivery() -> None:
+    """Dedup keys become durable before the rows that they stand for."""
+    _keys_before_file()
+    _keys_before_rows()
+    main()
+
+
+def _keys_before_file() -> None:
+    write_plain_sinks, commit_group = Committer._write_plain_sinks, SqliteStateStore.commit_group
+
+    async def keys_first(self: Committer, group: Group) -> None:
+        state = next((ledger for ledger in self.ledgers if ledger.sink is None), None)
+        if state is not None and isinstance(self.store, SqliteStateStore):
+            commit = self._commit_for(state, group, self.note.group + 1)
+            await self.store._database.write(lambda db: _add_keys(db, self.store._ledger.scope, commit))  # type: ignore[attr-defined]
+        await write_plain_sinks(self, group)
+
+    async def without_keys(self: SqliteStateStore, commit: Commit, letters: Any, note: Any) -> None:
+        await commit_group(self, replace(commit, keys=()), letters, note)
+
+    Committer._write_plain_sinks = keys_first  # type: ignore[method-assign]
+    SqliteStateStore.commit_group = without_keys  # type: ignore[method-assign]
+
+
+def _keys_before_rows() -> None:
+    write_and_commit = SqliteSink.write_and_commit
+
+    async def keys_first(self: SqliteSink, events: Sequence[Event], commit: Commit) -> None:
+        await self._database.write(lambda db: _add_keys(db, self._ledger.scope, commit))
+        await write_and_commit(self, events, replace(commit, keys=()))
+
+    SqliteSink.write_and_commit = keys_first  # type: ignore[method-assign]
+
+
+def _add_keys(connection: Any, scope: str, commit: Commit) -> None:
+    row = sqlite_ledger._read(connection, scope)
+    if commit.keys and row is not None:
+        sqlite_keys.add(connection, row.number, commit.keys, commit.running, row.window)
+
+
+def no_fencing() -> None:
+    """Commits go in whatever epoch and group stand there."""
+    commit_as_it_stands = LedgerTables.commit
+
+    def commit(self: LedgerTables, connection: Any, commit: Commit) -> None:
+        row = sqlite_ledger._read(connection, self.scope)
+        if row is not None:
+            commit = replace(commit, epoch=row.epoch, previous=row.group)
+        commit_as_it_stands(self, connection, commit)
+
+    LedgerTables.commit = commit  # type: ignore[method-assign]
+    sqlite_pipeline.check_epoch = lambda connection, epoch: None
+    main()
