@@ -239,7 +239,7 @@ class SqliteSink:
                 values = tuple(content.values())
                 if None in values:
                     self._check_key(content)
-                rows.append(Row(index, names, converter.convert(values)))
+                rows.append((index, names, converter.convert(values)))
             except Permanent as error:
                 failed[index] = error
         return rows, failed

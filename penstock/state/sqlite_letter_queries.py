@@ -12,11 +12,13 @@ import msgspec
 
 from penstock.errors import UsageError, Violation
 from penstock.state.records import DeadLetter, Delivered, Group, LetterQuery, OpenLetter, Status
-from penstock.state.sqlite_letters import COLUMNS, KEEPS_KEY, LIVE
+from penstock.state.sqlite_letters import COLUMNS, KEEPS_KEY
 
-# Holds all that grouping needs: a million letters take 170 to 230 ms, and 690 where their rows must be read.
-LETTER_GROUP_INDEX = (
-    "CREATE INDEX letters_cause ON letters (fingerprint, first_at, last_at, repeats, status) WHERE pending IS NULL"
+# The first holds all that grouping needs (a million letters: 170 to 230 ms, 690 where their rows must be read), the second serves
+# `counts` alone (60 ms, else 390). Conditions say `+l.status`, which keeps SQLite from choosing it for anything else.
+LETTER_COUNTING_INDEXES = (
+    "CREATE INDEX letters_cause ON letters (fingerprint, first_at, last_at, repeats, status) WHERE pending IS NULL",
+    "CREATE INDEX letters_status ON letters (status) WHERE pending IS NULL",
 )
 
 _FIELDS = ", ".join(f'l."{column}"' for column in COLUMNS)
@@ -24,7 +26,6 @@ _PREFIX_END = "\U0010ffff"
 _decode_violations = msgspec.json.Decoder(list[Violation]).decode
 _decode_delivered = msgspec.json.Decoder(list[Delivered]).decode
 _decode_owed = msgspec.json.Decoder(list[str]).decode
-_LIVE_STATUSES = {"open", "parked", "replaying"}
 
 
 def page(
@@ -97,10 +98,8 @@ def _where(connection: sqlite3.Connection, query: LetterQuery) -> tuple[str, lis
     if query.fingerprint is not None:
         parts.append("l.fingerprint = ?")
         values.append(_resolve_fingerprint(connection, query.fingerprint))
-    if set(query.status) == _LIVE_STATUSES:
-        parts.append(f"l.{LIVE}")
-    elif query.status:
-        parts.append("l.status IN (SELECT value FROM json_each(?))")
+    if query.status:
+        parts.append("+l.status IN (SELECT value FROM json_each(?))")
         values.append(msgspec.json.encode(list(query.status)).decode())
     equal = {"code": query.code, "step": query.step, "type": query.type}
     for column, value in equal.items():

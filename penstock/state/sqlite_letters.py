@@ -60,7 +60,7 @@ def put(connection: sqlite3.Connection, group: int, letters: Iterable[DeadLetter
         pending = group if letter.position else 0
         owed, delivered = list(letter.owed), list(letter.delivered)
         earlier = connection.execute(
-            "SELECT seq, owed, delivered FROM letters WHERE id = ? AND pending = ?", (letter.id, pending)
+            "SELECT seq, owed, delivered FROM letters WHERE id = ? AND ifnull(pending, -1) = ?", (letter.id, pending)
         ).fetchone()
         if earlier:
             owed = union(msgspec.json.decode(earlier[1]), owed)

@@ -17,7 +17,7 @@ from penstock.spi import Position
 from penstock.state import sqlite_letters
 from penstock.state.records import Job, Note, RunRecord, Version
 from penstock.state.sqlite_ledger import decode_counts, encode_counts, put_positions, read_positions
-from penstock.state.sqlite_letter_queries import LETTER_GROUP_INDEX
+from penstock.state.sqlite_letter_queries import LETTER_COUNTING_INDEXES
 from penstock.state.sqlite_letters import LETTER_TABLES
 from penstock.state.sqlite_migrate import Schema
 
@@ -45,7 +45,7 @@ STORE_SCHEMA = Schema(
         [
             """CREATE TABLE jobs (
                 id TEXT PRIMARY KEY, kind TEXT NOT NULL, query TEXT NOT NULL, created_at REAL NOT NULL, finished_at REAL)""",
-            LETTER_GROUP_INDEX,
+            *LETTER_COUNTING_INDEXES,
         ],
     ],
 )
@@ -142,7 +142,9 @@ def create_job(connection: sqlite3.Connection, kind: str, query: str, now: float
 def finish_job(connection: sqlite3.Connection, identity: str, now: float) -> None:
     """Note the job's end; letters that it still held are open again."""
     connection.execute("UPDATE jobs SET finished_at = ? WHERE id = ? AND finished_at IS NULL", (now, identity))
-    connection.execute("UPDATE letters SET status = 'open', job = NULL WHERE job = ? AND status = 'replaying'", (identity,))
+    connection.execute(
+        "UPDATE letters SET status = 'open', job = NULL WHERE pending IS NULL AND status = 'replaying' AND job = ?", (identity,)
+    )
 
 
 def open_jobs(connection: sqlite3.Connection) -> list[Job]:
