@@ -6,16 +6,18 @@ Blocking: everything but `batches` and `finish` belongs in the source's thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import msgspec
 
 from connectors.sources._csv_records import CsvFormat
 from connectors.sources._json_records import JsonFormat
-from connectors.sources._marks import HEAD, Finished, Known, Mark, digest, head_digests, to_position
+from connectors.sources._marks import HEAD, Finished, Known, Mark, digest, head_digests, offset_of, to_position
 from connectors.sources._records import BOM, Cut, Format, Limits, LineFormat, Naming, TextFormat
 from connectors.sources._streams import TAIL, Stream, open_stream
 from penstock.errors import Fatal
-from penstock.spi import Batch
+from penstock.spi import Batch, Position
 
 BLOCK = 512 << 10
 """Bytes read at once: about 2,700 lines of 190 bytes."""
@@ -81,6 +83,13 @@ def resume_format(kind: str, naming: Naming, limits: Limits, path: Path, offset:
     return (TextFormat if kind == "text" else LineFormat)(naming, limits, offset, continued=continued)
 
 
+def _tail(block: bytes, block_start: int, before: bytes, offset: int) -> bytes:
+    """The up to 4 KiB before `offset`, which is in or behind the block."""
+    at = offset - block_start
+    tail = block[max(0, at - TAIL) : at]
+    return tail if len(tail) == TAIL else (before + tail)[-TAIL:]
+
+
 class Reader:
     """One open file of one partition.
 
@@ -113,7 +122,7 @@ class Reader:
         self._heads = head_digests(head)
         self._before = before
         self._block = b""
-        self._block_start = stream.offset
+        self._block_start = self._given = stream.offset
         self._identify()
 
     def _identify(self) -> None:
@@ -163,15 +172,26 @@ class Reader:
         return map(self._batch, self._format.finish())
 
     def _batch(self, cut: Cut) -> Batch:
-        end = to_position(self.generation, cut.end, self.mark(cut.end))
-        return Batch(self.partition, cut.events, end, cut.end, cut.size, cut.rejects)
+        start, self._given = self.stream.start_before(max(0, self._given - TAIL)), cut.end
+        mark = self.mark(cut.end)
+        end = to_position(self.generation, cut.end, mark)
+        inside = self._positions(cut, msgspec.structs.replace(mark, start=start))
+        return Batch(self.partition, cut.events, end, cut.end, cut.size, cut.rejects, inside)
+
+    def _positions(self, cut: Cut, mark: Mark) -> Callable[[int], Position]:
+        """Positions inside the batch, which may be asked for when the reader is blocks further on."""
+        block, block_start, before, events = self._block, self._block_start, self._before, cut.events
+
+        def position(count: int) -> Position:
+            offset = offset_of(events[count - 1].position)
+            tail = _tail(block, block_start, before, offset)
+            return to_position(self.generation, offset, msgspec.structs.replace(mark, tail_length=len(tail), tail=digest(tail)))
+
+        return position
 
     def mark(self, offset: int) -> Mark:
         """How to recognise the file and the place, `offset` being in or behind the last block."""
-        at = offset - self._block_start
-        tail = self._block[max(0, at - TAIL) : at]
-        if len(tail) < TAIL:
-            tail = (self._before + tail)[-TAIL:]
+        tail = _tail(self._block, self._block_start, self._before, offset)
         start = self.stream.start_before(max(0, offset - TAIL))
         return Mark(self._heads, len(tail), digest(tail), *self.inode, start, self.finished)
 

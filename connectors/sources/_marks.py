@@ -84,6 +84,12 @@ def to_position(generation: int, offset: int, mark: Mark) -> Position:
     return Position(_ORDER.pack(generation, offset), _VERSION + _encoder.encode(mark))
 
 
+def offset_of(order: bytes) -> int:
+    """The offset in a position's order bytes."""
+    offset: int = _ORDER.unpack(order)[1]
+    return offset
+
+
 def from_position(partition: str, position: Position) -> Known:
     """:raises EnvironmentFault: `source.unknown_checkpoint`, where a newer program wrote it, or it is damaged."""
     detail = position.detail
