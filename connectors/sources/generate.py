@@ -99,8 +99,11 @@ class GenerateSource:
     def _batch(self, numbers: range) -> Batch:
         events = [self._event(n) for n in numbers]
         rejects = self._apply(events) if self._program is not None else {}
-        end = Position(events[-1].position)
-        return Batch(_PARTITION, events, end, numbers.stop, 64 * len(events), rejects)
+
+        def cut(count: int) -> Position:
+            return Position(events[count - 1].position)
+
+        return Batch(_PARTITION, events, cut(len(events)), numbers.stop, 64 * len(events), rejects, cut)
 
     def _event(self, n: int) -> Event:
         record: dict[str, Any] = {"n": n}
