@@ -99,8 +99,8 @@ def _where(connection: sqlite3.Connection, query: LetterQuery) -> tuple[str, lis
         parts.append("l.fingerprint = ?")
         values.append(_resolve_fingerprint(connection, query.fingerprint))
     if query.status:
-        parts.append("+l.status IN (SELECT value FROM json_each(?))")
-        values.append(msgspec.json.encode(list(query.status)).decode())
+        parts.append(f"({' OR '.join(['+l.status = ?'] * len(query.status))})")  # 210 ms a million letters; with IN 250
+        values += query.status
     equal = {"code": query.code, "step": query.step, "type": query.type}
     for column, value in equal.items():
         if value is not None:
