@@ -129,7 +129,8 @@ class Collector:
             if self.length <= self._limit:
                 return
             piece = b"".join(self._pieces)
-            self._pieces, self._head, self._hash = [], piece[:KEPT], blake2b(digest_size=16)
+            self._pieces, self._hash = [], blake2b(digest_size=16)
+        self._head += piece[: KEPT - len(self._head)]
         piece = self._last + piece
         self._hash.update(memoryview(piece)[:-1])
         self._last = piece[-1:]
@@ -142,7 +143,8 @@ class Collector:
             ending = self._last == b"\r"
             if not ending:
                 self._hash.update(self._last)
-            record = Skipped(self._head, self.length, self.length - ending, self._hash.hexdigest())
+            length = self.length - ending
+            record = Skipped(self._head[:length], self.length, length, self._hash.hexdigest())
         self._clear()
         return record
 
