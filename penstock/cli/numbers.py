@@ -45,3 +45,10 @@ def age(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} ago"
     return f"{max(0.0, seconds):.0f} s ago"
+
+
+def countdown(seconds: float) -> str:
+    """`0:03`, `12:40`, `3:20:00`."""
+    whole = round(max(0.0, seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

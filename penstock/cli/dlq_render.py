@@ -1,0 +1,182 @@
+"""Dead letters for people. Everything that comes from events is made printable: a dead letter is where hostile data ends up."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import msgspec
+
+from penstock.cli import numbers
+from penstock.cli.table import Column, table
+from penstock.cli.terminal import Style
+from penstock.cloudevents import from_structured
+from penstock.observe.text import printable
+from penstock.state.records import DeadLetter, Group
+
+SHORT_ID = 10
+SHORT_FINGERPRINT = 9
+SHOWN_BYTES = 4096
+SHOWN_LINES = 120
+
+
+def group_lines(pipeline: str, groups: Sequence[Group], style: Style, width: int | None) -> list[str]:
+    """A table of causes, and what can be done about the first of them."""
+    columns = [
+        Column("FINGERPRINT", paint=style.cyan),
+        Column("COUNT", "right", paint=style.bold),
+        Column("STEP"),
+        Column("MESSAGE", shrinks=True),
+        Column("FIRST SEEN"),
+        Column("LAST SEEN"),
+        Column("EXAMPLE"),
+    ]
+    rows = [
+        (
+            group.fingerprint[:SHORT_FINGERPRINT],
+            numbers.count(group.count),
+            group.step,
+            f"{group.message} [{group.code}]",
+            numbers.utc(group.first_at)[:-4] + "Z",
+            numbers.utc(group.last_at)[:-4] + "Z",
+            group.example[:SHORT_ID],
+        )
+        for group in groups
+    ]
+    return table(columns, rows, style, width)
+
+
+def group_hints(pipeline: str, groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """The next commands to try."""
+    first = groups[0]
+    return [
+        (f"pipe dlq show {first.example[:SHORT_ID]}", "what is wrong with one of them"),
+        (f"pipe dlq replay {pipeline} --fingerprint {first.fingerprint[:SHORT_FINGERPRINT]}", "once the cause is mended"),
+    ]
+
+
+def hint_lines(hints: Sequence[tuple[str, str]], style: Style) -> list[str]:
+    """Commands, and what each is for, aligned."""
+    width = max(len(command) for command, _ in hints)
+    return [f"  {style.cyan(command)}{' ' * (width - len(command))}  {style.dim(purpose)}" for command, purpose in hints]
+
+
+def letter_lines(letters: Sequence[DeadLetter], style: Style, width: int | None) -> list[str]:
+    """A table of single letters."""
+    columns = [
+        Column("ID", paint=style.cyan),
+        Column("STATUS"),
+        Column("LAST SEEN"),
+        Column("SEEN", "right"),
+        Column("STEP"),
+        Column("EVENT", shrinks=False),
+        Column("MESSAGE", shrinks=True),
+    ]
+    rows = [
+        (
+            letter.id[:SHORT_ID],
+            letter.status,
+            numbers.utc(letter.last_at),
+            f"{letter.repeats + 1}×",
+            letter.step,
+            letter.event_id,
+            letter.message,
+        )
+        for letter in letters
+    ]
+    return table(columns, rows, style, width)
+
+
+def show_lines(letter: DeadLetter, style: Style) -> list[str]:
+    """All about one letter."""
+    status = (style.yellow if letter.status in ("open", "parked", "replaying") else style.green)(letter.status)
+    lines = [f"{style.bold('dead letter ' + letter.id)}  {status}  pipeline {printable(letter.pipeline)}", ""]
+    lines += _section("what is wrong", _wrong(letter, style), style)
+    lines += _section("where", _pairs(_where(letter), style), style)
+    lines += _section("how often", _pairs(_how_often(letter), style), style)
+    lines += _section("data, as it was received", data_lines(letter), style)
+    hints = _hints(letter)
+    return lines + (_section("next", [line[2:] for line in hint_lines(hints, style)], style) if hints else [])
+
+
+def _section(title: str, lines: Sequence[str], style: Style) -> list[str]:
+    return [style.bold(title), *(f"  {line}".rstrip() for line in lines), ""]
+
+
+def _wrong(letter: DeadLetter, style: Style) -> list[str]:
+    lines = [f"{style.red(printable(letter.message))}  {style.dim('[' + printable(letter.code) + ']')}"]
+    if letter.violations:
+        columns = [Column("PATH", paint=style.cyan), Column("RULE"), Column("MESSAGE")]
+        rows = [(violation.path, violation.rule, violation.message) for violation in letter.violations]
+        lines += table(columns, rows, style, None, "  ")
+    for label, text in (("why", letter.why), ("help", letter.help)):
+        if text:
+            lines.append(f"{style.dim(label + ':')} {printable(text)}")
+    return lines
+
+
+def _where(letter: DeadLetter) -> list[tuple[str, str]]:
+    pairs = [
+        ("step", letter.step),
+        ("event", f"{letter.event_id}  ({letter.type})"),
+        ("source", letter.source),
+        ("partition", letter.partition),
+        ("position", letter.position.hex() or "none: this source has no positions"),
+        ("event time", letter.time or "none"),
+    ]
+    if letter.owed:
+        pairs.append(("owed to", ", ".join(letter.owed)))
+    if letter.delivered:
+        pairs.append(("delivered to", ", ".join(f"{taken.sink} (output {taken.output})" for taken in letter.delivered)))
+    return pairs
+
+
+def _how_often(letter: DeadLetter) -> list[tuple[str, str]]:
+    return [
+        ("attempts", numbers.count(letter.attempts)),
+        ("repeats", numbers.count(letter.repeats)),
+        ("first", numbers.utc(letter.first_at)),
+        ("last", numbers.utc(letter.last_at)),
+        ("version", f"{letter.version} of the pipeline"),
+        ("fingerprint", letter.fingerprint),
+    ]
+
+
+def _pairs(pairs: Sequence[tuple[str, str]], style: Style) -> list[str]:
+    width = max(len(label) for label, _ in pairs)
+    return [f"{style.dim(label.ljust(width))}  {printable(text)}" for label, text in pairs]
+
+
+def data_lines(letter: DeadLetter) -> list[str]:
+    """The data as JSON of several lines, numbers as they came; bytes that are no JSON as text with escapes. Says what it cuts."""
+    data = from_structured(letter.record).raw if letter.record else None
+    if data is not None:
+        text = printable(msgspec.json.format(data, indent=2).decode("utf-8", "backslashreplace"), keep="\n")
+        lines, whole = text.splitlines(), len(data)
+    elif letter.original is not None:
+        shown = letter.original[:SHOWN_BYTES].decode("utf-8", "backslashreplace")
+        lines, whole = [printable(shown)], letter.original_length
+    else:
+        return ["none"]
+    kept: list[str] = []
+    size = 0
+    for line in lines[:SHOWN_LINES]:
+        size += len(line) + 1
+        if size > SHOWN_BYTES and kept:
+            break
+        kept.append(line[:SHOWN_BYTES])
+    if len(kept) < len(lines) or whole > SHOWN_BYTES >= size or any(len(line) > SHOWN_BYTES for line in lines):
+        kept.append(f"… {whole:,} bytes in all: pipe dlq show {letter.id} --json has what is kept")
+    return kept
+
+
+def _hints(letter: DeadLetter) -> list[tuple[str, str]]:
+    if letter.status not in ("open", "parked"):
+        return []
+    pipeline = shlex.quote(letter.pipeline)
+    short = letter.fingerprint[:SHORT_FINGERPRINT]
+    return [
+        (f"pipe dlq replay {pipeline} --id {letter.id}", "this one, once the cause is mended"),
+        (f"pipe dlq replay {pipeline} --fingerprint {short}", "all of this cause"),
+        (f"pipe dlq discard {pipeline} --id {letter.id}", "give it up"),
+    ]
