@@ -23,8 +23,8 @@ TAIL = 4096
 """Bytes before a checkpoint that tell whether the file is still the same."""
 
 _GZIP_PIECE = 64
-_ZSTD_PIECE = 2048
-"""Compressed bytes fed at once: a zstd block of 4 bytes can become 128 KiB, and the library has no bound of its own."""
+_ZSTD_PIECE = 256
+"""Compressed bytes fed at once: a zstd block of 4 bytes can become 128 KiB, so that 256 become 8 MiB, and no call bounds that."""
 
 
 class Damaged(Exception):
@@ -115,30 +115,36 @@ class _MemberStream:
 
     kind = ""
     padding = b""
+    raw_block = RAW_BLOCK
 
     def __init__(self, file: int, start: tuple[int, int]) -> None:
         self._file = file
         self.consumed, self.offset = start
         self._starts: deque[tuple[int, int]] = deque([start])
         self._pending = b""
-        self._ready = b""
+        self._ready, self._ready_at = b"", 0
         self._decoder: Any = None
         self._damage: Damaged | None = None
 
     def read(self, limit: int) -> bytes:
-        pieces = [self._ready]
-        size = len(self._ready)
+        if self._ready_at >= len(self._ready):
+            self._ready, self._ready_at = self._decompress(limit), 0
+        block = self._ready[self._ready_at : self._ready_at + limit]
+        self._ready_at += len(block)
+        self.offset += len(block)
+        return block
+
+    def _decompress(self, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
         while size < limit and self._damage is None:
             if not self._pending and not self._fill():
                 break
             pieces.append(self._step(limit - size, self.offset + size))
             size += len(pieces[-1])
-        block = b"".join(pieces)
-        if self._damage is not None and not block:
+        if self._damage is not None and not size:
             raise self._damage
-        block, self._ready = block[:limit], block[limit:]
-        self.offset += len(block)
-        return block
+        return b"".join(pieces)
 
     def check_end(self) -> None:
         if self._decoder is not None:
@@ -157,7 +163,7 @@ class _MemberStream:
         os.close(self._file)
 
     def _fill(self) -> bool:
-        self._pending = os.read(self._file, RAW_BLOCK)
+        self._pending = os.read(self._file, self.raw_block)
         self.consumed += len(self._pending)
         return bool(self._pending)
 
@@ -224,6 +230,7 @@ class _GzipStream(_MemberStream):
 
 class _ZstdStream(_MemberStream):
     kind = "zstd"
+    raw_block = 16 << 10
 
     def _new(self) -> Any:
         return zstandard.ZstdDecompressor().decompressobj()

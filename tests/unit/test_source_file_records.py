@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from hashlib import blake2b
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from connectors.sources._file_reader import make_format
 from connectors.sources._records import Limits, LineFormat, Naming
+from connectors.sources._streams import open_stream
 from penstock.errors import EnvironmentFault, Oversized
 from penstock.event import Event
 
@@ -174,3 +179,19 @@ def test_what_comes_before_the_break_of_a_json_file_is_read(data: bytes, code: s
         raws.extend(event.raw for cut in cuts for event in cut.events)
     assert caught.value.code == code
     assert raws == ([b"1"] if code == "source.truncated_json" else [b"1", b"2"])
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+def test_a_small_compressed_file_cannot_fill_the_memory(tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(compress(bytes(64 << 20)))
+    stream = open_stream(path, suffix)
+    held = total = 0
+    while block := stream.read(1 << 20):
+        assert len(block) <= 1 << 20
+        total += len(block)
+        held = max(held, len(stream._ready))
+    stream.check_end()
+    stream.close()
+    assert total == stream.offset == 64 << 20
+    assert held <= 9 << 20
