@@ -6,14 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from penstock.config.model import Batching
 from penstock.engine.assemble import Assembly
 from penstock.engine.flow import Flow
 from penstock.engine.retry import delays
 from penstock.errors import EnvironmentFault, Transient
-from penstock.spi import Batch, Batched
+from penstock.spi import Batch, Batched, Source
 
 if TYPE_CHECKING:
     from penstock.engine.run import RunOptions
+
+
+def set_batching(source: Source, batching: Batching, max_events: int | None) -> None:
+    """Tell a source that cuts batches itself how large they may be: before its `open`."""
+    if isinstance(source, Batched):
+        source.batch_count = batching.count if max_events is None else min(batching.count, max(1, max_events))
+        source.batch_bytes = batching.bytes
 
 
 class Reader:
@@ -31,10 +39,6 @@ class Reader:
         self._left = options.max_events
         self._allowance = 0.0
         self.drained = False
-        if isinstance(self._source, Batched):
-            batching = assembly.pipeline.batching
-            count = batching.count if self._left is None else min(batching.count, max(1, self._left))
-            self._source.batch_count, self._source.batch_bytes = count, batching.bytes
 
     async def batches(self, stopping: asyncio.Event) -> AsyncIterator[Batch]:
         """Batches, each with its credits taken. A transient failure is waited out, and reading goes on behind the last batch."""

@@ -19,7 +19,7 @@ from penstock.engine.assemble import Assembly, Surroundings, assemble
 from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.flow import Flow
 from penstock.engine.processing import Processor
-from penstock.engine.reading import Reader
+from penstock.engine.reading import Reader, set_batching
 from penstock.engine.retry import delays
 from penstock.engine.watchdog import Watchdog
 from penstock.engine.work import Work
@@ -112,6 +112,7 @@ class Run:
     async def _open_source(self, assembly: Assembly, claimed: Claimed, stack: AsyncExitStack) -> None:
         source = assembly.source
         stack.push_async_callback(source.close)
+        set_batching(source, self.pipeline.batching, self.options.max_events)
         await source.open(Resume(claimed.epoch, claimed.standing.positions, self.options.once))
         if isinstance(source, Progress):
             self.status.progress = source.progress
@@ -170,13 +171,13 @@ class Run:
             try:
                 async for work in processor.process(item):
                     self._ready.put_nowait(work)
+                self.options.faults.hit("after_process")
             except PenstockError as error:
                 self._ready.put_nowait(End(error))
                 return
             except Exception as error:  # supervision point: a bug in a step stops its run with a reason
                 self._ready.put_nowait(End(_bug("processing", error)))
                 return
-            self.options.faults.hit("after_process")
             await asyncio.sleep(0)
 
     async def _delivering(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
