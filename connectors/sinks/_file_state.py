@@ -43,7 +43,7 @@ def decode_state(recovered: bytes, path: Path) -> FileState:
     """:raises EnvironmentFault: `sink.unknown_state`."""
     try:
         state = msgspec.json.decode(recovered, type=FileState)
-        if state.v != 1:
+        if state.v != 1:  # Invariant 11
             raise msgspec.ValidationError(f"its version is {state.v}")
         return state
     except msgspec.DecodeError as error:

@@ -46,6 +46,7 @@ class FileSinkConfig(ComponentConfig):
     @field_validator("path")
     @classmethod
     def _one_file(cls, path: str) -> str:
+        # Invariant 12: nothing of an event becomes a part of the path
         if "{{" in path or path.endswith("/"):
             raise ValueError("must name one file: templates and directories are not supported")
         return path
@@ -185,7 +186,7 @@ class FileSink:
 
     def _fitting(self, lines: list[bytes]) -> int:
         """How many lines may still be appended before the next flush."""
-        room = self.max_unflushed_bytes - self._pending
+        room = self.max_unflushed_bytes - self._pending  # Invariant 8
         if sum(map(len, lines)) + len(lines) <= room:
             return len(lines)
         for count, line in enumerate(lines):

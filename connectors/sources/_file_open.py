@@ -106,6 +106,7 @@ class Opener:
             return self.fresh(name, known.generation + 1, self._still_there(name, known.mark.finished))
         if other and likeness is Likeness.SHORTER and (wait or status.st_size == 0):
             return None
+        # Invariant 13: what is neither the same nor provably another is never skipped nor read twice
         raise rewritten(name, known.generation, known.offset, likeness.value)
 
     def _unmarked(self, name: str, known: Known) -> Reader:

@@ -95,7 +95,7 @@ def from_position(partition: str, position: Position) -> Known:
     detail = position.detail
     try:
         generation, offset = _ORDER.unpack(position.order)
-        if detail[:1] not in (b"", _VERSION):
+        if detail[:1] not in (b"", _VERSION):  # Invariant 11
             raise ValueError(f"version {detail[0]} of its detail is not known here")
         return Known(generation, offset, _decoder.decode(detail[1:]) if detail else None)
     except (struct.error, ValueError) as error:

@@ -126,7 +126,7 @@ class Collector:
         self.length += len(piece)
         if self._hash is None:
             self._pieces.append(piece)
-            if self.length <= self._limit:
+            if self.length <= self._limit:  # Invariant 8: behind it, only head and digest
                 return
             piece = b"".join(self._pieces)
             self._pieces, self._hash = [], blake2b(digest_size=16)

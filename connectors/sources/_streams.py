@@ -236,6 +236,7 @@ class _ZstdStream(_MemberStream):
         return zstandard.ZstdDecompressor().decompressobj()
 
     def _decode(self, limit: int) -> bytes:
+        # Invariant 8: what one call may give is bounded by what it gets
         given, self._pending = self._pending[:_ZSTD_PIECE], self._pending[_ZSTD_PIECE:]
         try:
             piece: bytes = self._decoder.decompress(given)
