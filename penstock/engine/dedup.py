@@ -31,6 +31,8 @@ class Verdicts:
     :ivar repeats: repetitions of open dead letters.
     :ivar superseding: dead letters that the success of an event resolves.
     :ivar twins: repetitions inside the batch, by the index of their first.
+    :ivar standing: events read again that have a dead letter of their own since an earlier run; some ledgers still take them,
+        their outcome is settled.
     """
 
     held: dict[str, set[int] | range] = field(default_factory=dict)
@@ -40,6 +42,12 @@ class Verdicts:
     repeats: list[Repeat] = field(default_factory=list)
     superseding: dict[int, list[str]] = field(default_factory=dict)
     twins: dict[int, list[int]] = field(default_factory=dict)
+    standing: dict[int, OpenLetter] = field(default_factory=dict)
+
+    def counted(self, letter: OpenLetter, origin: int) -> bool:
+        """Whether this repetition of the letter's event was counted before a crash: with the commit of a ledger that owes the
+        letter and holds the repetition by position."""
+        return any(origin in self.held.get(ledger, ()) for ledger in letter.owed)
 
     def skips(self, ledger: str, origin: int) -> bool:
         """Whether the ledger's sinks take no output of this event."""
@@ -89,13 +97,15 @@ async def judge(
     store: StateStore,
     held: dict[str, set[int] | range],
     *,
+    standing: Mapping[int, OpenLetter] | None = None,
     letters_too: bool = True,
 ) -> Verdicts:
     """Look the keys up in every ledger and among the open dead letters, and decide. Without dedup, `keys` is empty.
 
+    :param standing: of the events that some ledger holds, those with a dead letter of their own.
     :param letters_too: False for a replay, whose events are these very dead letters.
     """
-    verdicts = Verdicts(held=held)
+    verdicts = Verdicts(held=held, standing=dict(standing or {}))
     if not keys:
         _conclude(batch, [ledger.name for ledger in ledgers], verdicts)
         return verdicts
@@ -151,12 +161,18 @@ def _judge_one(
 
 def _judge_letter(event: Event, key: Key, letter: OpenLetter, batch: Batch, verdicts: Verdicts) -> None:
     if letter.brought_by == key.brought_by:
+        verdicts.standing[event.origin] = letter
         for ledger in letter.owed:
             _add_held(verdicts, ledger, event.origin)
     elif letter.data_digest == data_digest(event):
         for ledger in letter.owed:
             verdicts.repeated.setdefault(ledger, set()).add(event.origin)
-        verdicts.repeats.append(Repeat(letter.id, batch.partition, event.position))
+        origins = (event.origin, *verdicts.twins.get(event.origin, ()))
+        verdicts.repeats.extend(
+            Repeat(letter.id, batch.partition, batch.events[origin].position)
+            for origin in origins
+            if not verdicts.counted(letter, origin)
+        )
     else:
         verdicts.superseding.setdefault(event.origin, []).append(letter.id)
 

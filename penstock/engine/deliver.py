@@ -204,7 +204,8 @@ class Committer:
             self._sink_failed(group, work, name, Failure(event.origin, name, cause, event))
             places.add((work, event.origin))
         letters = [letter for place, letter in self._letters_by_place(group).items() if place in places]
-        await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, ()))
+        repeats = _repeats(self.letters.pipeline, group)
+        await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, repeats))
 
     def _commit_for(self, ledger: LedgerState, group: Group, number: int) -> Commit:
         keys: list[Key] = []
@@ -339,9 +340,11 @@ def _repeats(pipeline: str, group: Group) -> list[Repeat]:
     for w, work in enumerate(group.works):
         repeats.extend(work.verdicts.repeats)
         for first, twins in work.verdicts.twins.items():
-            if first in work.failures or (w, first) in group.failed:
+            standing = work.verdicts.standing.get(first)
+            if standing or first in work.failures or (w, first) in group.failed:
                 letter = letter_id(pipeline, work.batch.events[first])
-                repeats.extend(Repeat(letter, work.batch.partition, work.batch.events[twin].position) for twin in twins)
+                fresh = [twin for twin in twins if not (standing and work.verdicts.counted(standing, twin))]
+                repeats.extend(Repeat(letter, work.batch.partition, work.batch.events[twin].position) for twin in fresh)
     return repeats
 
 

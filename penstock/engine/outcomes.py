@@ -16,6 +16,8 @@ def count_outcomes(work: Work, sink_failed: set[int]) -> Counts:
     verdicts = work.verdicts
     received = len(work.batch.events) - len(verdicts.reread)
     dead = set(work.failures) | sink_failed
+    if verdicts.standing:  # dead since before a crash, for a ledger that holds it: whatever the others make of it now
+        dead |= verdicts.standing.keys() - verdicts.reread
     taken = _taken(work)
     delivered = len(taken - dead) if dead else len(taken)
     dead_count = len(dead)

@@ -6,25 +6,28 @@ What is decided in read order (which event is a repetition of which) is decided 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from types import TracebackType
 
 from penstock.engine.assemble import Assembly
 from penstock.engine.claim import Claimed
 from penstock.engine.dedup import first_conflict, held_by_position, judge
 from penstock.engine.flow import Flow
+from penstock.engine.letters import letter_id
 from penstock.engine.pool import WorkerPool
 from penstock.engine.stages import Tally
 from penstock.engine.work import Work
 from penstock.event import Event
 from penstock.observe.status import RunStatus
-from penstock.spi import Key
+from penstock.spi import Batch, Key
+from penstock.state.records import OpenLetter
 
 
 class Processor:
     """Turns works that were read into works that can be delivered. Enter it before use: it starts the workers."""
 
     def __init__(self, assembly: Assembly, claimed: Claimed, flow: Flow, status: RunStatus) -> None:
+        self._name = assembly.pipeline.name
         self._chain = assembly.chain
         self._preparer = assembly.preparer
         self._keys = assembly.keys
@@ -95,8 +98,14 @@ class Processor:
         ahead = [ledger for ledger in self._ledgers if ledger.ahead]
         held = held_by_position(work.batch, ahead) if ahead else {}
         if given or held:
-            work.verdicts = await judge(work.batch, events, keys, self._ledgers, self._store, held)
+            standing = await self._standing(work.batch, held) if held else None
+            work.verdicts = await judge(work.batch, events, keys, self._ledgers, self._store, held, standing=standing)
         self._in_flight |= names
+
+    async def _standing(self, batch: Batch, held: Mapping[str, Collection[int]]) -> dict[int, OpenLetter]:
+        """Dead letters of the events that some ledger holds already, by origin: only the first batches after a crash have any."""
+        origins = {letter_id(self._name, batch.events[origin]): origin for origin in set().union(*held.values())}
+        return {origins[letter.id]: letter for letter in await self._store.standing_letters(list(origins))}
 
     async def _in_worker(self, pool: WorkerPool, work: Work, events: list[Event], tally: Tally) -> None:
         outputs, routes = await pool.run(events, tally, prepare=not self._prepares)

@@ -75,7 +75,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class OpenLetter:
-    """What the engine asks about an open dead letter by its dedup key (rule 7)."""
+    """What the engine asks about an open dead letter (rule 7). `key` is empty where its event had none."""
 
     id: str
     key: bytes

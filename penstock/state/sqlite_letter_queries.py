@@ -12,7 +12,7 @@ import msgspec
 
 from penstock.errors import UsageError, Violation
 from penstock.state.records import DeadLetter, Delivered, Group, LetterQuery, OpenLetter, Status
-from penstock.state.sqlite_letters import COLUMNS, KEEPS_KEY
+from penstock.state.sqlite_letters import COLUMNS, KEEPS_KEY, LIVE
 
 # The first holds all that grouping needs (a million letters: 170 to 230 ms, 690 where their rows must be read), the second serves
 # `counts` alone (60 ms, else 390). Conditions say `+l.status`, which keeps SQLite from choosing it for anything else.
@@ -82,6 +82,17 @@ def open_by_key(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[O
             SELECT l.id, l.key, l.brought_by, l.data_digest, l.owed FROM n CROSS JOIN letters AS l ON l.key = substr(?1, n.i, 16)
             WHERE l.key IS NOT NULL AND l.{KEEPS_KEY} ORDER BY l.seq""",  # noqa: S608 - a constant
         (b"".join(keys),),
+    )
+    found = {row[0]: OpenLetter(row[0], row[1], row[2], row[3], tuple(_decode_owed(row[4]))) for row in rows.fetchall()}
+    return list(found.values())
+
+
+def open_by_id(connection: sqlite3.Connection, ids: Sequence[str]) -> list[OpenLetter]:
+    """See `StateStore.standing_letters`. One statement; the latest of an id only."""
+    rows = connection.execute(
+        f"""SELECT id, ifnull(key, x''), brought_by, data_digest, owed FROM letters
+            WHERE id IN (SELECT value FROM json_each(?)) AND {LIVE} ORDER BY seq""",  # noqa: S608 - a constant
+        (msgspec.json.encode(list(ids)).decode(),),
     )
     found = {row[0]: OpenLetter(row[0], row[1], row[2], row[3], tuple(_decode_owed(row[4]))) for row in rows.fetchall()}
     return list(found.values())

@@ -269,6 +269,10 @@ class SqliteStateStore:
         """See `StateStore.open_letters`."""
         return await self._database.run(lambda db: queries.open_by_key(db, keys)) if keys else []
 
+    async def standing_letters(self, ids: Sequence[str]) -> list[OpenLetter]:
+        """See `StateStore.standing_letters`."""
+        return await self._database.run(lambda db: queries.open_by_id(db, ids)) if ids else []
+
     async def letters(
         self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
     ) -> tuple[list[DeadLetter], str | None]:

@@ -91,6 +91,11 @@ class StateStore(Ledger, Protocol):
         """Unresolved letters with these keys, and discarded ones, for discarding keeps the key (rule 7). Provisional ones too."""
         ...
 
+    async def standing_letters(self, ids: Sequence[str]) -> list[OpenLetter]:
+        """Unresolved letters with these ids, in any order; ids that have none are passed over. What a run asks about events that
+        it reads again. Provisional ones too."""
+        ...
+
     async def letters(
         self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
     ) -> tuple[list[DeadLetter], str | None]:
