@@ -24,7 +24,7 @@ _STEP = re.compile(rf"\.?(?:{_INDEX})|\.{_STRING}|{_FIELD}", re.ASCII)
 _PATH = re.compile(rf"(?P<root>\$event|\$steps)?(?P<path>(?:{_FIELD}|\.{_STRING}|\.?{_INDEX})*|\.)", re.ASCII)
 _LITERAL = re.compile(rf"{_STRING}|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null", re.ASCII)
 
-_NAMES = {
+KINDS = {
     dict: "object",
     list: "array",
     tuple: "array",
@@ -34,6 +34,7 @@ _NAMES = {
     float: "number",
     type(None): "null",
 }
+"""What jq calls the type of a value."""
 
 
 def native(program: str, view: View) -> Getter | None:
@@ -94,7 +95,7 @@ def walk(value: Any, steps: Sequence[str | int]) -> Any:
 
 
 def _cannot_index(value: Any, step: str | int) -> Permanent:
-    kind = _NAMES.get(value.__class__)
+    kind = KINDS.get(value.__class__)
     if kind is None:
         return Permanent("jq.not_json", f"the data is no JSON value but {value.__class__.__name__}")
     key = f'string ("{step}")' if isinstance(step, str) else f"number ({step})"

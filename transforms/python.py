@@ -1,0 +1,170 @@
+"""The `python` transform: a function of the user's own computes new data.
+
+The function is given values that nobody else holds, so it may change them. What it returns is written as JSON at once: a mistake
+is found at the step that made it, and later steps see what a sink would.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from penstock.config.base import ComponentConfig
+from penstock.errors import ComponentError, Fatal, Permanent, Transient
+from penstock.event import UNSET, Event, decode, encode
+from penstock.spi import Context, Result
+from transforms._functions import find
+from transforms._outputs import with_text
+
+_MESSAGE_LIMIT = 500
+
+
+class PythonConfig(ComponentConfig):
+    """Fields of the `python` transform.
+
+    The function takes the data (JSON values; bytes where the data is no JSON) and returns new data, `None` to filter the event,
+    or a list: one event for each item. Dates, UUIDs, decimals and dataclasses in what it returns become JSON text and objects.
+    """
+
+    shorthand: ClassVar[str | None] = "call"
+
+    call: str = Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
+        description="`module:function`, found in the project's directory or among the installed packages. Where it has a second "
+        "parameter `event` (with `batch`, `events`), it is given the event too. It may be async.",
+        examples=["shop.steps:enrich"],
+    )
+    batch: bool = Field(
+        False,
+        description="Call the function with a list of data; it returns a list of as many results. If it raises, it is called "
+        "again for each alone, to find the one that is to blame.",
+    )
+
+
+class Python:
+    """Calls a function of yours: data in, data out."""
+
+    name: ClassVar[str] = "python"
+    Config: ClassVar[type[PythonConfig]] = PythonConfig
+
+    def __init__(self, config: PythonConfig, context: Context) -> None:
+        self._name = config.call
+        self._batch = config.batch
+        self._project = context.project.resolve()
+        self._function = find(config.call, context.project, "events" if config.batch else "event")
+
+    def version_parts(self) -> Mapping[str, str]:
+        """Digest of the function's module."""
+        return {f"python:{self._name}": self._function.digest}
+
+    def apply(self, events: Sequence[Event], /) -> list[Result] | Awaitable[list[Result]]:
+        if self._function.is_async:
+            return self._apply_batch_async(events) if self._batch else self._apply_async(events)
+        return self._apply_batch(events) if self._batch else [self._one(event) for event in events]
+
+    def _one(self, event: Event) -> Result:
+        try:
+            return self._result(event, self._call(take(event), event))
+        except (Exception, SystemExit) as error:  # supervision point: the user's code
+            return self._failure(error)
+
+    async def _apply_async(self, events: Sequence[Event]) -> list[Result]:
+        results: list[Result] = []
+        for event in events:
+            try:
+                results.append(self._result(event, await self._call(take(event), event)))
+            except (Exception, SystemExit) as error:  # supervision point: the user's code
+                results.append(self._failure(error))
+        return results
+
+    def _apply_batch(self, events: Sequence[Event]) -> list[Result]:
+        try:
+            return self._results(events, self._call([take(event) for event in events], list(events)))
+        except (Exception, SystemExit) as error:  # supervision point: the user's code
+            shared = self._shared_failure(error, events)
+        return shared or [result for event in events for result in self._apply_batch([event])]
+
+    async def _apply_batch_async(self, events: Sequence[Event]) -> list[Result]:
+        try:
+            return self._results(events, await self._call([take(event) for event in events], list(events)))
+        except (Exception, SystemExit) as error:  # supervision point: the user's code
+            shared = self._shared_failure(error, events)
+        return shared or [result for event in events for result in await self._apply_batch_async([event])]
+
+    def _shared_failure(self, error: BaseException, events: Sequence[Event]) -> list[Result]:
+        """The failure of every event of a batch; none where each has to be tried alone."""
+        if len(events) > 1 and not isinstance(error, (Transient, Fatal)):
+            return []
+        return [self._failure(error)] * len(events)
+
+    def _call(self, data: Any, event: Any) -> Any:
+        function = self._function
+        if not function.wants_event:
+            return function.call(data)
+        return function.call(data, events=event) if self._batch else function.call(data, event=event)
+
+    def _results(self, events: Sequence[Event], returned: Any) -> list[Result]:
+        if not isinstance(returned, list) or len(returned) != len(events):
+            what = f"a list of {len(returned)}" if isinstance(returned, list) else type(returned).__name__
+            raise self._bad_result(f"{what} for a batch of {len(events)}; there must be one result for each, or None")
+        results: list[Result] = []
+        for event, each in zip(events, returned, strict=True):
+            try:
+                results.append(self._result(event, each))
+            except Permanent as error:
+                results.append(error)
+        return results
+
+    def _result(self, event: Event, returned: Any) -> Result:
+        if returned is None:
+            return None
+        if isinstance(returned, list):
+            return [self._event(event, each) for each in returned] or None
+        return self._event(event, returned)
+
+    def _event(self, event: Event, data: Any) -> Event:
+        if inspect.iscoroutine(data):
+            data.close()
+            raise self._bad_result("a coroutine; say `async def`, or await it")
+        try:
+            text = encode(data)
+        except Permanent as error:
+            raise self._bad_result(f"{type(data).__name__}, which cannot be written as JSON", why=error.message) from error
+        return with_text(event, text)
+
+    def _bad_result(self, what: str, why: str | None = None) -> Permanent:
+        return Permanent("python.bad_result", f"{self._name} returned {what}", why=why)
+
+    def _failure(self, error: BaseException) -> ComponentError:
+        if isinstance(error, ComponentError):
+            return error
+        if isinstance(error, MemoryError):
+            raise error
+        message = f"{type(error).__name__}: {error}"
+        if len(message) > _MESSAGE_LIMIT:
+            message = message[: _MESSAGE_LIMIT - 1] + "…"
+        return Permanent("python.raised", message, why=f"raised at {self._place(error)}")
+
+    def _place(self, error: BaseException) -> str:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        file = Path(frame.filename)
+        if file.is_relative_to(self._project):
+            file = file.relative_to(self._project)
+        return f"{file}:{frame.lineno} in {frame.name}"
+
+
+def take(event: Event) -> Any:
+    """The event's data for somebody who may change it: the event keeps the text and decodes it again when asked."""
+    if event.decoded.__class__ is bytes:
+        return event.decoded
+    if event.steps is not None or event.record is not UNSET:  # these may hold parts of the decoded data
+        return decode(event.json())
+    data = event.data
+    event.json()
+    event.decoded = UNSET
+    return data
