@@ -1,8 +1,8 @@
 """What every component's configuration is made of: the base model, and field types for values with a unit or a secret.
 
 A component declares `Config(ComponentConfig)` with a description for every field; its reference page, its part of the JSON Schema
-and its error messages come from there. The loader validates in pydantic's strict JSON mode: a list may fill a tuple, a string never
-becomes a number.
+and its error messages come from there. The loader validates in pydantic's strict JSON mode: a list may fill a tuple, a string
+never becomes a number.
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""The JSON Schema of the pipeline file, for editors: made of the same models that validate it (JSON Schema 2020-12).
+
+The result is checked in as `pipeline.schema.json` beside this module; `python -m penstock.config.schema` writes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from penstock.components import Catalog, Kind
+from penstock.config.format import PipelineFile, SinkFields, SourceFields, StepFields
+
+FILE = Path(__file__).with_name("pipeline.schema.json")
+_BESIDE: dict[Kind, type[BaseModel]] = {"source": SourceFields, "transform": StepFields, "sink": SinkFields}
+
+
+def pipeline_schema(catalog: Catalog | None = None) -> dict[str, Any]:
+    """The schema of a pipeline file, with every component of the catalog (by default: the built-in ones)."""
+    catalog = catalog or Catalog(plugins=False)
+    definitions: dict[str, Any] = {}
+    root = _inline(PipelineFile, definitions)
+    for kind, beside in _BESIDE.items():
+        definitions[kind] = _component(kind, beside, catalog, definitions)
+    properties = root["properties"]
+    properties["source"] = _described(properties["source"], {"$ref": "#/$defs/source"})
+    properties["sink"] = _described(properties["sink"], {"$ref": "#/$defs/sink"})
+    properties["transforms"]["items"] = {"$ref": "#/$defs/transform"}
+    properties["sinks"]["items"] = {"$ref": "#/$defs/sink"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Penstock pipeline",
+        **root,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def text(schema: dict[str, Any]) -> str:
+    """As it is checked in and printed."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _component(kind: Kind, beside: type[BaseModel], catalog: Catalog, definitions: dict[str, Any]) -> dict[str, Any]:
+    """A bare name, or a block of one component and the fields beside it."""
+    names = catalog.names(kind)
+    around = _inline(beside, definitions)
+    properties = dict(around["properties"])
+    for name in names:
+        cls = catalog.find(kind, name)
+        properties[name] = _options(cls.Config, definitions, (cls.__doc__ or "").strip().splitlines()[0])
+    block = {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "oneOf": [{"required": [name]} for name in names],
+    }
+    return {"anyOf": [{"enum": names}, block]}
+
+
+def _options(config: Any, definitions: dict[str, Any], summary: str) -> dict[str, Any]:
+    schema = _inline(config, definitions)
+    schema.pop("title", None)
+    forms = [{**schema, "description": summary}]
+    shorthand = config.shorthand
+    if shorthand is not None:
+        field = config.model_fields[shorthand].alias or shorthand
+        forms.append({**schema["properties"][field], "description": summary})
+    if not schema.get("required"):
+        forms.append({"type": "null"})
+    return forms[0] if len(forms) == 1 else {"anyOf": forms, "description": summary}
+
+
+def _inline(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = model.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+    definitions.update(schema.pop("$defs", {}))
+    return schema
+
+
+def _described(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {**new, "description": old["description"]}
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(pipeline_schema()), encoding="utf-8")
