@@ -48,7 +48,7 @@ class RedactConfig(ComponentConfig):
     )
     key: Secret | None = Field(
         None,
-        description="Key of the digest, at most 64 bytes. Without one, short values such as telephone numbers are found by trying.",
+        description="Key of the digest, at most 64 bytes. Without it, short values such as telephone numbers can be guessed.",
         examples=["${file:/run/secrets/redact}"],
     )
 
@@ -103,9 +103,12 @@ class Redact:
         if not isinstance(step, str) and isinstance(value, (list, tuple)):
             places = range(len(value)) if step is _EVERY else range(step, min(step + 1, len(value)))
             return self._in_items(list(value), places, rest, path)
-        kind = {dict: "an object", list: "a list", str: "text"}.get(type(value), "a value")
+        kind = KINDS.get(value.__class__, "foreign")
         raise Permanent(
-            "redact.wrong_path", f"{path} leads through {kind}", help="name the field as it is in this data", where=path
+            "redact.wrong_path",
+            f"{path} leads through a value of type {kind}",
+            help="name the field as it is in this data",
+            where=path,
         )
 
     def _in_items(self, value: Any, places: Sequence[Any], rest: Sequence[Any], path: str) -> Any:
