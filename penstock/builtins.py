@@ -36,6 +36,7 @@ ROOMS = {
     "registry": "registry.files:FileRegistry",
     "fingerprint": "dlq.fingerprint:fingerprint",
     "dlq": "dlq.queue:DeadLetterQueue",
+    "replay": "dlq.replay:replay",
 }
 """What the core needs of the outer rooms, by the name it asks for."""
 

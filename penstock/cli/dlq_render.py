@@ -20,7 +20,7 @@ SHOWN_BYTES = 4096
 SHOWN_LINES = 120
 
 
-def group_lines(pipeline: str, groups: Sequence[Group], style: Style, width: int | None) -> list[str]:
+def group_lines(groups: Sequence[Group], style: Style, width: int | None) -> list[str]:
     """A table of causes, and what can be done about the first of them."""
     columns = [
         Column("FINGERPRINT", paint=style.cyan),

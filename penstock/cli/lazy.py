@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
+from click.shell_completion import CompletionItem
 
 from penstock.errors import UsageError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+Level = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(slots=True)
@@ -25,7 +27,7 @@ class Settings:
     """
 
     env_file: Path | None = None
-    log_level: str = "info"
+    log_level: Level = "info"
     project: Path | None = None
     tz: str | None = None
 
@@ -117,6 +119,11 @@ class LazyGroup(click.Group):
                 "usage.unknown_verb", f"{ctx.command_path} has no verb", name, list(self._verbs), f"{ctx.command_path} -h"
             )
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs come from the table; completing must not import them all."""
+        own = [CompletionItem(name, help=text) for name, (_, text) in self._verbs.items() if name.startswith(incomplete)]
+        return own + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

@@ -65,16 +65,21 @@ def describe(status: RunStatus, pace: Pace, progress: tuple[int, int] | None) ->
 
 
 class ProgressDisplay:
-    """Bars of some runs on stderr. `async with` shows them, and leaves nothing behind; `write` prints a line above them."""
+    """Bars of some runs on stderr: `watch`, then `async with`, which leaves nothing behind; `write` prints a line above them."""
 
-    def __init__(self, runs: Sequence[RunStatus], stream: TextIO, clock: Callable[[], float]) -> None:
-        self._runs = runs
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._runs: Sequence[RunStatus] = ()
         self._stream = stream
         self._clock = clock
-        self._paces = [Pace() for _ in runs]
+        self._paces: list[Pace] = []
         self._bars: list[TaskID] = []
         self._progress: Progress | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def watch(self, runs: Sequence[RunStatus]) -> None:
+        """Say which runs to show, before they are shown."""
+        self._runs = runs
+        self._paces = [Pace() for _ in runs]
 
     async def __aenter__(self) -> ProgressDisplay:
         self._progress = _make_progress(self._stream)

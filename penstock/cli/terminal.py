@@ -46,7 +46,8 @@ class Style:
 class Terminal:
     """Where output goes.
 
-    :ivar width: columns of the terminal; None where stdout is none, and nothing need be shortened.
+    :ivar width: columns of the terminal; None where stdout is none, and nothing need be shortened. `err_width` likewise.
+    :ivar interactive: somebody watches stderr; `asks`: and can answer.
     """
 
     out: TextIO
@@ -54,15 +55,26 @@ class Terminal:
     style: Style
     err_style: Style
     width: int | None
+    err_width: int | None
     interactive: bool
+    asks: bool = False
 
     @classmethod
     def of_process(cls) -> Terminal:
         """This process's streams. NO_COLOR, TERM=dumb and pipes mean no colors; the latter two no progress display either."""
         color, dumb = not os.environ.get("NO_COLOR"), _is_dumb(os.environ)
         out_is, err_is = sys.stdout.isatty() and not dumb, sys.stderr.isatty() and not dumb
-        width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
-        return cls(sys.stdout, sys.stderr, Style(color and out_is), Style(color and err_is), width, err_is)
+        columns = shutil.get_terminal_size((100, 24)).columns
+        return cls(
+            sys.stdout,
+            sys.stderr,
+            Style(color and out_is),
+            Style(color and err_is),
+            columns if sys.stdout.isatty() else None,
+            columns if sys.stderr.isatty() else None,
+            err_is,
+            sys.stdin.isatty(),
+        )
 
     def show(self, *lines: str) -> None:
         """Results. The caller has made outside text printable."""

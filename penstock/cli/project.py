@@ -1,0 +1,100 @@
+"""From what stands on the command line to pipelines and state stores; all that is wrong is found before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from penstock.cli.lazy import Settings
+from penstock.cli.stores import StoreRef
+from penstock.config.loader import expand, find_pipeline, find_project, load_pipeline
+from penstock.config.model import Pipeline
+from penstock.config.paths import pipeline_name, pipelines_in
+from penstock.errors import ConfigProblem, ConfigurationError, UsageError
+
+DEFAULT_STATE = ".penstock"
+
+
+def project_root(settings: Settings) -> Path:
+    """The project: `--project`, or the one that the working directory is in."""
+    return settings.project.absolute() if settings.project is not None else find_project(Path.cwd())
+
+
+def load_file(settings: Settings, file: Path, overrides: Sequence[str] = ()) -> Pipeline:
+    """One pipeline.
+
+    :raises ConfigurationError: with every mistake of the file.
+    """
+    return load_pipeline(file, overrides=overrides, environment=settings.environment(), project=project_root(settings))
+
+
+def load_named(settings: Settings, name: str, overrides: Sequence[str] = ()) -> Pipeline:
+    """A pipeline by its name or its file.
+
+    :raises UsageError: `usage.unknown_pipeline`, with the name that was probably meant.
+    """
+    return load_file(settings, find_pipeline(name, project_root(settings)), overrides)
+
+
+def load_files(settings: Settings, patterns: Sequence[str], overrides: Sequence[str] = ()) -> list[Pipeline]:
+    """The pipelines of files, directories and globs.
+
+    :raises ConfigurationError: with every mistake of every file (Invariant 10).
+    :raises UsageError: `usage.no_files`; `usage.same_pipeline`, where two files describe one pipeline.
+    """
+    pipelines: list[Pipeline] = []
+    problems: list[ConfigProblem] = []
+    for file in expand(patterns):
+        try:
+            pipelines.append(load_file(settings, file, overrides))
+        except ConfigurationError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigurationError(problems)  # Invariant 10: of all files at once, before anything is opened
+    _refuse_same(pipelines)
+    return pipelines
+
+
+def _refuse_same(pipelines: Sequence[Pipeline]) -> None:
+    first: dict[str, Path] = {}
+    for pipeline in pipelines:
+        other = first.setdefault(pipeline.name, pipeline.file)
+        if other != pipeline.file:
+            raise UsageError(
+                "usage.same_pipeline",
+                f"{other} and {pipeline.file} both describe the pipeline {pipeline.name!r}",
+                why="its name is the namespace of its state",
+                help="give one of them another name",
+            )
+
+
+def find_stores(settings: Settings, names: Sequence[str]) -> list[StoreRef]:
+    """The state stores of some pipelines, by name or file; of all in the project where none is named.
+
+    A pipeline whose file is gone, or has mistakes, is looked up where state is by default.
+
+    :raises UsageError: `usage.unknown_pipeline`.
+    :raises ConfigurationError: the file has mistakes, and no state is where it is by default.
+    """
+    project = project_root(settings)
+    if not names:
+        known = [name for file in pipelines_in(project / "pipelines") if (name := pipeline_name(file)) is not None]
+        names = sorted({*known, *(database.stem for database in (project / DEFAULT_STATE).glob("*.db"))})
+    refs = {ref.pipeline: ref for ref in (_store_of(settings, name, project) for name in names)}
+    return list(refs.values())
+
+
+def _store_of(settings: Settings, name: str, project: Path) -> StoreRef:
+    default = StoreRef(name, project / DEFAULT_STATE)
+    is_there = (default.directory / f"{name}.db").is_file()
+    try:
+        pipeline = load_named(settings, name)
+    except ConfigurationError:
+        if is_there:
+            return default
+        raise
+    except UsageError as error:
+        if is_there and error.code == "usage.unknown_pipeline":
+            return default
+        raise
+    return StoreRef(pipeline.name, pipeline.state)

@@ -1,0 +1,120 @@
+"""State stores as the verbs that look and settle use them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from penstock.builtins import room
+from penstock.clock import SystemClock
+from penstock.config.model import Pipeline
+from penstock.errors import EnvironmentFault, UsageError
+from penstock.faults import Faults
+from penstock.state.open import open_store
+from penstock.state.records import DeadLetter, Group, LetterQuery
+from penstock.state.store import StateStore
+
+T = TypeVar("T")
+
+
+class Letters(Protocol):
+    """What the command uses of the dead letter queue (`dlq.queue.DeadLetterQueue`)."""
+
+    async def page(
+        self, query: LetterQuery, *, after: str | None = None, limit: int = 100
+    ) -> tuple[list[DeadLetter], str | None]: ...
+    async def groups(self, query: LetterQuery) -> list[Group]: ...
+    async def show(self, prefix: str) -> DeadLetter: ...
+    async def discard(self, query: LetterQuery) -> int: ...
+    def export(self, query: LetterQuery) -> AsyncIterator[bytes]: ...
+    def documents(self, letters: Sequence[DeadLetter]) -> list[dict[str, Any]]: ...
+    def document(self, letter: DeadLetter) -> dict[str, Any]: ...
+    def group_documents(self, groups: Sequence[Group]) -> list[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRef:
+    """Where the state of a pipeline is kept."""
+
+    pipeline: str
+    directory: Path
+
+
+@asynccontextmanager
+async def reading(ref: StoreRef) -> AsyncIterator[StateStore]:
+    """The store, for reading; it must exist.
+
+    :raises EnvironmentFault: `state.missing`, where the pipeline never ran; `state.damaged`, `state.newer`.
+    """
+    store = open_store(ref.directory, ref.pipeline, SystemClock(), Faults())
+    try:
+        await store.open(create=False)
+        yield store
+    finally:
+        await store.close()
+
+
+async def if_it_ran(ref: StoreRef, use: Callable[[StateStore], Awaitable[T]], otherwise: T) -> T:
+    """What `use` makes of the store, or `otherwise` where the pipeline has never run."""
+    try:
+        async with reading(ref) as store:
+            return await use(store)
+    except EnvironmentFault as error:
+        if error.code != "state.missing":
+            raise
+        return otherwise
+
+
+def letters_of(store: StateStore) -> Letters:
+    """The dead letter queue over a store."""
+    queue: Letters = room("dlq")(store)
+    return queue
+
+
+async def open_groups(pipeline: Pipeline) -> list[Group]:
+    """Causes of the dead letters that are open now."""
+    ref = StoreRef(pipeline.name, pipeline.state)
+    return await if_it_ran(ref, lambda store: letters_of(store).groups(LetterQuery()), [])
+
+
+async def each_store(refs: Sequence[StoreRef], use: Callable[[StateStore], Awaitable[T]], otherwise: T) -> list[tuple[str, T]]:
+    """What `use` makes of each store, by pipeline; `otherwise` where one never ran.
+
+    Where there are several, one that lacks the id or fingerprint that was asked for gives `otherwise` too, unless all do.
+    """
+    results: list[tuple[str, T]] = []
+    unknown: list[UsageError] = []
+    for ref in refs:
+        try:
+            results.append((ref.pipeline, await if_it_ran(ref, use, otherwise)))
+        except UsageError as error:
+            if error.code != "dlq.unknown":
+                raise
+            unknown.append(error)
+            results.append((ref.pipeline, otherwise))
+    if unknown and len(unknown) == len(refs):
+        raise unknown[0]
+    return results
+
+
+async def letter_anywhere(refs: Sequence[StoreRef], prefix: str) -> tuple[DeadLetter, dict[str, Any]]:
+    """The one dead letter of all these pipelines whose id begins so, and its document.
+
+    :raises UsageError: `dlq.unknown`, `dlq.ambiguous`.
+    """
+
+    async def show(store: StateStore) -> tuple[DeadLetter, dict[str, Any]] | None:
+        queue = letters_of(store)
+        letter = await queue.show(prefix)
+        return letter, queue.document(letter)
+
+    found = [letter for _, letter in await each_store(refs, show, None) if letter is not None]
+    if not found:
+        raise UsageError("dlq.unknown", f"no dead letter begins with {prefix!r}", help="pipe dlq ls lists them")
+    if len(found) > 1:
+        names = ", ".join(letter.pipeline for letter, _ in found)
+        raise UsageError("dlq.ambiguous", f"dead letters of {names} begin with {prefix!r}", help="write more of it")
+    return found[0]
