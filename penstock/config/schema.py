@@ -66,8 +66,9 @@ def _options(config: Any, definitions: dict[str, Any], summary: str) -> dict[str
     forms = [{**schema, "description": summary}]
     shorthand = config.shorthand
     if shorthand is not None:
-        field = config.model_fields[shorthand].alias or shorthand
-        forms.append({**schema["properties"][field], "description": summary})
+        field = config.model_fields.get(shorthand)
+        name = field.alias if field is not None and field.alias else shorthand
+        forms.append({**schema["properties"][name], "description": summary})
     if not schema.get("required"):
         forms.append({"type": "null"})
     return forms[0] if len(forms) == 1 else {"anyOf": forms, "description": summary}
