@@ -128,12 +128,12 @@ class Python:
         return self._event(event, returned)
 
     def _event(self, event: Event, data: Any) -> Event:
-        if inspect.iscoroutine(data):
-            data.close()
-            raise self._bad_result("a coroutine; say `async def`, or await it")
         try:
             text = encode(data)
         except Permanent as error:
+            if inspect.iscoroutine(data):
+                data.close()
+                raise self._bad_result("a coroutine; say `async def`, or await it") from error
             raise self._bad_result(f"{type(data).__name__}, which cannot be written as JSON", why=error.message) from error
         return with_text(event, text)
 

@@ -53,11 +53,10 @@ def finished_keys(work: Work, ledger: str, failed: set[int]) -> Iterator[Key]:
     if not work.keys:
         return
     verdicts = work.verdicts
-    plain = not (work.failures or failed or verdicts.dropped or verdicts.held or verdicts.repeated)
-    if plain:
+    ended = {*work.failures, *failed, *verdicts.dropped, *verdicts.held.get(ledger, ()), *verdicts.repeated.get(ledger, ())}
+    if not ended:
         yield from work.keys.values()
         return
     for origin, key in work.keys.items():
-        if origin in work.failures or origin in failed or origin in verdicts.dropped or verdicts.skips(ledger, origin):
-            continue
-        yield key
+        if origin not in ended:
+            yield key
