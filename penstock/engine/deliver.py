@@ -183,7 +183,7 @@ class Committer:
             ]
             self._settle_counts(group)
             commit = self._commit_for(ledger, group, number)
-            if not offered and not commit.keys and not commit.jobs:
+            if not offered and not commit.keys and not commit.jobs and not ledger.redoing:
                 return  # it owes nothing of this group, which the note says for it (rule 2)
             events = [event for _, event in offered]
             try:
@@ -222,7 +222,7 @@ class Committer:
             epoch=self.epoch,
             previous=ledger.group,
             group=number,
-            positions=group.positions,
+            positions=ledger.forward(group.positions),
             counts=self.note.counts.plus(group.counts),
             keys=keys,
             running=self.running(),
@@ -286,6 +286,7 @@ class Committer:
 
     def _committed(self, ledger: LedgerState, commit: Commit) -> None:
         ledger.group = commit.group
+        ledger.redoing = False
         if commit.keys:
             ledger.keys_high = max(ledger.keys_high, max(key.key for key in commit.keys))
         if ledger.sink is None:

@@ -29,6 +29,8 @@ class LedgerState:
     :ivar positions: where it stood when it was claimed.
     :ivar ahead: partitions in which it stands beyond the position that the source resumes from, by their order bytes.
     :ivar keys_high: the greatest key that may be in it.
+    :ivar redoing: it took a group that the state store never noted, so it takes part in the next one even with nothing to do:
+        the ledgers then agree again on how far they are.
     """
 
     name: str
@@ -42,6 +44,12 @@ class LedgerState:
     sink_states: dict[str, bytes] = field(default_factory=dict)
     claim: Claim | None = None
     keys_high: bytes = b""
+    redoing: bool = False
+
+    def forward(self, positions: Mapping[str, Position]) -> dict[str, Position]:
+        """Those of the positions that do not lie behind what it held when it was claimed (Invariant 2)."""
+        held = self.positions
+        return {name: position for name, position in positions.items() if name not in held or position.order >= held[name].order}
 
     async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Which keys it holds; those above its high-water mark need no look."""
@@ -152,12 +160,16 @@ def _stand(ledgers: Sequence[LedgerState], note: Note) -> Standing:
     smallest = _earliest([state.positions for state in ledgers])
     base = Note(group=note.group, positions=dict(note.positions), counts=note.counts)
     moved = not _same(smallest, note.positions)
-    for state in ledgers:
+    for state in reversed(ledgers):  # the last to commit knew what the others had refused
         if state.claim is None or not _same(state.positions, smallest):
             continue
         if moved or all(other.group > note.group for other in ledgers):
             base = Note(group=state.group, positions=smallest, counts=state.claim.counts)
             break
+    for state in ledgers:
+        state.redoing = state.group > base.group
+    # A number is never used again: `committed` must tell a group that is redone from what it was before (Invariant 7).
+    base.group = max(base.group, *(state.group for state in ledgers))
     for state in ledgers:
         state.ahead = {
             partition: position.order
