@@ -163,7 +163,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 def table_output(name: str = "table", *, refuses: bool = True) -> Output:
     """A SQLite table without a key, so that a row delivered twice stands there twice. Its CHECK refuses some rows."""
-    path = "out/table.db"
+    path = f"out/{name}.db"
 
     def prepare(project: Path) -> None:
         (project / path).parent.mkdir(exist_ok=True)
@@ -216,7 +216,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     "sqlite": Scenario("sqlite", [table_output()]),
     "file": Scenario("file", [file_output()]),
     "both": Scenario("both", [table_output(), file_output()]),
+    "tables": Scenario("tables", [table_output("first", refuses=False), table_output("second")]),
     "gzip": Scenario("gzip", [file_output(suffix=".gz")]),
     "zstd": Scenario("zstd", [file_output(suffix=".zst")]),
 }
-"""By the ledgers they have: the sink's own, the state store's, both; and the compressed forms of a file."""
+"""By the ledgers they have: the sink's own, the state store's, both, two sinks' own; and the compressed forms of a file."""
