@@ -109,8 +109,12 @@ class FileRegistry:
         try:
             return decode(text.encode())
         except Permanent as error:
+            place = _place(self.path(ref), text)
             raise ConfigProblem(
-                "registry.invalid_schema", f"the schema {ref} is not JSON", where=_place(self.path(ref), text), why=error.message
+                "registry.invalid_schema",
+                f"the schema {ref} is not JSON",
+                where=place,
+                why=f"{place}: {error.why or error.message}",
             ) from error
 
     def validator(self, ref: Ref) -> Validator:

@@ -93,7 +93,8 @@ def compile_schema(root: Loaded, load: Load) -> Validator:
         try:
             found = loaded[uri] = load(uri)
         except ConfigProblem as problem:
-            problem.where = problem.where or Location(root.file)
+            if problem.where is None:
+                problem.where, problem.why = Location(root.file), f"it stands in {root.file}"
             problems.append(problem)
             raise
         _check(found)
@@ -127,8 +128,12 @@ def _refused(loaded: Loaded, error: Exception) -> ConfigProblem:
 
 
 def _invalid(loaded: Loaded, why: str, path: str = "") -> ConfigProblem:
+    place = f"{loaded.file}, {path}" if path else loaded.file
     return ConfigProblem(
-        "registry.invalid_schema", f"the schema {loaded.ref} is not valid", where=Location(loaded.file, path=path), why=why
+        "registry.invalid_schema",
+        f"the schema {loaded.ref} is not valid",
+        where=Location(loaded.file, path=path),
+        why=f"{place}: {why}",  # a pipeline that names the schema puts its own place in `where`
     )
 
 
