@@ -137,7 +137,9 @@ async def _claim_one(state: LedgerState, claims: Claims, note: Note) -> None:
 def _check(state: LedgerState, claim: Claim, claims: Claims, note: Note) -> None:
     if claim.group > note.group + 1:
         raise _restored(claims, state, f"it holds group {claim.group}, the state store noted {note.group}")
-    if note.ledgers and state.name not in note.ledgers and claim.group > 0:
+    if claim.group > 0 and not note.ledgers:
+        raise _restored(claims, state, f"it holds group {claim.group}, the state store knows of no run")
+    if claim.group > 0 and state.name not in note.ledgers:
         raise EnvironmentFault(
             "ledger.came_back",
             f"sink {state.name} was part of this pipeline before, and missed what was delivered meanwhile",
