@@ -1,1 +1,157 @@
-"""Penstock: source → CloudEvents → schema → transforms → sink, with nothing lost or skipped silently."""
+"""Penstock: source → CloudEvents → schema → transforms → sink, with nothing lost or skipped silently.
+
+This is the package that plugins and programs import: every public name is here. Names are loaded when first used, so that
+importing `penstock` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from penstock._guard import refuse_strangers
+from penstock._version import __version__
+
+if TYPE_CHECKING:
+    from penstock.clock import Clock, SystemClock
+    from penstock.config.base import (
+        ComponentConfig,
+        DataField,
+        DataProgram,
+        Duration,
+        EventField,
+        EventProgram,
+        ProjectPath,
+        Rate,
+        RecordField,
+        RecordProgram,
+        Secret,
+        Size,
+    )
+    from penstock.config.model import Pipeline
+    from penstock.engine.embed import load, run
+    from penstock.errors import (
+        BatchError,
+        ComponentError,
+        ConfigurationError,
+        EnvironmentFault,
+        Fatal,
+        Fenced,
+        MissingExtra,
+        PenstockError,
+        Permanent,
+        Transient,
+        Unavailable,
+        Violation,
+    )
+    from penstock.event import Event
+    from penstock.observe.status import RunSummary
+    from penstock.spi import (
+        Batch,
+        Claim,
+        Claimant,
+        Commit,
+        Context,
+        Counts,
+        Healthy,
+        Key,
+        Ledger,
+        LedgerSink,
+        Position,
+        Rereadable,
+        Result,
+        Resume,
+        Sink,
+        Source,
+        Transform,
+    )
+
+_HOMES = {
+    "penstock.clock": ("Clock", "SystemClock"),
+    "penstock.config.base": (
+        *("ComponentConfig", "DataField", "DataProgram", "Duration", "EventField", "EventProgram", "ProjectPath", "Rate"),
+        *("RecordField", "RecordProgram", "Secret", "Size"),
+    ),
+    "penstock.config.model": ("Pipeline",),
+    "penstock.engine.embed": ("load", "run"),
+    "penstock.errors": (
+        *("BatchError", "ComponentError", "ConfigurationError", "EnvironmentFault", "Fatal", "Fenced", "MissingExtra"),
+        *("PenstockError", "Permanent", "Transient", "Unavailable", "Violation"),
+    ),
+    "penstock.event": ("Event",),
+    "penstock.observe.status": ("RunSummary",),
+    "penstock.spi": (
+        *("Batch", "Claim", "Claimant", "Commit", "Context", "Counts", "Healthy", "Key", "Ledger", "LedgerSink", "Position"),
+        *("Rereadable", "Result", "Resume", "Sink", "Source", "Transform"),
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "BatchError",
+    "Claim",
+    "Claimant",
+    "Clock",
+    "Commit",
+    "ComponentConfig",
+    "ComponentError",
+    "ConfigurationError",
+    "Context",
+    "Counts",
+    "DataField",
+    "DataProgram",
+    "Duration",
+    "EnvironmentFault",
+    "Event",
+    "EventField",
+    "EventProgram",
+    "Fatal",
+    "Fenced",
+    "Healthy",
+    "Key",
+    "Ledger",
+    "LedgerSink",
+    "MissingExtra",
+    "PenstockError",
+    "Permanent",
+    "Pipeline",
+    "Position",
+    "ProjectPath",
+    "Rate",
+    "RecordField",
+    "RecordProgram",
+    "Rereadable",
+    "Result",
+    "Resume",
+    "RunSummary",
+    "Secret",
+    "Sink",
+    "Size",
+    "Source",
+    "SystemClock",
+    "Transform",
+    "Transient",
+    "Unavailable",
+    "Violation",
+    "__version__",
+    "load",
+    "run",
+]
+
+refuse_strangers(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120 pathlib is not imported this early
+
+if not TYPE_CHECKING:  # a type checker sees the imports above, and misses what is not among them
+
+    def __getattr__(name: str) -> object:
+        """Load a public name when it is first used."""
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
