@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 
 DURATION_PATTERN = r"^(0|([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+)$"
 SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)?(B|KiB|MiB|GiB|TiB)$"
@@ -92,10 +93,7 @@ def _no_unit(message: str) -> ValueError:
 
 def _plain(number: float) -> str:
     """Decimal digits without an exponent, which the grammar does not know."""
-    text = repr(float(number))
-    if "e" in text:
-        text = f"{number:.30f}".rstrip("0")
-    return text.removesuffix(".0").removesuffix(".")
+    return format(Decimal(repr(float(number))), "f").removesuffix(".0")
 
 
 def _finite(number: float) -> float:
