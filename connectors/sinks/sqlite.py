@@ -154,7 +154,7 @@ class SqliteSink:
 
     async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `Ledger.seen`."""
-        return await self._database.read(lambda connection: self._ledger.seen(connection, keys))
+        return await self._database.look(lambda connection: self._ledger.seen(connection, keys))
 
     async def committed(self) -> tuple[int, int]:
         """See `Ledger.committed`."""

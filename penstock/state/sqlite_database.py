@@ -51,6 +51,8 @@ class Naming:
 class Database:
     """`open` once, then any number of `run` and `write` (one at a time, in the order of the calls), then `close`.
 
+    `look` reads beside them, on a connection and a thread of its own, so that it never waits for a commit's disk.
+
     A cancelled caller leaves its call to finish in the thread: the work is then done, or not, as a whole.
     """
 
@@ -60,6 +62,7 @@ class Database:
         self._busy_timeout = busy_timeout
         self._executor: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
+        self._watcher: _Watcher | None = None
 
     async def open(self, prepare: Callable[[sqlite3.Connection], T], *, create: bool) -> T:
         """Connect, and run `prepare` (checks and migrations) before anything is changed in the file.
@@ -94,8 +97,10 @@ class Database:
 
     async def close(self) -> None:
         """Close the connection; harmless when it is not open."""
-        executor, connection = self._executor, self._connection
-        self._executor = self._connection = None
+        executor, connection, watcher = self._executor, self._connection, self._watcher
+        self._executor = self._connection = self._watcher = None
+        if watcher is not None:
+            await watcher.close()
         if executor is None or connection is None:
             return
         await asyncio.get_running_loop().run_in_executor(executor, connection.close)
@@ -115,6 +120,15 @@ class Database:
                 return work(connection)
 
         return await self.run(transact)
+
+    async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """`work(connection)` on what is committed now, all of one moment, beside a commit that may be under way."""
+        if self._connection is None:
+            raise Fatal(f"{self._naming.prefix}.closed", f"{self._naming.what} {self.path} is not open")
+        if self._watcher is None:
+            self._watcher = _Watcher(self.path, self._busy_timeout)
+        with self.errors():
+            return await self._watcher.run(work)
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """`work(connection)` with several statements that all see the same moment."""
@@ -162,6 +176,35 @@ class Database:
                 help="check path and permissions",
             )
         return Fatal(f"{prefix}.failed", f"{what} refused a statement: {error}")
+
+
+class _Watcher:
+    """A read-only connection on its own thread, opened when it is first used (WAL: readers and the writer do not wait)."""
+
+    def __init__(self, path: Path, busy_timeout: float) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite reader {path.name}")
+        self._connection: sqlite3.Connection | None = None
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work)
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            self._connection = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=self._busy_timeout
+            )
+        self._connection.execute("BEGIN")
+        try:
+            return work(self._connection)
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._connection.close)
+        self._executor.shutdown(wait=False)
 
 
 @contextmanager

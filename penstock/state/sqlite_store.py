@@ -177,7 +177,7 @@ class SqliteStateStore:
 
     async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `Ledger.seen`."""
-        return await self._database.read(lambda db: self._ledger.seen(db, keys))
+        return await self._database.look(lambda db: self._ledger.seen(db, keys))
 
     async def commit(self, commit: Commit) -> None:
         """See `Ledger.commit`."""
@@ -261,17 +261,17 @@ class SqliteStateStore:
         if self._no_letters:
             return False
         asked_at = self._letter_writes
-        found = await self._database.run(queries.has_open)
+        found = await self._database.look(queries.has_open)
         self._no_letters = self._lock.held and not found and asked_at == self._letter_writes
         return found
 
     async def open_letters(self, keys: Sequence[bytes]) -> list[OpenLetter]:
         """See `StateStore.open_letters`."""
-        return await self._database.run(lambda db: queries.open_by_key(db, keys)) if keys else []
+        return await self._database.look(lambda db: queries.open_by_key(db, keys)) if keys else []
 
     async def standing_letters(self, ids: Sequence[str]) -> list[OpenLetter]:
         """See `StateStore.standing_letters`."""
-        return await self._database.run(lambda db: queries.open_by_id(db, ids)) if ids else []
+        return await self._database.look(lambda db: queries.open_by_id(db, ids)) if ids else []
 
     async def letters(
         self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
