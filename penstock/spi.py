@@ -222,6 +222,19 @@ class Progress(Protocol):
         ...
 
 
+@runtime_checkable
+class Legible(Protocol):
+    """A source whose positions mean something to people. Asked of the class: nothing is built or opened for it."""
+
+    @staticmethod
+    def position_text(order: bytes) -> str:
+        """`Position.order` in words, such as `generation 0, byte 1,234`.
+
+        :raises ValueError: these bytes are no position of this source.
+        """
+        ...
+
+
 Result = Event | list[Event] | ComponentError | None
 """What a transform makes of one event: one event, several, nothing (filtered), or why it failed."""
 

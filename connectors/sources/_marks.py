@@ -90,6 +90,18 @@ def offset_of(order: bytes) -> int:
     return offset
 
 
+def order_text(order: bytes) -> str:
+    """A position's order bytes for people.
+
+    :raises ValueError: these bytes are no position of a file.
+    """
+    try:
+        generation, offset = _ORDER.unpack(order)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    return f"generation {generation}, byte {offset:,}"
+
+
 def from_position(partition: str, position: Position) -> Known:
     """:raises EnvironmentFault: `source.unknown_checkpoint`, where a newer program wrote it, or it is damaged."""
     detail = position.detail

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from connectors.sources._file_discovery import Discovery
 from connectors.sources._file_open import Opener, damaged
 from connectors.sources._file_reader import Reader
-from connectors.sources._marks import Known, from_position
+from connectors.sources._marks import Known, from_position, order_text
 from connectors.sources._records import Limits
 from connectors.sources._reread import reread
 from connectors.sources._streams import Damaged
@@ -116,6 +116,11 @@ class FileSource:
         self._once = True
         self._opener = Opener(context.project, config.format, Limits(max_record=config.max_record))
         self._thread: ThreadPoolExecutor | None = None
+
+    @staticmethod
+    def position_text(order: bytes) -> str:
+        """See `Legible`."""
+        return order_text(order)
 
     @property
     def identity(self) -> str:

@@ -62,6 +62,11 @@ class GenerateSource:
         self._start = datetime.fromisoformat(config.start).astimezone(UTC) if config.start is not None else None
         self._next = 0
 
+    @staticmethod
+    def position_text(order: bytes) -> str:
+        """See `Legible`."""
+        return f"event {int.from_bytes(order, 'big'):,}"
+
     @property
     def identity(self) -> str:
         return self._source

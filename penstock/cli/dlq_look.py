@@ -15,6 +15,7 @@ from penstock.cli import numbers
 from penstock.cli.dlq_filters import Filters, letter_filters
 from penstock.cli.dlq_render import group_hints, group_lines, hint_lines, letter_lines, show_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
+from penstock.cli.positions import position_teller
 from penstock.cli.project import find_stores
 from penstock.cli.stores import StoreRef, each_store, if_it_ran, letter_anywhere, letters_of
 from penstock.cli.terminal import Terminal
@@ -134,7 +135,8 @@ def show(settings: Settings, letter: str, pipeline: str | None, as_json: bool) -
     if as_json:
         terminal.show_json(document)
     else:
-        terminal.show(*show_lines(found, terminal.style))
+        source = next((ref.source for ref in refs if ref.pipeline == found.pipeline), None)
+        terminal.show(*show_lines(found, position_teller(source), terminal.style))
 
 
 @click.command("export", cls=Verb, help="Everything that is kept of dead letters, one JSON object a line.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from penstock.cli import numbers
+from penstock.cli.positions import Tell
 from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style
 from penstock.cloudevents import from_structured
@@ -87,12 +88,12 @@ def letter_lines(letters: Sequence[DeadLetter], style: Style, width: int | None)
     return table(columns, rows, style, width)
 
 
-def show_lines(letter: DeadLetter, style: Style) -> list[str]:
+def show_lines(letter: DeadLetter, tell: Tell, style: Style) -> list[str]:
     """All about one letter."""
     status = (style.yellow if letter.status in ("open", "parked", "replaying") else style.green)(letter.status)
     lines = [f"{style.bold('dead letter ' + letter.id)}  {status}  pipeline {printable(letter.pipeline)}", ""]
     lines += _section("what is wrong", _wrong(letter, style), style)
-    lines += _section("where", _pairs(_where(letter), style), style)
+    lines += _section("where", _pairs(_where(letter, tell), style), style)
     lines += _section("how often", _pairs(_how_often(letter), style), style)
     lines += _section("data, as it was received", data_lines(letter), style)
     hints = _hints(letter)
@@ -115,13 +116,13 @@ def _wrong(letter: DeadLetter, style: Style) -> list[str]:
     return lines
 
 
-def _where(letter: DeadLetter) -> list[tuple[str, str]]:
+def _where(letter: DeadLetter, tell: Tell) -> list[tuple[str, str]]:
     pairs = [
         ("step", letter.step),
         ("event", f"{letter.event_id}  ({letter.type})"),
         ("source", letter.source),
         ("partition", letter.partition),
-        ("position", letter.position.hex() or "none: this source has no positions"),
+        ("position", tell(letter.position)),
         ("event time", letter.time or "none"),
     ]
     if letter.owed:

@@ -24,9 +24,24 @@ class Pace:
     """How fast something moves, over the last few seconds.
 
     :ivar samples: (monotonic time, events, done).
+    :ivar base: how far the source was when first asked.
+    :ivar widest: columns that its words have taken so far.
     """
 
     samples: deque[tuple[float, int, int]] = field(default_factory=deque)
+    base: int | None = None
+    widest: int = 0
+
+    def committed(self, status: RunStatus, progress: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The source's progress, which runs ahead, brought back to what is committed, about."""
+        if progress is None:
+            return None
+        done, total = progress
+        received = status.counts.received + status.reread
+        if self.base is None:
+            self.base = 0 if received or status.in_flight_events else done
+        share = received / max(1, received + status.in_flight_events)
+        return self.base + round((done - self.base) * share), total
 
     def add(self, at: float, events: int, done: int) -> None:
         self.samples.append((at, events, done))
@@ -54,11 +69,11 @@ def describe(status: RunStatus, pace: Pace, progress: tuple[int, int] | None) ->
         return f"waiting: {printable(status.waiting)}"
     if status.phase == "starting":
         return "starting"
-    parts = [numbers.plural(status.counts.received, "event"), f"{pace.events_per_second():,.0f}/s"]
+    parts = [f"{numbers.plural(status.counts.received, 'event'):>14}", f"{pace.events_per_second():>8,.0f}/s"]
     if status.phase == "draining":
-        parts.append("draining")
+        parts.append("  draining")
     elif progress is not None and (left := pace.seconds_left(progress[1] - progress[0])) is not None:
-        parts.append(f"{numbers.countdown(left)} left")
+        parts.append(f"{numbers.countdown(left):>5} left")
     if status.counts.dead_lettered:
         parts.append(f"{numbers.plural(status.counts.dead_lettered, 'dead letter')}")
     return "  ".join(parts)
@@ -119,11 +134,13 @@ class ProgressDisplay:
         if run.phase in ("stopped", "failed"):
             display.update(bar, visible=False)
             return
-        progress = run.progress()
+        progress = pace.committed(run, run.progress())
         done, total = progress if progress is not None else (0, None)
         pace.add(self._clock(), run.counts.received, done)
         share = f"{100 * done / total:3.0f} %" if total else ""
-        display.update(bar, completed=done, total=total or None, share=share, talk=describe(run, pace, progress))
+        talk = describe(run, pace, progress).ljust(pace.widest)
+        pace.widest = len(talk)  # a bar that grows and shrinks with the words beside it is hard to read
+        display.update(bar, completed=done, total=total or None, share=share, talk=talk)
 
 
 def _make_progress(stream: TextIO) -> Progress:

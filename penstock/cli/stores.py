@@ -37,10 +37,11 @@ class Letters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreRef:
-    """Where the state of a pipeline is kept."""
+    """Where the state of a pipeline is kept; and the kind of its source, where its file can be read."""
 
     pipeline: str
     directory: Path
+    source: str | None = None
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from penstock.state.records import Group
 
 SHOWN_GROUPS = 5
 _TITLES = ("received", "delivered", "filtered", "deduplicated", "dead-lettered")
+_SIGNS = ("", " = ", " + ", " + ", " + ")
 
 
 def _numbers(counts: Counts) -> tuple[int, ...]:
@@ -67,20 +68,18 @@ def _rows(outcome: Outcome, summary: RunSummary) -> list[tuple[str, Counts]]:
 
 
 def equation_lines(rows: Sequence[tuple[str, Counts]], style: Style) -> list[str]:
-    """Counts as sums, their numbers aligned under their names; one row needs no label."""
-    labelled = len(rows) > 1
-    label_width = max(len(label) for label, _ in rows) + 2 if labelled else 0
+    """Counts as sums: the names once, the numbers aligned under them; one row needs no label."""
+    label_width = max(len(label) for label, _ in rows) + 2 if len(rows) > 1 else 0
     cells = [[numbers.count(number) for number in _numbers(counts)] for _, counts in rows]
     widths = [max(len(title), *(len(row[index]) for row in cells)) for index, title in enumerate(_TITLES)]
-    signs = ("", " = ", " + ", " + ", " + ")
-    titles = "".join(" " * len(sign) + title.rjust(width) for sign, title, width in zip(signs, _TITLES, widths, strict=True))
+    titles = "".join(sign + title.rjust(width) for sign, title, width in zip(_SIGNS, _TITLES, widths, strict=True))
     lines = [f"  {' ' * label_width}{style.dim(titles)}"]
     for (label, counts), row in zip(rows, cells, strict=True):
-        text = f"  {label.ljust(label_width) if labelled else ''}"
-        for index, (sign, number, width) in enumerate(zip(signs, row, widths, strict=True)):
-            shown = number.rjust(width)
-            text += style.dim(sign) + (_paint(index, counts, style, shown))
-        lines.append(text)
+        shown = [
+            " " * len(sign) + _paint(index, counts, style, number.rjust(width))
+            for index, (sign, number, width) in enumerate(zip(_SIGNS, row, widths, strict=True))
+        ]
+        lines.append("  " + (style.dim(label.ljust(label_width)) if label_width else "") + "".join(shown))
     return lines
 
 

@@ -21,13 +21,15 @@ class LintReport:
     pipeline: Pipeline | None = None
 
 
-def lint(files: Sequence[Path], *, overrides: Sequence[str] = (), environment: Mapping[str, str]) -> list[LintReport]:
+def lint(
+    files: Sequence[Path], *, overrides: Sequence[str] = (), environment: Mapping[str, str], project: Path | None = None
+) -> list[LintReport]:
     """A report for each file, in their order. Two files that declare the same pipeline are a problem of the second."""
     reports: list[LintReport] = []
     taken: dict[str, Path] = {}
     for file in files:
         try:
-            pipeline = load_pipeline(file, overrides=overrides, environment=environment)
+            pipeline = load_pipeline(file, overrides=overrides, environment=environment, project=project)
         except ConfigurationError as error:
             reports.append(LintReport(file, error.problems, ()))
             continue

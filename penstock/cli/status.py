@@ -1,0 +1,175 @@
+"""`pipe status`: what pipelines have done since they began, where they stand, whether they run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from penstock.cli import numbers
+from penstock.cli.dlq_render import hint_lines
+from penstock.cli.lazy import Settings, Verb, pass_settings
+from penstock.cli.positions import Tell, position_teller
+from penstock.cli.project import find_stores
+from penstock.cli.stores import StoreRef, if_it_ran
+from penstock.cli.summary import equation_lines
+from penstock.cli.table import Column, table
+from penstock.cli.terminal import Style, Terminal
+from penstock.clock import SystemClock
+from penstock.observe.text import printable, rfc3339
+from penstock.state.records import Note, RunRecord, Status
+from penstock.state.store import StateStore
+
+RUNS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A pipeline as its state store knows it.
+
+    :ivar holder: process id of the run that is alive.
+    """
+
+    note: Note
+    letters: Mapping[Status, int]
+    holder: int | None
+    runs: Sequence[RunRecord]
+
+    @property
+    def open_letters(self) -> int:
+        return sum(self.letters.get(status, 0) for status in ("open", "parked", "replaying"))
+
+
+@click.command("status", cls=Verb, help="Counts since a pipeline began, checkpoint, dead letters, runs; of all without a name.")
+@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_settings
+def status(settings: Settings, pipelines: tuple[str, ...], as_json: bool) -> None:
+    terminal, now = Terminal.of_process(), SystemClock().now()
+    refs = find_stores(settings, pipelines)
+    standings = asyncio.run(read_standings(refs))
+    if as_json:
+        terminal.show_json({"items": [status_document(name, each, now) for name, each in standings], "next": None})
+    elif not standings:
+        terminal.say("no pipelines here", *hint_lines([("pipe new NAME", "starts one")], terminal.err_style))
+    elif len(standings) == 1:
+        terminal.show(*detail_lines(*standings[0], position_teller(refs[0].source), now, terminal.style, terminal.width))
+    else:
+        terminal.show(*overview_lines(standings, now, terminal.style, terminal.width))
+
+
+async def read_standings(refs: Sequence[StoreRef]) -> list[tuple[str, Standing | None]]:
+    """By pipeline; None for one that has never run."""
+
+    async def read(store: StateStore) -> Standing | None:
+        return Standing(await store.read_note(), await store.letter_counts(), await store.holder(), await store.runs(RUNS))
+
+    return [(ref.pipeline, await if_it_ran(ref, read, None)) for ref in refs]
+
+
+def status_document(name: str, standing: Standing | None, now: float) -> dict[str, Any]:
+    """One pipeline of `pipe status --json`; counts are since the pipeline began."""
+    if standing is None:
+        return {"pipeline": name, "runs": []}
+    note, counts = standing.note, standing.note.counts
+    return {
+        "pipeline": name,
+        "version": standing.runs[0].version if standing.runs else None,
+        "epoch": standing.runs[0].epoch if standing.runs else None,
+        "received": counts.received,
+        "delivered": counts.delivered,
+        "filtered": counts.filtered,
+        "deduplicated": counts.deduplicated,
+        "dead_lettered": counts.dead_lettered,
+        "derived": counts.derived,
+        "dead_letters": dict(standing.letters),
+        "checkpoint": {
+            "group": note.group,
+            "at": rfc3339(note.at) if note.at else None,
+            "age_seconds": round(max(0.0, now - note.at), 3) if note.at else None,
+            "drained": note.drained,
+            "positions": {partition: position.order.hex() for partition, position in sorted(note.positions.items())},
+        },
+        "pid": standing.holder,
+        "runs": [run_document(run) for run in standing.runs],
+    }
+
+
+def run_document(run: RunRecord) -> dict[str, Any]:
+    """One run as it was started."""
+    return {
+        "epoch": run.epoch,
+        "pid": run.pid,
+        "host": run.host,
+        "version": run.version,
+        "started_at": rfc3339(run.started_at),
+    }
+
+
+def _state(standing: Standing | None, style: Style) -> str:
+    if standing is None:
+        return style.dim("never run")
+    if standing.holder is not None:
+        return style.green(f"running, process {standing.holder}" if standing.holder else "running")
+    return "drained" if standing.note.drained else style.yellow("stopped before its source was drained")
+
+
+def overview_lines(standings: Sequence[tuple[str, Standing | None]], now: float, style: Style, width: int | None) -> list[str]:
+    """A row a pipeline."""
+    columns = [
+        Column("PIPELINE", paint=style.bold),
+        Column("STATE", shrinks=True),
+        Column("RECEIVED", "right"),
+        Column("DELIVERED", "right"),
+        Column("FILTERED", "right"),
+        Column("DEDUPLICATED", "right"),
+        Column("OPEN LETTERS", "right"),
+        Column("CHECKPOINT", "right"),
+    ]
+    rows = []
+    for name, standing in standings:
+        counts = standing.note.counts if standing else None
+        figures = [counts.received, counts.delivered, counts.filtered, counts.deduplicated] if counts else []
+        letters = numbers.count(standing.open_letters) if standing else "-"
+        checkpoint = numbers.age(now - standing.note.at) if standing and standing.note.at else "-"
+        rows.append([name, _state(standing, Style()), *(map(numbers.count, figures) if figures else "----"), letters, checkpoint])
+    return table(columns, rows, style, width)
+
+
+def detail_lines(name: str, standing: Standing | None, tell: Tell, now: float, style: Style, width: int | None) -> list[str]:
+    """Everything about one pipeline."""
+    head = f"{style.bold(printable(name))}  {_state(standing, style)}"
+    if standing is None:
+        return [head]
+    lines = [head, "", style.bold("since it began"), *equation_lines([("", standing.note.counts)], style), ""]
+    lines += [style.bold("checkpoint"), *checkpoint_lines(standing.note, tell, now, style, width), ""]
+    lines += [style.bold("dead letters"), f"  {_letters(standing)}", ""]
+    lines += [style.bold("latest runs"), *_runs(standing.runs, style, width)]
+    if standing.open_letters:
+        lines += ["", *hint_lines([(f"pipe dlq groups {name}", "why events failed")], style)]
+    return lines
+
+
+def checkpoint_lines(note: Note, tell: Tell, now: float, style: Style, width: int | None) -> list[str]:
+    """When the pipeline last committed, and where it stands."""
+    if not note.at:
+        return ["  none yet"]
+    lines = [f"  {numbers.age(now - note.at)}, at {numbers.utc(note.at)}, group {numbers.count(note.group)}"]
+    if note.positions:
+        rows = [(partition, tell(position.order)) for partition, position in sorted(note.positions.items())]
+        lines += table([Column("PARTITION", shrinks=True), Column("POSITION")], rows, style, width, "  ")
+    return lines
+
+
+def _letters(standing: Standing) -> str:
+    said = [f"{numbers.count(number)} {status}" for status, number in standing.letters.items() if number]
+    return ", ".join(said) or "none"
+
+
+def _runs(runs: Sequence[RunRecord], style: Style, width: int | None) -> list[str]:
+    columns = [Column("RUN", "right"), Column("BEGAN"), Column("PROCESS", "right"), Column("HOST"), Column("VERSION")]
+    rows = [(str(run.epoch), numbers.utc(run.started_at), str(run.pid), run.host, run.version[:12]) for run in runs]
+    return table(columns, rows, style, width, "  ")
