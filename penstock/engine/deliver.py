@@ -15,11 +15,11 @@ from penstock.config.model import Retry
 from penstock.engine.ledgers import STATE, LedgerState
 from penstock.engine.letters import LetterMaker, letter_id
 from penstock.engine.outcomes import count_outcomes, finished_keys
-from penstock.engine.retry import PATIENT, delays
+from penstock.engine.retry import PATIENT, delays, gave_up
 from penstock.engine.sinks import FlushNeeded, SinkEnd
 from penstock.engine.stages import Failure
 from penstock.engine.work import Work
-from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal, Transient, Unavailable
+from penstock.errors import BatchError, ComponentError, Fatal, Transient, Unavailable
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.observe.status import RunStatus
@@ -140,7 +140,6 @@ class Committer:
         number = self.note.group + 1
         own = [ledger for ledger in self.ledgers if ledger.sink is not None]
         letters = self._letters(group)
-        self.status.open_letters += len(letters)
         self.faults.hit("before_commit")
         if own:
             repeats = _repeats(self.letters.pipeline, group)
@@ -167,6 +166,7 @@ class Committer:
         self.faults.hit("after_note")
         self.status.counts = self.status.counts.plus(group.counts)
         self.status.totals = note.counts
+        self.status.open_letters += _new_letters(group) - len(note.superseded) - len(note.resolved)
         self.note = Note(group=number, counts=note.counts, ledgers=note.ledgers, running=note.running, at=note.at)
 
     async def _commit_to_sink(self, ledger: LedgerState, group: Group, number: int) -> None:
@@ -325,7 +325,7 @@ class Committer:
             except Transient as error:
                 delay = next(patient if isinstance(error, Unavailable) else bounded, None)
                 if delay is None:
-                    raise _gave_up(error) from error
+                    raise gave_up(error) from error
                 self.status.waiting = f"{error.code}: {error}"
                 self.status.retries["commit"] += 1
             await self.clock.sleep(delay)
@@ -349,6 +349,17 @@ def _repeats(pipeline: str, group: Group) -> list[Repeat]:
     return repeats
 
 
+def _new_letters(group: Group) -> int:
+    """How many of the group's dead letters are the first of their event; a replay makes none."""
+    if group.job:
+        return 0
+    fresh = 0
+    for w, work in enumerate(group.works):
+        failed = set(work.failures) | {origin for place, origin in group.failed if place == w}
+        fresh += len(failed - work.verdicts.standing.keys())
+    return fresh
+
+
 def _superseded(group: Group) -> list[str]:
     ids = []
     for w, work in enumerate(group.works):
@@ -367,7 +378,3 @@ def _lane_stops(failure: Failure) -> Fatal:
         why=error.why or "dead_letter.lane is `stop`",
         help=error.help or "mend the cause and run again: nothing from this event on was acknowledged",
     )
-
-
-def _gave_up(error: Transient) -> EnvironmentFault:
-    return EnvironmentFault(error.code, error.message, where=error.where, why=error.why, help=error.help)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from penstock.config.model import Batching
 from penstock.engine.assemble import Assembly
 from penstock.engine.flow import Flow
-from penstock.engine.retry import delays
-from penstock.errors import EnvironmentFault, Transient
+from penstock.engine.retry import delays, gave_up
+from penstock.errors import Transient
 from penstock.spi import Batch, Batched, Source
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Reader:
             except Transient as error:
                 delay = next(waits, None)
                 if delay is None:
-                    raise EnvironmentFault(error.code, error.message, where="source", why=error.why, help=error.help) from error
+                    raise gave_up(error, "source") from error
                 self._flow.status.retries["source"] += 1
                 await self._options.clock.sleep(delay)
 

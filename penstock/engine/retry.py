@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from penstock.clock import Clock
 from penstock.config.model import Retry
+from penstock.errors import EnvironmentFault, Transient
 
 PATIENT = Retry(max_attempts=1 << 62, initial_delay=0.1, max_delay=5.0, max_elapsed=float("inf"))
 """For what is retried without limit: a full disk, a busy database."""
@@ -25,3 +26,8 @@ def delays(retry: Retry, rng: random.Random, clock: Clock) -> Iterator[float]:
         if clock.monotonic() - start + delay > retry.max_elapsed:
             return
         yield delay
+
+
+def gave_up(error: Transient, where: str | None = None) -> EnvironmentFault:
+    """The reason of a run that stops because trying again did not help."""
+    return EnvironmentFault(error.code, error.message, where=where or error.where, why=error.why, help=error.help)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from penstock.clock import Clock
 from penstock.config.model import Retry
-from penstock.engine.retry import PATIENT, delays
+from penstock.engine.retry import PATIENT, delays, gave_up
+from penstock.engine.supervise import blaming
 from penstock.errors import BatchError, ComponentError, Fatal, Transient, Unavailable
 from penstock.event import Event
 from penstock.faults import Faults
@@ -62,15 +63,20 @@ class SinkEnd:
         bounded = delays(self.retry, self.random, self.clock)
         patient = delays(PATIENT, self.random, self.clock)
         while True:
+            written = False
             try:
                 await self._write(attempt)
-                state = await self.sink.flush()
+                written = True
+                with blaming(f"sink {self.name}"):
+                    state = await self.sink.flush()
             except FlushNeeded:
                 await self._undo(attempt)
                 raise
             except Transient as error:
                 await self._undo(attempt)
                 delay = next(patient if isinstance(error, Unavailable) else bounded, None)
+                if delay is None and written:  # no event is to blame for a flush
+                    raise gave_up(error, f"sink {self.name}") from error
                 if delay is None:
                     attempt.give_up(error)
                     continue
@@ -84,30 +90,33 @@ class SinkEnd:
                 return attempt.failures, state
 
     async def _write(self, attempt: _Attempt) -> None:
-        """One pass over what is still to be written; raises the first `Transient` after everything else was tried."""
-        later: Transient | None = None
-        for chunk in attempt.chunks(self.chunk):
-            self.faults.hit("inside_sink_write")
-            try:
-                await self.sink.write([attempt.events[i] for i in chunk])
-            except BatchError as error:
-                later = attempt.partly(chunk, error) or later
-            except (Transient, Fatal):
-                raise
-            except ComponentError as error:  # the chunk as a whole: one by one, to find the guilty event
-                attempt.blame(chunk, error)
-            else:
-                attempt.done.update(chunk)
-            if later is not None:
-                break
-        if later is not None:
-            raise later
-        if attempt.rest():
-            await self._write(attempt)
+        """Until everything is written or has failed; raises the first `Transient`."""
+        while rest := attempt.rest():
+            for chunk in attempt.chunks(rest, self.chunk):
+                self.faults.hit("inside_sink_write")
+                try:
+                    with blaming(f"sink {self.name}"):
+                        await self.sink.write([attempt.events[i] for i in chunk])
+                except BatchError as error:
+                    again = attempt.partly(chunk, error)
+                    if again is not None:
+                        raise again from error
+                except Transient:
+                    attempt.blocked = attempt.rest()
+                    raise
+                except Fatal:
+                    raise
+                except ComponentError as error:  # the chunk as a whole: one by one, to find the guilty event
+                    attempt.blame(chunk, error)
+                    if await self._undo(attempt):
+                        break
+                else:
+                    attempt.done.update(chunk)
 
-    async def _undo(self, attempt: _Attempt) -> None:
-        if await self.rollback():
+    async def _undo(self, attempt: _Attempt) -> bool:
+        if undone := await self.rollback():
             attempt.done.clear()
+        return undone
 
     async def rollback(self) -> bool:
         """Back to the last commit, patiently; False where the sink cannot take anything back."""
@@ -116,7 +125,8 @@ class SinkEnd:
         patient = delays(PATIENT, self.random, self.clock)
         while True:
             try:
-                await self.sink.rollback(self.committed)
+                with blaming(f"sink {self.name}"):
+                    await self.sink.rollback(self.committed)
             except Unavailable as error:
                 self.status.waiting = f"{self.name}: {error}"
                 await self.clock.sleep(next(patient))
@@ -126,20 +136,22 @@ class SinkEnd:
 
 @dataclass(slots=True)
 class _Attempt:
+    """:ivar blocked: what the latest `Transient` was about: single events, or all that was left."""
+
     events: Sequence[Event]
     number: int = 1
     done: set[int] = field(default_factory=set)
     failures: dict[int, SinkFailure] = field(default_factory=dict)
     alone: set[int] = field(default_factory=set)
+    blocked: Sequence[int] = ()
 
     def rest(self) -> Sequence[int]:
         if not self.done and not self.failures:
             return range(len(self.events))
         return [i for i in range(len(self.events)) if i not in self.done and i not in self.failures]
 
-    def chunks(self, size: int) -> Iterator[Sequence[int]]:
+    def chunks(self, rest: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         """What is to be written, in order; events under suspicion one by one."""
-        rest = self.rest()
         if self.alone:
             yield from ([index] for index in rest)
         else:
@@ -147,10 +159,11 @@ class _Attempt:
 
     def partly(self, chunk: Sequence[int], error: BatchError) -> Transient | None:
         """Sort a chunk's outcome; the first transient cause, if there is one, is returned and tried again."""
-        if not error.failed and error.not_attempted:
+        if not error.failed and (error.not_attempted or error.nothing_delivered):
             raise FlushNeeded
         again: Transient | None = None
         undelivered = {*error.failed, *error.not_attempted}
+        self.blocked = [chunk[place] for place, cause in error.failed.items() if isinstance(cause, Transient)]
         for place, cause in error.failed.items():
             if isinstance(cause, Fatal):
                 raise cause
@@ -169,6 +182,6 @@ class _Attempt:
             self.alone.update(chunk)
 
     def give_up(self, error: Transient) -> None:
-        """No attempt is left: what is not delivered fails with the last cause."""
-        for index in self.rest():
+        """No attempt is left: what the last one failed at fails for good."""
+        for index in self.blocked:
             self.failures[index] = SinkFailure(error, self.number)
