@@ -21,17 +21,24 @@ class Document:
     """A file that was read.
 
     :ivar keys: where each key stands; `values`: where each value begins.
-    :ivar blocks: values that are block scalars, whose text begins on the next line.
+    :ivar blocks: values that are literal block scalars, whose text begins on the next line, with the indentation of that text.
+    :ivar texts: plain scalars that a reference made a number, a truth value or null, as text: what a field of text takes.
+    :ivar given: values from around the file (a variable, `--set`), with how messages call their place.
     """
 
     file: str
     data: Any = None
     keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
     values: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    blocks: set[Path] = field(default_factory=set)
+    blocks: dict[Path, int] = field(default_factory=dict)
+    texts: dict[Path, str] = field(default_factory=dict)
+    given: dict[Path, str] = field(default_factory=dict)
 
     def at(self, path: Path, *, key: bool = False) -> Location:
         """The place of a value (or of its key); of the nearest thing around it where it does not stand in the file."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.given:
+                return Location(self.given[path[:length]], path=dotted(path))
         marks = self.keys if key and path in self.keys else self.values
         near = path
         while near and near not in marks and near not in self.keys:
@@ -56,12 +63,24 @@ def read_document(file: FilePath, shown: str, interpolate: Callable[[str], str],
     """
     document = Document(shown)
     try:
-        root, _ = read_yaml(file, shown=shown)
+        root, text = read_yaml(file, shown=shown)
     except ConfigurationError as error:
         problems.extend(error.problems)
         return document
     document.data = _plain(document, root, (), interpolate, problems)
+    _indent(document, text.splitlines())
     return document
+
+
+def _indent(document: Document, lines: list[str]) -> None:
+    """Keep of the block scalars those that are literal (`|`): the lines of a folded one are not those of its text."""
+    for path in list(document.blocks):
+        line, column = document.values[path]
+        if lines[line - 1][column - 1] != "|":
+            del document.blocks[path]
+            continue
+        first = next((text for text in lines[line:] if text.strip()), "")
+        document.blocks[path] = len(first) - len(first.lstrip(" "))
 
 
 def _plain(document: Document, node: Node, path: Path, interpolate: Callable[[str], str], problems: list[ConfigProblem]) -> Any:
@@ -74,11 +93,16 @@ def _plain(document: Document, node: Node, path: Path, interpolate: Callable[[st
     if isinstance(value, list):
         return [_plain(document, inner, (*path, index), interpolate, problems) for index, inner in enumerate(value)]
     if node.style == "block":
-        document.blocks.add(path)
+        document.blocks[path] = 0
     if isinstance(value, str) and "$" in value:
         try:
             text = interpolate(value)
-            return resolve(text) if node.style == "plain" else text
+            if node.style != "plain" or text == value:
+                return text
+            resolved = resolve(text)
+            if not isinstance(resolved, str):
+                document.texts[path] = text
+            return resolved
         except ConfigProblem as error:
             error.where = document.at(path)
             problems.append(error)

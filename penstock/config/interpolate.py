@@ -12,7 +12,7 @@ from penstock.errors import ConfigProblem
 
 MAX_SECRET_FILE = 1 << 16
 
-_REFERENCE = re.compile(r"(\$)?\$\{([^}]*)\}")
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -32,15 +32,19 @@ class Interpolator:
         return _REFERENCE.sub(self._replace, text)
 
     def _replace(self, match: re.Match[str]) -> str:
-        if match[1]:
-            return match[0][1:]
-        name, colon, default = match[2].partition(":")
+        if match[1] is None:
+            return "${"
+        name, colon, default = match[1].partition(":")
+        if not match[2]:
+            raise ConfigProblem(
+                "config.bad_reference", f"the reference ${{{name[:40]} has no closing brace", help="$${ for a plain ${"
+            )
         if name == "file" and colon:
             return self._file(default)
         if not _NAME.fullmatch(name):
             raise ConfigProblem(
                 "config.bad_reference",
-                f"'{match[0]}' is no reference",
+                f"'${{{name}}}' is no reference",
                 help="${VAR}, ${VAR:default} or ${file:/path}; $${ for a plain ${",
             )
         self.used.add(name)

@@ -78,7 +78,7 @@ def _overlay(
         below = _read(defaults, project, environment, problems)
         if below.data is not None and validated(Defaults, below.data, below, (), problems) is not None:
             merge_defaults(document.data, below.data)
-    apply_environment(document.data, environment)
+    problems.extend(apply_environment(document, environment))
     problems.extend(apply_overrides(document, overrides))
 
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock.config.document import Document, Path
+from penstock.config.document import Document, Path, dotted
+from penstock.config.format import Defaults
+from penstock.config.validate import dotted_fields, nearest
 from penstock.config.yaml import resolve
 from penstock.errors import ConfigProblem, Location
 
@@ -28,27 +30,61 @@ def merge_defaults(data: dict[str, Any], defaults: Mapping[str, Any]) -> None:
             data.setdefault(name, value)
 
 
-def apply_environment(data: dict[str, Any], environment: Mapping[str, str]) -> None:
+def apply_environment(document: Document, environment: Mapping[str, str]) -> list[ConfigProblem]:
     """Let `PENSTOCK_…` variables win over the file."""
+    problems = []
     for variable, text in sorted(environment.items()):
         path: Path = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         if variable.startswith(PREFIX) and path[0] in FROM_ENVIRONMENT:
-            _put(data, path, resolve(text))
+            problems.extend(_give(document, path, text, f"environment variable {variable}"))
+    return problems
+
+
+def ignored_variables(environment: Mapping[str, str]) -> list[str]:
+    """Warnings about `PENSTOCK_…` variables that set nothing and resemble one that would."""
+    known = [f"{PREFIX}{name.replace('.', '__').upper()}" for name in dotted_fields(Defaults)]
+    warnings = []
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX) and variable.removeprefix(PREFIX).lower().split("__")[0] not in FROM_ENVIRONMENT:
+            close = nearest(variable, known, cutoff=0.85)
+            if close is not None:
+                warnings.append(f"the environment variable {variable} sets nothing: did you mean {close}?")
+    return warnings
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> list[ConfigProblem]:
     """Let `--set path=value` win over everything; values are typed as YAML scalars are."""
     problems = []
     for override in overrides:
-        where = Location(f"--set {override}")
         path, equals, text = override.partition("=")
+        where = Location(f"--set {path}")  # Invariant 9: the value may be a secret
         parts = _split(path)
         if not equals or parts is None:
             help = "--set retry.max_attempts=3, --set transforms[0].jq=.data"
-            problems.append(ConfigProblem("config.bad_override", f"'{override}' is not path=value", where=where, help=help))
-        elif not _put(document.data, parts, resolve(text)):
-            problems.append(ConfigProblem("config.bad_override", f"there is nothing at {path} to set", where=where))
+            problems.append(ConfigProblem("config.bad_override", f"'{path}' is not path=value", where=where, help=help))
+        else:
+            problems.extend(_give(document, parts, text, f"--set {path}"))
     return problems
+
+
+def _give(document: Document, path: Path, text: str, shown: str) -> list[ConfigProblem]:
+    """Put a value, typed as a YAML scalar, and remember where it came from."""
+    try:
+        value = resolve(text)
+    except ValueError as error:
+        return [ConfigProblem("config.number_out_of_range", str(error), where=Location(shown))]
+    place = _put(document.data, path, value)
+    if place is None:
+        help = "a value can be set inside a block, or in place of an element of a list"
+        return [
+            ConfigProblem("config.bad_override", f"there is nothing at {dotted(path)} to set", where=Location(shown), help=help)
+        ]
+    for known in [known for known in document.texts if known[: len(place)] == place]:
+        del document.texts[known]
+    document.given[place] = shown
+    if not isinstance(value, str):
+        document.texts[place] = text
+    return []
 
 
 def _split(path: str) -> Path | None:
@@ -63,19 +99,26 @@ def _split(path: str) -> Path | None:
     return tuple(parts) or None
 
 
-def _put(data: Any, path: Path, value: Any) -> bool:
-    for part in path[:-1]:
-        if isinstance(data, dict) and isinstance(part, str):
-            data = data.setdefault(part, {})
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+def _put(data: Any, path: Path, value: Any) -> Path | None:
+    """The path that was set, with `transforms.0` read as `transforms[0]`; None where there is no such place."""
+    place: list[str | int] = []
+    for number, part in enumerate(path):
+        last = number == len(path) - 1
+        if isinstance(data, list):
+            index = int(part) if isinstance(part, int) or part.isdecimal() else len(data)
+            if index >= len(data):
+                return None
+            place.append(index)
+            if last:
+                data[index] = value
+            data = data[index]
+        elif isinstance(data, dict) and isinstance(part, str):
+            place.append(part)
+            if last:
+                data[part] = value
+            elif data.get(part) is None:
+                data[part] = {}
             data = data[part]
         else:
-            return False
-    last = path[-1]
-    if isinstance(data, dict) and isinstance(last, str):
-        data[last] = value
-        return True
-    if isinstance(data, list) and isinstance(last, int) and last < len(data):
-        data[last] = value
-        return True
-    return False
+            return None
+    return tuple(place)

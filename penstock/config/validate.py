@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -15,6 +16,12 @@ from penstock.config.refuse import SPELLINGS
 from penstock.errors import ConfigProblem
 
 M = TypeVar("M", bound=BaseModel)
+
+_PATTERNS = {
+    r"^[a-z0-9-]{1,63}$": "a name of 1 to 63 characters a-z, 0-9 and - was expected",
+    r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$": "a name of letters, digits, _ and - was expected, a letter or _ first",
+    r"^sqlite:.+": "sqlite:DIRECTORY was expected",
+}
 
 _EXPECTED = {
     "string_type": "text was expected; put it in quotes",
@@ -35,10 +42,30 @@ def validated(model: type[M], data: Any, document: Document, path: Path, problem
     try:
         return model.model_validate_json(msgspec.json.encode(data))
     except ValidationError as error:
-        problems.extend(
-            _problem(detail, model, document, path) for detail in error.errors(include_url=False, include_input=False)
-        )
+        details = error.errors(include_url=False)
+        texts = {
+            place: document.texts[(*path, *place)] for place in map(_text_place, details) if (*path, *place) in document.texts
+        }
+        if texts:
+            return validated(model, _with_texts(data, texts), document, path, problems)
+        problems.extend(_problem(detail, model, document, path) for detail in details)
         return None
+
+
+def _text_place(detail: ErrorDetails) -> Path:
+    """Where text was expected; for any other mistake nowhere."""
+    return detail["loc"] if detail["type"] == "string_type" else (None,)  # type: ignore[return-value]  # None is in no path
+
+
+def _with_texts(data: Any, texts: Mapping[Path, str], path: Path = ()) -> Any:
+    """The data with text where a reference gave a number: `${PASSWORD}` stays text though it is all digits."""
+    if path in texts and not isinstance(data, str):
+        return texts[path]
+    if isinstance(data, dict):
+        return {key: _with_texts(value, texts, (*path, key)) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_with_texts(value, texts, (*path, index)) for index, value in enumerate(data)]
+    return data
 
 
 def _problem(detail: ErrorDetails, model: type[BaseModel], document: Document, path: Path) -> ConfigProblem:
@@ -54,8 +81,21 @@ def _problem(detail: ErrorDetails, model: type[BaseModel], document: Document, p
             where=document.at(full[:-1]),
             help=_describe(model, inner),
         )
+    help = _describe(model, inner)
     message = _EXPECTED.get(kind) or detail["msg"].removeprefix("Value error, ")
-    return ConfigProblem("config.invalid_value", message, where=document.at(full), help=_describe(model, inner))
+    if kind == "literal_error":
+        expected = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        message = f"{expected[0]} was expected" if len(expected) == 1 else f"one of {', '.join(expected)} was expected"
+        close = nearest(str(detail["input"]), expected)  # Invariant 9: the input itself may be a secret, and is not shown
+        help = f"did you mean '{close}'?" if close else help
+    elif kind == "string_pattern_mismatch":
+        message = _PATTERNS.get(detail["ctx"]["pattern"], "the text does not have the expected form")
+    return ConfigProblem("config.invalid_value", message, where=document.at(full), help=help)
+
+
+def nearest(word: str, words: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The word that was probably meant."""
+    return next(iter(get_close_matches(word, words, n=1, cutoff=cutoff)), None)
 
 
 def unknown_field(
@@ -63,8 +103,10 @@ def unknown_field(
 ) -> ConfigProblem:
     """An unknown field, with the nearest one that exists, here or (with its path) elsewhere in the model."""
     near = get_close_matches(name, list(siblings), n=1, cutoff=0.7)
-    known = list(_dotted_fields(model)) if model is not None else []
+    known = list(dotted_fields(model)) if model is not None else []
     spelled = SPELLINGS.get(name)
+    if spelled is not None and spelled not in {*known, *siblings} and spelled.partition(".")[0] not in siblings:
+        spelled = None
     if near:
         hint: str | None = f"did you mean '{near[0]}'?"
     elif spelled is not None:
@@ -106,12 +148,14 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def _dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The paths of a model's fields, those inside lists left out."""
     for name, field in model.model_fields.items():
         dotted = f"{prefix}{field.alias or name}"
         yield dotted
-        for inner in _models(field.annotation):
-            yield from _dotted_fields(inner, dotted + ".")
+        if getattr(field.annotation, "__origin__", None) is not list:
+            for inner in _models(field.annotation):
+                yield from dotted_fields(inner, dotted + ".")
 
 
 def _describe(model: type[BaseModel], path: Path) -> str | None:
