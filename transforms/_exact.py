@@ -1,33 +1,31 @@
 """Integers that libjq would round: kept exact, or refused, never changed.
 
-libjq computes with doubles, but carries a number that no operation touched through to its text form (`tojson`) digit by digit. So
-where an input holds integers that no double holds, a program runs on the input itself and on copies in which these integers are
-replaced by neighbouring doubles. If the outputs are the same but for the replaced numbers standing where the true ones stand, the
-program only passed them on, and the exact output is the answer. Otherwise its answer depends on a rounded number: an error.
-
-Comparisons stay right, since the replacements keep order and distinctness. Operations that can be blind to neighbours (`%`,
-rounding) are found out by two more copies, with smaller consecutive numbers, which differ by any divisor.
+libjq computes with doubles, but carries a number that no operation touched through to its text form (`tojson`) digit by digit,
+and compares such numbers digit by digit too. So where an input holds integers that no double holds, a program may pass them on,
+compare and sort them, but not compute with them (`_guard`). To be sure that the answer does not depend on rounding in any other
+way, the program also runs on two copies of the input, in which these integers are replaced by doubles below and above: order and
+distinctness are kept. The outputs must be the same but for the replacements standing where the true numbers stand.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.errors import Permanent
 from penstock.event import decode, encode
 
-Run = Callable[[str], list[str]]
-"""Runs a program on JSON text; its outputs, each as `tojson` gives it."""
+Run = Callable[[str], list[str] | None]
+"""Runs a program on JSON text: its outputs, as `tojson` gives them; None where it computes with a number of 2^53 or more."""
 
 _LONG = b"0" * 16
 _DIGITS = bytes(0x30 if 0x30 <= c <= 0x39 else 0x20 for c in range(256))
 _RUN = re.compile(r"[0-9]{16,}", re.ASCII)
 _PRINTED_EXACTLY = 10**17
-_SMALL_ODD = (1 << 53) - 1
+_ALL_EXACT = 1 << 53
 _LONGEST_RUN = 400
 _LARGEST = 1e308
 
@@ -51,7 +49,7 @@ class Integers:
     def add(self, number: int, path: str) -> None:
         if not is_double(number):
             self.inexact.setdefault(abs(number), path or ".")
-        elif abs(number) > _SMALL_ODD:
+        elif abs(number) >= _ALL_EXACT:
             self.exact.add(abs(number))
 
 
@@ -91,7 +89,7 @@ def is_double(number: int) -> bool:
         return False
 
 
-def run_exactly(run: Run, value: Any, found: Integers, *, in_text: bool, stepwise: bool) -> list[Any]:
+def run_exactly(run: Run, value: Any, found: Integers, *, in_text: bool) -> list[Any]:
     """The outputs of a program whose input holds integers that no double holds.
 
     :param run: the program.
@@ -100,18 +98,18 @@ def run_exactly(run: Run, value: Any, found: Integers, *, in_text: bool, stepwis
     :raises Permanent: `jq.inexact_integer`, where the outputs depend on a rounded number.
     """
     numbers = found.inexact
-    true = [_computed(decode(text.encode()), numbers) for text in run(encode(value).decode())]
-    copies = [_lower(found), _upper(found)]
-    if stepwise:
-        copies += [_small(numbers, _SMALL_ODD), _small(numbers, _SMALL_ODD - 1)]
-    for sentinels in copies:
+    texts = run(encode(value).decode())
+    if texts is None:
+        raise _inexact(numbers)
+    true = [_computed(decode(text.encode()), numbers) for text in texts]
+    for sentinels in (_lower(found), _upper(found)):
         back = {sentinel: number for number, sentinel in sentinels.items()}
         copy = encode(_replace(value, sentinels, in_text)).decode()
         try:
-            outputs = [_restored(decode(text.encode()), back) for text in run(copy)]
+            texts = run(copy)
         except Permanent as error:
             raise _inexact(numbers) from error
-        if not _same(outputs, true):
+        if texts is None or not _same([_restored(decode(text.encode()), back) for text in texts], true):
             raise _inexact(numbers)
     return true
 
@@ -122,7 +120,7 @@ def _inexact(numbers: Mapping[int, str]) -> Permanent:
         "jq.inexact_integer",
         f"the result depends on an integer that jq rounds: {str(number)[:60]} at {path}",
         why="jq computes with doubles, which are exact up to 9007199254740992",
-        help="pass the number on unchanged, take it as a string in the source, or use a python step",
+        help="jq can pass it on, compare it and make text of it; to compute with it use a python step",
     )
 
 
@@ -160,11 +158,6 @@ def _upper(found: Integers) -> dict[int, int]:
         chosen[number] = int(double)
         below = double
     return chosen
-
-
-def _small(numbers: Iterable[int], first: int) -> dict[int, int]:
-    """For each a number that doubles hold, in the same order and all distinct."""
-    return {number: first - 2 * place for place, number in enumerate(sorted(numbers, reverse=True))}
 
 
 def _double(number: int, path: str) -> float:

@@ -17,6 +17,7 @@ from penstock.errors import Permanent
 from penstock.event import UNSET, Event, decode, encode
 from penstock.spi import View
 from transforms._exact import has_long_number, integers, run_exactly
+from transforms._guard import END, guarded
 from transforms._paths import data, envelope_json
 from transforms._tokens import Facts, analyse, place
 
@@ -34,7 +35,7 @@ class Compiled:
     :raises Permanent: `jq.syntax`, `jq.forbidden` or `jq.inexact_integer`, with the place inside the program in `why`.
     """
 
-    __slots__ = ("_checked", "_facts", "_input", "_program", "_source")
+    __slots__ = ("_facts", "_guarded", "_input", "_program", "_source")
 
     def __init__(self, program: str, view: View) -> None:
         self._facts = analyse(program)
@@ -42,7 +43,7 @@ class Compiled:
         self._input, prefix = _input_of(view, self._facts)
         self._source = f"{prefix}({program}\n)"
         self._program = jq.compile(self._source)
-        self._checked: Any = None
+        self._guarded: Any = None
 
     def outputs(self, event: Event, now: float) -> list[Any]:
         """All outputs for one event.
@@ -67,16 +68,16 @@ class Compiled:
         found = integers(value, in_text=in_text)
         if not found.inexact:
             return self._outputs(text)
-        return run_exactly(self._texts, value, found, in_text=in_text, stepwise=self._facts.stepwise)
+        return run_exactly(self._texts, value, found, in_text=in_text)
 
-    def _texts(self, text: str) -> list[str]:
-        if self._checked is None:
-            self._checked = jq.compile(f"{self._source}|tojson")
+    def _texts(self, text: str) -> list[str] | None:
+        if self._guarded is None:
+            self._guarded = jq.compile(guarded(self._source))
         try:
-            texts: list[str] = self._checked.input_text(text).all()
+            texts: list[str] = self._guarded.input_text(text).all()
         except ValueError as error:
             raise _failure(error) from error
-        return texts
+        return texts[:-1] if texts[-1:] == [END] else None
 
 
 def fuse(programs: list[str]) -> str:

@@ -58,9 +58,6 @@ FORBIDDEN = {
 """Names that a program may not use, each with what to do instead."""
 
 _NUMBERS_FROM_TEXT = frozenset({"tonumber", "fromjson"})
-_STEPWISE = frozenset(
-    ["%", "fmod", "drem", "modf", "frexp", "significand", "logb", "floor", "ceil", "round", "trunc", "rint", "nearbyint"]
-)
 
 
 class Token(NamedTuple):
@@ -77,14 +74,12 @@ class Facts:
 
     :ivar event: `$event`; `steps`: `$steps`; `now`: the time.
     :ivar numbers_from_text: it can make numbers of strings.
-    :ivar stepwise: it uses operations that can be blind to neighbouring numbers (a remainder, rounding).
     """
 
     event: bool
     steps: bool
     now: bool
     numbers_from_text: bool
-    stepwise: bool
 
 
 def analyse(program: str) -> Facts:
@@ -106,14 +101,11 @@ def analyse(program: str) -> Facts:
             names.add(name)
         elif token.kind == "number":
             _check_number(program, token)
-        elif token.text.startswith("%"):
-            names.add("%")
     return Facts(
         event="$event" in names,
         steps="$steps" in names,
         now="now" in names,
         numbers_from_text=not names.isdisjoint(_NUMBERS_FROM_TEXT),
-        stepwise=not names.isdisjoint(_STEPWISE),
     )
 
 

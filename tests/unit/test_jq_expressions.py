@@ -285,6 +285,46 @@ def test_a_result_that_depends_on_a_rounded_integer_is_refused(program: str, num
     assert (result.code, str(abs(number)) in result.message, " at .a" in result.message) == ("jq.inexact_integer", True, True)
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "(.a % 10)?",
+        "try (.a + 1) catch 0",
+        "(.a - 1) // 0",
+        "1 - .a",
+        "2 * .a",
+        "[.a] | add",
+        "add(.a)",
+        ".a += 1",
+        "[.a] | map(. / 2)",
+        ".a | floor",
+        "pow(.a; 0)",
+        "fma(1; .a; 0)",
+        ".a | todate",
+        'first(.a | strftime("%Y"))',
+        "limit(1; .a | sqrt)",
+        "def f(x): x + 1; f(.a)",
+        'if .a % 10 == 3 then "three" else "other" end',
+    ],
+)
+def test_computing_with_such_an_integer_is_refused_however_it_is_wrapped(program: str) -> None:
+    result = run(f"[{program}] | length", event(f'{{"a":{BIG}}}'))
+
+    assert isinstance(result, Permanent)
+    assert result.code == "jq.inexact_integer"
+
+
+def test_computing_with_other_numbers_beside_it_is_as_ever() -> None:
+    program = (
+        '{id, sum: (.n + 1), text: ("a" + "b"), all: ([.n, 2] | add), pairs: [(1, 2) + (10, 20)], floor: (.n / 2 | floor),'
+        " at: (.n | todate), power: pow(.n; 2), merged: ({a: 1} + {b: 2}), rest: (.n % 2), less: ([1, 2, 3] - [2])}"
+    )
+    expected = run(program, event('{"id":1,"n":7}'))
+    assert isinstance(expected, list)
+
+    assert run(program, event(f'{{"id":{BIG},"n":7}}')) == [expected[0] | {"id": BIG}]
+
+
 def test_an_integer_beyond_every_double_is_exact_natively_and_refused_by_jq() -> None:
     digits = "9" * 400
     assert run(".", event(digits)) == [int(digits)]
