@@ -140,13 +140,14 @@ class Launcher:
         """Start the program in `directory`, its output appended to `log`.
 
         :param environment: besides a small one that every process gets.
-        :param passes: a file to write the passes of fault points to (forked processes only).
+        :param passes: a file to write the passes of fault points to.
         """
         given = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": self._path(), "NO_COLOR": "1", **(environment or {})}
         if self.fork:
             return self._forked(arguments, directory, log, given, passes)
         module, _, function = self.program.target.partition(":")
-        boot = f"import sys; from {module} import {function}; sys.argv[0] = 'pipe'; sys.exit({function}())"
+        count = f"from penstock.testing._forkserver import record_passes; record_passes({passes!r}); " if passes else ""
+        boot = f"import sys; {count}from {module} import {function}; sys.argv[0] = 'pipe'; sys.exit({function}())"
         with log.open("ab") as output:
             popen = subprocess.Popen(
                 [sys.executable, "-c", boot, *arguments],

@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from penstock.testing.processes import Launcher, Process, ProcessOverdue
 from penstock.testing.scenario import (
     PIPELINE,
     SOURCE,
+    Output,
     Remains,
     Scenario,
     Settings,
+    Unreadable,
     copy_input,
     read_remains,
     write_pipeline,
@@ -88,13 +90,13 @@ class Round:
     oracle: Oracle
     result: RoundResult
 
-    def run(self) -> None:
+    def run(self, strikes: Sequence[Strike] = ()) -> None:
         """The undisturbed run, the disturbed ones, the verdict."""
         calm, took = self.undisturbed()
         if calm is None:
             return
         self.check(self.directory / "undisturbed", calm, "undisturbed: ")
-        project = self._strike_until_drained(took)
+        project = self._strike_until_drained(strikes or plan_strikes(self.rng, self.seed, self.result.passed, took))
         if self.result.problems:
             return
         remains = read_remains(project)
@@ -114,7 +116,7 @@ class Round:
         project = self.world("undisturbed")
         passes = self.directory / "passes.json"
         started = time.monotonic()
-        status = self.one(project, Strike(), passes=str(passes) if self.launcher.fork else "")
+        status = self.one(project, Strike(), passes=str(passes))
         took = time.monotonic() - started
         if status != 0:
             self.problem("exit_status", f"the undisturbed run ended with {status}: {self.log_tail(project)}")
@@ -123,9 +125,9 @@ class Round:
             self.result.passed = json.loads(passes.read_text())
         return read_remains(project), took
 
-    def _strike_until_drained(self, took: float) -> Path:
-        """Strike after strike; the last runs are left alone. Where the first strike came too late, a surer one is tried."""
-        first, *others = plan_strikes(self.rng, self.seed, self.result.passed, took)
+    def _strike_until_drained(self, strikes: Sequence[Strike]) -> Path:
+        """Strike after strike; the last run is left alone. Where the first strike came too late, a surer one is tried."""
+        first, *others = strikes
         point = first.fault.partition(":")[0] or "after_read"
         for attempt, strike in enumerate([first, Strike(f"{point}:1:kill"), Strike("before_sink_write:1:kill")]):
             project = self.world(f"disturbed-{attempt}")
@@ -135,7 +137,7 @@ class Round:
         else:
             self.problem("no_kill", "no strike hit a run: nothing is proved")
         for strike in others:
-            if self.result.problems or self.one(project, strike) == 0:
+            if self.result.problems or (self.one(project, strike) == 0 and strike.signal != signal.SIGTERM):
                 break
         if not self.result.problems and (status := self.one(project, Strike())) != 0:
             self.problem("exit_status", f"a run that nobody disturbed ended with {status}: {self.log_tail(project)}")
@@ -190,7 +192,11 @@ class Round:
     def check(self, project: Path, remains: Remains, when: str) -> None:
         """Against the oracle."""
         for output in self.scenario.outputs:
-            rows = output.rows(project)
+            try:
+                rows = output.rows(project)
+            except Unreadable as error:
+                self.problem("unreadable", f"{when}{error}")
+                continue
             findings = self.oracle.judge(rows, refuses=output.refuses)
             if not findings.clean:
                 self.problem("rows", f"{when}{output.name}: {findings}")
@@ -224,7 +230,7 @@ class Round:
     def compare(self, project: Path, remains: Remains, calm: Remains) -> None:
         """Against the undisturbed run."""
         for output in self.scenario.outputs:
-            if output.content(project) != output.content(self.directory / "undisturbed"):
+            if self._content(output, project) != self._content(output, self.directory / "undisturbed"):
                 self.problem("not_identical", f"{output.name} differs from that of the undisturbed run")
         if remains.totals != calm.totals:
             self.problem("totals", f"{_differences(remains.totals, calm.totals)} (undisturbed)")
@@ -236,6 +242,13 @@ class Round:
             self.problem("dead_letters", f"{len(pairs)} differ from those of the undisturbed run: {shown}")
         if set(remains.files) != set(calm.files):
             self.problem("leftovers", f"files {sorted(set(remains.files) ^ set(calm.files))}")
+
+    @staticmethod
+    def _content(output: Output, project: Path) -> bytes | None:
+        try:
+            return output.content(project)
+        except Unreadable:  # `check` has said so
+            return None
 
     def problem(self, kind: str, detail: str) -> None:
         self.result.problems.append(Problem(kind, detail))
@@ -266,10 +279,15 @@ def prepare_round(scenario: Scenario, seed: int, directory: Path, launcher: Laun
     return Round(scenario, seed, directory, launcher, settings, rng, Oracle.load(record), RoundResult(scenario.name, seed))
 
 
-def run_round(scenario: Scenario, seed: int, directory: Path, launcher: Launcher) -> RoundResult:
-    """One whole round."""
+def run_round(
+    scenario: Scenario, seed: int, directory: Path, launcher: Launcher, *, strikes: Sequence[Strike] = ()
+) -> RoundResult:
+    """One whole round.
+
+    :param strikes: instead of those that the seed draws.
+    """
     started = time.monotonic()
     round_ = prepare_round(scenario, seed, directory, launcher)
-    round_.run()
+    round_.run(strikes)
     round_.result.seconds = time.monotonic() - started
     return round_.result

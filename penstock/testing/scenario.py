@@ -11,6 +11,7 @@ import json
 import random
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ elif .kind == "none" then empty
 else . as $line | range(.parts) as $part
 | $line | {key, sequence, part: $part, text, checksum, kind} end
 """
+
+
+class Unreadable(Exception):
+    """An output is no longer what its sink writes: torn, or damaged. `rows` and `content` of an `Output` raise it."""
 
 
 def _nothing(project: Path) -> None:
@@ -189,6 +194,13 @@ def table_output(name: str = "table", *, refuses: bool = True) -> Output:
     )
 
 
+def _unzstd(stored: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True).read()
+
+
+_DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.decompress, ".zst": _unzstd}
+
+
 def file_output(name: str = "lines", suffix: str = "") -> Output:
     """A file of JSON lines. Of a compressed one the decompressed content must be identical, for its frames follow the commits."""
     path = f"out/events.jsonl{suffix}"
@@ -198,16 +210,20 @@ def file_output(name: str = "lines", suffix: str = "") -> Output:
 
     def content(project: Path) -> bytes:
         stored = (project / path).read_bytes()
-        if suffix == ".gz":
-            return gzip.decompress(stored)
-        if suffix == ".zst":
-            reader = zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True)
-            return reader.read()
-        return stored
+        try:
+            return _DECOMPRESS[suffix](stored)
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            raise Unreadable(f"{path} cannot be decompressed: {error}") from error
 
     def rows(project: Path) -> list[Row]:
-        documents = [json.loads(line) for line in content(project).split(b"\n")[:-1]]
-        return [Row(*(document[name] for name in Row.__dataclass_fields__)) for document in documents]
+        *lines, rest = content(project).split(b"\n")
+        if rest:
+            raise Unreadable(f"{path} ends in the middle of a line")
+        try:
+            documents = [json.loads(line) for line in lines]
+            return [Row(*(document[name] for name in Row.__dataclass_fields__)) for document in documents]
+        except (ValueError, LookupError, TypeError) as error:
+            raise Unreadable(f"{path} holds something else than rows: {error}") from error
 
     return Output(name, {"file": {"path": path}}, rows, content, prepare, appends_to=path)
 

@@ -8,6 +8,8 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from penstock.faults import POINTS
+
 MOST_STRIKES = 6
 SOFT = ("transient", "fatal")
 """Actions of a fault point that the process survives, or ends by itself."""
@@ -41,7 +43,8 @@ class Strike:
 def plan_strikes(rng: random.Random, seed: int, passed: Mapping[str, int], took: float) -> list[Strike]:
     """One to six strikes. The first kills at the fault point whose turn it is, so that consecutive seeds reach every one."""
     points = sorted(passed) or ["after_read"]
-    turn = points[seed % len(points)]
+    turn = POINTS[seed % len(POINTS)]
+    turn = turn if turn in passed else rng.choice(points)
     strikes = [Strike(f"{turn}:{_nth(rng, passed.get(turn, 1))}:kill", tear=_torn(rng))]
     for _ in range(rng.randrange(MOST_STRIKES)):
         point = rng.choice(points)
