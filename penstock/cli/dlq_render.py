@@ -9,7 +9,7 @@ import msgspec
 
 from penstock.cli import numbers
 from penstock.cli.positions import Tell
-from penstock.cli.table import Column, table
+from penstock.cli.table import Column, fit, table
 from penstock.cli.terminal import Style
 from penstock.cloudevents import from_structured
 from penstock.observe.text import printable
@@ -17,34 +17,40 @@ from penstock.state.records import DeadLetter, Group
 
 SHORT_ID = 10
 SHORT_FINGERPRINT = 9
+SHORT_VERSION = 12
 SHOWN_BYTES = 4096
 SHOWN_LINES = 120
 
 
 def group_lines(groups: Sequence[Group], style: Style, width: int | None) -> list[str]:
-    """A table of causes, and what can be done about the first of them."""
+    """A table of causes, the message of each on a line of its own."""
     columns = [
         Column("FINGERPRINT", paint=style.cyan),
         Column("COUNT", "right", paint=style.bold),
         Column("STEP"),
-        Column("MESSAGE", shrinks=True),
+        Column("CODE", shrinks=True),
         Column("FIRST SEEN"),
         Column("LAST SEEN"),
-        Column("EXAMPLE"),
+        Column("EXAMPLE", paint=style.cyan),
     ]
     rows = [
         (
             group.fingerprint[:SHORT_FINGERPRINT],
             numbers.count(group.count),
             group.step,
-            f"{group.message} [{group.code}]",
-            numbers.utc(group.first_at)[:-4] + "Z",
-            numbers.utc(group.last_at)[:-4] + "Z",
+            group.code,
+            numbers.utc(group.first_at),
+            numbers.utc(group.last_at),
             group.example[:SHORT_ID],
         )
         for group in groups
     ]
-    return table(columns, rows, style, width)
+    titles, *lines = table(columns, rows, style, width)
+    room = None if width is None else width - 4
+    for group, line in zip(groups, lines, strict=True):
+        message = printable(group.message)
+        titles += f"\n{line}\n    {message if room is None else fit(message, room)}"
+    return titles.split("\n")
 
 
 def group_hints(pipeline: str, groups: Sequence[Group]) -> list[tuple[str, str]]:
@@ -63,28 +69,23 @@ def hint_lines(hints: Sequence[tuple[str, str]], style: Style) -> list[str]:
 
 
 def letter_lines(letters: Sequence[DeadLetter], style: Style, width: int | None) -> list[str]:
-    """A table of single letters."""
+    """A table of single letters. Status and repeats are shown where one has something to say about them."""
     columns = [
         Column("ID", paint=style.cyan),
-        Column("STATUS"),
         Column("LAST SEEN"),
-        Column("SEEN", "right"),
         Column("STEP"),
-        Column("EVENT", shrinks=False),
+        Column("EVENT"),
         Column("MESSAGE", shrinks=True),
     ]
-    rows = [
-        (
-            letter.id[:SHORT_ID],
-            letter.status,
-            numbers.utc(letter.last_at),
-            f"{letter.repeats + 1}×",
-            letter.step,
-            letter.event_id,
-            letter.message,
-        )
-        for letter in letters
-    ]
+    rows = [[x.id[:SHORT_ID], numbers.utc(x.last_at), x.step, x.event_id, x.message] for x in letters]
+    if any(letter.repeats for letter in letters):
+        columns.insert(2, Column("REPEATS", "right"))
+        for row, letter in zip(rows, letters, strict=True):
+            row.insert(2, numbers.count(letter.repeats))
+    if any(letter.status != "open" for letter in letters):
+        columns.insert(1, Column("STATUS"))
+        for row, letter in zip(rows, letters, strict=True):
+            row.insert(1, letter.status)
     return table(columns, rows, style, width)
 
 
@@ -105,15 +106,15 @@ def _section(title: str, lines: Sequence[str], style: Style) -> list[str]:
 
 
 def _wrong(letter: DeadLetter, style: Style) -> list[str]:
-    lines = [f"{style.red(printable(letter.message))}  {style.dim('[' + printable(letter.code) + ']')}"]
-    if letter.violations:
-        columns = [Column("PATH", paint=style.cyan), Column("RULE"), Column("MESSAGE")]
-        rows = [(violation.path, violation.rule, violation.message) for violation in letter.violations]
-        lines += table(columns, rows, style, None, "  ")
-    for label, text in (("why", letter.why), ("help", letter.help)):
-        if text:
-            lines.append(f"{style.dim(label + ':')} {printable(text)}")
-    return lines
+    if not letter.violations:
+        lines = [f"{style.red(printable(letter.message))}  {style.dim('[' + printable(letter.code) + ']')}"]
+        reasons = [("why", letter.why), ("help", letter.help)]
+    else:
+        lines = [f"{style.red(printable(letter.why or letter.message))}  {style.dim('[' + printable(letter.code) + ']')}"]
+        rows = [(violation.message, violation.rule) for violation in letter.violations]
+        lines += table([Column("EVERY VIOLATION"), Column("RULE", paint=style.dim)], rows, style, None, "  ")
+        reasons = [("help", letter.help)]
+    return lines + [f"{style.dim(label + ':')} {printable(text)}" for label, text in reasons if text]
 
 
 def _where(letter: DeadLetter, tell: Tell) -> list[tuple[str, str]]:
@@ -138,7 +139,7 @@ def _how_often(letter: DeadLetter) -> list[tuple[str, str]]:
         ("repeats", numbers.count(letter.repeats)),
         ("first", numbers.utc(letter.first_at)),
         ("last", numbers.utc(letter.last_at)),
-        ("version", f"{letter.version} of the pipeline"),
+        ("version", f"{letter.version[:SHORT_VERSION]} of the pipeline"),
         ("fingerprint", letter.fingerprint),
     ]
 

@@ -24,12 +24,13 @@ class Pace:
     """How fast something moves, over the last few seconds.
 
     :ivar samples: (monotonic time, events, done).
-    :ivar base: how far the source was when first asked.
+    :ivar base: how far the source was when first asked; `best`, the furthest that was shown.
     :ivar widest: columns that its words have taken so far.
     """
 
     samples: deque[tuple[float, int, int]] = field(default_factory=deque)
     base: int | None = None
+    best: int = 0
     widest: int = 0
 
     def committed(self, status: RunStatus, progress: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -41,7 +42,8 @@ class Pace:
         if self.base is None:
             self.base = 0 if received or status.in_flight_events else done
         share = received / max(1, received + status.in_flight_events)
-        return self.base + round((done - self.base) * share), total
+        self.best = max(self.best, self.base + round((done - self.base) * share))  # a bar does not go back
+        return self.best, total
 
     def add(self, at: float, events: int, done: int) -> None:
         self.samples.append((at, events, done))
