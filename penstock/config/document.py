@@ -23,6 +23,7 @@ class Document:
     :ivar keys: where each key stands; `values`: where each value begins.
     :ivar blocks: values that are literal block scalars, whose text begins on the next line, with the indentation of that text.
     :ivar texts: plain scalars that a reference made a number, a truth value or null, as text: what a field of text takes.
+    :ivar bare: fields that a bare value fills (`jq: .x`), with the path as it is written.
     :ivar given: values from around the file (a variable, `--set`), with how messages call their place.
     """
 
@@ -33,18 +34,43 @@ class Document:
     blocks: dict[Path, int] = field(default_factory=dict)
     texts: dict[Path, str] = field(default_factory=dict)
     given: dict[Path, str] = field(default_factory=dict)
+    bare: dict[Path, Path] = field(default_factory=dict)
 
     def at(self, path: Path, *, key: bool = False) -> Location:
         """The place of a value (or of its key); of the nearest thing around it where it does not stand in the file."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.given:
-                return Location(self.given[path[:length]], path=dotted(path))
+                return Location(self.given[path[:length]], path=self._written(path))
+        inside = next((given for given in self.given if given[: len(path)] == path), None)
+        if inside is not None and path not in self.values:
+            return Location(self.given[inside], path=self._written(path))
         marks = self.keys if key and path in self.keys else self.values
         near = path
         while near and near not in marks and near not in self.keys:
             near = near[:-1]
         line, column = marks.get(near) or self.keys.get(near) or (1, 1)
-        return Location(self.file, line, column, dotted(path))
+        return Location(self.file, line, column, self._written(path))
+
+    def _written(self, path: Path) -> str:
+        for field_path, bare in self.bare.items():
+            if path[: len(field_path)] == field_path:
+                return dotted((*bare, *path[len(field_path) :]))
+        return dotted(path)
+
+    def inside(self, path: Path, line: int, column: int) -> Location:
+        """A place inside a text, one-based: exact in a literal block, elsewhere the text's beginning."""
+        at = self.at(path)
+        if path not in self.blocks or path in self.given:
+            return at
+        return Location(at.file, at.line + line, column + self.blocks[path], at.path)
+
+    def stand_in(self, path: Path, filled: Path) -> None:
+        """A bare value stands for a block: its place is that of the field that it fills."""
+        self.bare[filled] = path
+        known: dict[Path, Any]
+        for known in (self.values, self.blocks, self.texts, self.given):
+            if path in known:
+                known[filled] = known[path]
 
 
 def dotted(path: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from penstock.config.base import ComponentConfig, DataField, DataProgram, Duration, EventField, Rate, RecordField, Size
 
@@ -115,6 +115,12 @@ class TestFile(ComponentConfig):
     mocks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Steps that are not run: {output: …} or {error: …}."
     )
+
+    @model_validator(mode="after")
+    def _expects_something(self) -> TestFile:
+        if self.output is None and self.dead_letter is None:
+            raise ValueError("a test says what it expects: `output` (an empty list for a filtered event) or `dead_letter`")
+        return self
 
 
 class Defaults(ComponentConfig):

@@ -18,7 +18,7 @@ from penstock.config.base import Jq
 from penstock.config.document import Document, read_document
 from penstock.config.format import Defaults, PipelineFile, RetryFile, SinkFields, SourceFields, StepFields
 from penstock.config.interpolate import Interpolator
-from penstock.config.overlay import apply_environment, apply_overrides, merge_defaults
+from penstock.config.overlay import apply_environment, apply_overrides, ignored_variables, merge_defaults
 from penstock.config.paths import PROJECT_FILE, expand, find_pipeline, find_project
 from penstock.config.refuse import is_foreign_shape, refuse_later
 from penstock.config.resolve import Resolver
@@ -43,7 +43,7 @@ def load_pipeline(
     document = _read(file, root, environment, problems)
     if isinstance(document.data, dict):
         _overlay(document, root, overrides, environment, problems)
-        pipeline = _Loading(document, file.absolute(), root, problems).pipeline()
+        pipeline = _Loading(document, file.absolute(), root, problems, ignored_variables(environment)).pipeline()
     else:
         pipeline = None
         if not problems:
@@ -76,6 +76,8 @@ def _overlay(
     defaults = project / PROJECT_FILE
     if defaults.is_file():
         below = _read(defaults, project, environment, problems)
+        if isinstance(below.data, dict):
+            problems.extend(refuse_later(below))
         if below.data is not None and validated(Defaults, below.data, below, (), problems) is not None:
             merge_defaults(document.data, below.data)
     problems.extend(apply_environment(document, environment))
@@ -85,10 +87,10 @@ def _overlay(
 class _Loading:
     """One file on its way to a `Pipeline`."""
 
-    def __init__(self, document: Document, file: Path, project: Path, problems: list[ConfigProblem]) -> None:
+    def __init__(self, document: Document, file: Path, project: Path, problems: list[ConfigProblem], warnings: list[str]) -> None:
         self.document, self.file, self.project, self.problems = document, file, project, problems
         self.resolver = Resolver(document, str(document.data.get("pipeline", "")), file, project, problems)
-        self.warnings: list[str] = []
+        self.warnings = warnings
 
     def pipeline(self) -> typed.Pipeline | None:
         """None where problems were found."""
@@ -147,6 +149,10 @@ class _Loading:
         component, fields = self.resolver.resolve("transform", entry, path, StepFields)
         if component is None or fields is None:
             return None
+        if fields.set:  # a step's `set:` is a `set` transform behind it
+            validated(
+                self.resolver.catalog.find("transform", "set").Config, fields.set, self.document, (*path, "set"), self.problems
+            )
         return typed.Step(
             name=fields.name or f"{component.kind}-{number}",
             component=component,
@@ -168,7 +174,7 @@ class _Loading:
             entries.extend((entry, ("sinks", index)) for index, entry in enumerate(several))
         if len(entries) > 1 and data.get("sink") is not None:
             self._problem("config.sink_and_sinks", "`sink` and `sinks` do not go together", ("sink",), "move it into `sinks`")
-        if not entries:
+        if not entries and several in (None, []):
             self._problem("config.missing_field", "'sink' is missing", (), "`sink: stdout`, for example")
         found = []
         for entry, path in entries:
@@ -236,7 +242,7 @@ class _Loading:
             worker_memory=form.worker_memory,
             shutdown_timeout=form.shutdown_timeout,
             tests=[self._test(index, case) for index, case in enumerate(form.tests)],
-            warnings=_warnings(source, dedup),
+            warnings=[*self.warnings, *_warnings(source, dedup)],
         )
 
     def _test(self, index: int, case: Any) -> typed.TestCase:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from penstock.config.document import Document, Path
-from penstock.errors import ConfigProblem
+from penstock.errors import ConfigProblem, Location
 
 SPELLINGS = {
     "connection": "dsn",
@@ -54,23 +54,32 @@ _FOREIGN_PROGRAMS = (
         "jq builds an object: `{total: (.price * .qty)}`",
     ),
     (re.compile(r"\bthis\.\w+"), "`this.` is Bloblang", "jq says `.field`"),
-    (
-        re.compile(r"\{\{-?\s*(if|range|with|end|\.|\w+\s+\.)"),
-        "this is a Go template",
-        'jq says `.field`, or "text \\(.field)" in a string',
-    ),
 )
+_TEMPLATE = re.compile(r"\{\{-?\s*(if|range|with|end|\.|\w+\s+\.)")
+_STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|#[^\n]*', re.DOTALL)
+_JQ_STARTS = (".", "$", '"', "(", "[", "{", "if ")
+_LATER_COMPONENTS = {
+    "source": ("http", "kafka", "nats", "postgres", "postgres_cdc", "redis_streams", "s3", "schedule", "sqs"),
+    "transform": ("http", "sql"),
+    "sink": ("elasticsearch", "http", "kafka", "nats", "postgres", "redis", "redis_streams", "s3", "sqs"),
+}
 
 
 def is_foreign_shape(data: Any) -> bool:
     """Whether the file is one of Benthos' or Redpanda Connect's."""
-    return isinstance(data, dict) and "source" not in data and {"input", "output"} & data.keys() == {"input", "output"}
+    if not isinstance(data, dict) or {"source", "sink", "sinks"} & data.keys():
+        return False
+    return {"input", "output"} <= data.keys() or ("pipeline" in data and "processors" in (data["pipeline"] or ()))
 
 
 def refuse_later(document: Document) -> Iterator[ConfigProblem]:
     """Everything in the file that the format describes and this version does not do, a line each; removed, so that nothing else
     complains of it."""
     data = document.data
+    for name in ("registry", "http", "connections"):
+        if name in data:
+            yield _later(document, (name,), f"`{name}`", "leave it out")
+            del data[name]
     if data.get("journal") not in (None, "off", False):
         yield _later(document, ("journal",), *_LATER[("journal",)])
         data["journal"] = "off"
@@ -113,9 +122,26 @@ def _later(document: Document, path: Path, what: str, help: str) -> ConfigProble
     return ConfigProblem("config.not_yet", f"this version does not have {what} yet", where=document.at(path, key=True), help=help)
 
 
-def foreign_program(text: str) -> tuple[str, str] | None:
-    """What is foreign in a jq program (it would be a silent null here), and what to write; None where nothing is."""
+def foreign_program(text: str, *, literal: bool = False) -> tuple[str, str, int] | None:
+    """What is foreign in a jq program (it would be a silent null here), what to write, and where; None where nothing is.
+
+    :param literal: the field takes literals too: one that does not begin like jq can only hold a template.
+    """
+    template = _TEMPLATE.search(text)
+    if template:
+        return "this is a Go template", 'jq says `.field`, or "text \\(.field)" in a string', template.start()
+    if literal and not text.startswith(_JQ_STARTS):
+        return None
+    code = _STRING_OR_COMMENT.sub(lambda match: " " * len(match[0]), text)
     for pattern, what, instead in _FOREIGN_PROGRAMS:
-        if pattern.search(text):
-            return what, instead
+        match = pattern.search(code)
+        if match:
+            return what, instead, match.start()
     return None
+
+
+def later_component(kind: str, name: str, where: Location) -> ConfigProblem | None:
+    """The problem of a component that the format describes and this version does not have; None for any other name."""
+    if name not in _LATER_COMPONENTS.get(kind, ()):
+        return None
+    return ConfigProblem("config.not_yet", f"this version does not have the {kind} '{name}' yet", where=where)

@@ -7,6 +7,7 @@ compile), and it tells what else the pipeline's version depends on.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -20,13 +21,15 @@ from penstock.components import Catalog, Kind, build
 from penstock.config.base import ComponentConfig, Jq
 from penstock.config.document import Document, Path
 from penstock.config.model import Component
-from penstock.config.refuse import foreign_program
+from penstock.config.refuse import foreign_program, later_component
 from penstock.config.validate import fields_at, unknown_field, validated
-from penstock.errors import ConfigProblem, Location, PenstockError, UsageError
+from penstock.errors import ConfigProblem, PenstockError, UsageError
 from penstock.faults import Faults
 from penstock.spi import Context, Expressions
 
 S = TypeVar("S", bound=ComponentConfig)
+
+_PLACE = re.compile(r"line (\d+), column (\d+)")
 
 
 @dataclass(slots=True)
@@ -57,10 +60,13 @@ class Resolver:
             return None, None
         siblings = fields_at(beside, ())
         named = [key for key in block if key not in siblings]
+        if not named:  # `set` is a transform, and may stand beside one
+            named = [key for key in block if self.catalog.has(kind, key)]
+            siblings = [field for field in siblings if field not in named]
         name = self._choose(kind, named, path, siblings)
         fields = validated(beside, {key: block[key] for key in block if key in siblings}, self.document, path, self.problems)
         if fields is not None:
-            self._check_programs(fields, path, type(fields))
+            self._check_programs(fields, path)
         if name is None:
             return None, fields
         return self._component(kind, name, block[name], path), fields
@@ -88,19 +94,23 @@ class Resolver:
         try:
             cls = self.catalog.find(kind, name)
         except UsageError as error:
-            self.problems.append(ConfigProblem(error.code, error.message, where=at, why=error.why, help=error.help))
+            later = later_component(kind, name, at)
+            self.problems.append(later or ConfigProblem(error.code, error.message, where=at, why=error.why, help=error.help))
             return None
         model: type[ComponentConfig] = cls.Config
         inside: Path = (*path, name)
         if options is None:
             options = {}
         elif not isinstance(options, dict) and model.shorthand is not None:
-            options = {model.shorthand: options}
+            field = model.model_fields.get(model.shorthand)
+            written = field.alias if field is not None and field.alias else model.shorthand
+            options = {written: options}
+            self.document.stand_in(inside, (*inside, written))
         config = validated(model, options, self.document, inside, self.problems)
         if config is None:
             return None
         found = len(self.problems)
-        self._check_programs(config, inside, model)
+        self._check_programs(config, inside)
         component = Component(name, config, at)
         if len(self.problems) == found:
             self._construct(kind, component)
@@ -131,23 +141,18 @@ class Resolver:
             faults=Faults(),
         )
 
-    def _check_programs(self, config: BaseModel, path: Path, model: type[BaseModel]) -> None:
+    def _check_programs(self, config: BaseModel, path: Path) -> None:
         for inner, text, jq in programs(config):
-            self.check_program(text, jq, self._place(path, inner, model))
-
-    def _place(self, path: Path, inner: Path, model: type[BaseModel]) -> Path:
-        """Where a field stands: itself, or the bare value that fills it."""
-        shorthand = getattr(model, "shorthand", None)
-        full = (*path, *inner)
-        return path if inner == (shorthand,) and full not in self.document.values else full
+            self.check_program(text, jq, (*path, *inner))
 
     def check_program(self, text: str, jq: Jq, path: Path) -> None:
         """Compile one program, and look for spellings from elsewhere."""
-        foreign = foreign_program(text)
+        foreign = foreign_program(text, literal=jq.literal)
         if foreign is not None:
-            self.problems.append(
-                ConfigProblem("config.foreign_spelling", foreign[0], where=self._inside(path, 1, 1), help=foreign[1])
-            )
+            what, instead, offset = foreign
+            line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+            where = self.document.inside(path, line, column)
+            self.problems.append(ConfigProblem("config.foreign_spelling", what, where=where, help=instead))
             return
         try:
             if jq.literal:
@@ -155,16 +160,9 @@ class Resolver:
             else:
                 self.expressions.program(text, jq.view)
         except PenstockError as error:
-            self.problems.append(
-                ConfigProblem(error.code, error.message, where=self.document.at(path), why=error.why, help=error.help)
-            )
-
-    def _inside(self, path: Path, line: int, column: int) -> Location:
-        """A place inside a program; a block scalar's first line is the one behind its `|`."""
-        at = self.document.at(path)
-        if path in self.document.blocks:
-            return Location(at.file, at.line + line, column, at.path)
-        return at
+            place = _PLACE.search(error.why or "")
+            where = self.document.inside(path, int(place[1]), int(place[2])) if place else self.document.at(path)
+            self.problems.append(ConfigProblem(error.code, error.message, where=where, why=error.why, help=error.help))
 
     def _problem(self, code: str, message: str, path: Path, help: str | None = None) -> None:
         self.problems.append(ConfigProblem(code, message, where=self.document.at(path), help=help))

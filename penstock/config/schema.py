@@ -30,12 +30,34 @@ def pipeline_schema(catalog: Catalog | None = None) -> dict[str, Any]:
     properties["sink"] = _described(properties["sink"], {"$ref": "#/$defs/sink"})
     properties["transforms"]["items"] = {"$ref": "#/$defs/transform"}
     properties["sinks"]["items"] = {"$ref": "#/$defs/sink"}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Penstock pipeline",
-        **root,
-        "$defs": dict(sorted(definitions.items())),
+    schema = {"title": "Penstock pipeline", **root, "$defs": dict(sorted(definitions.items()))}
+    _allow_references(schema)
+    schema["$defs"]["reference"] = {
+        "type": "string",
+        "pattern": r"\$\{",
+        "description": "${VAR}, ${VAR:default} or ${file:/path}",
     }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _allow_references(schema: Any) -> None:
+    """Let a reference stand for every scalar that is more than any text."""
+    if isinstance(schema, list):
+        for item in schema:
+            _allow_references(item)
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in schema.items():
+        if keyword not in ("const", "enum", "default", "examples", "required"):
+            _allow_references(value)
+    narrow = schema.get("type") in ("integer", "number", "boolean") or (
+        schema.get("type") == "string" and ({"pattern", "enum", "const", "format"} & schema.keys())
+    )
+    if narrow and isinstance(schema["type"], str):
+        about = {key: schema.pop(key) for key in ("description", "default", "examples", "title") if key in schema}
+        wrapped = dict(schema)
+        schema.clear()
+        schema.update({"anyOf": [wrapped, {"$ref": "#/$defs/reference"}], **about})
 
 
 def text(schema: dict[str, Any]) -> str:
@@ -50,14 +72,22 @@ def _component(kind: Kind, beside: type[BaseModel], catalog: Catalog, definition
     properties = dict(around["properties"])
     for name in names:
         cls = catalog.find(kind, name)
-        properties[name] = _options(cls.Config, definitions, (cls.__doc__ or "").strip().splitlines()[0])
+        options = _options(cls.Config, definitions, (cls.__doc__ or "").strip().splitlines()[0])
+        properties[name] = {"anyOf": [options, properties[name]]} if name in properties else options
     block = {
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
-        "oneOf": [{"required": [name]} for name in names],
+        "oneOf": [_only(name, names, beside) for name in names],
     }
     return {"anyOf": [{"enum": names}, block]}
+
+
+def _only(name: str, names: list[str], beside: type[BaseModel]) -> dict[str, Any]:
+    """This component and none else: one that is a field beside others too (`set`) counts where it stands alone."""
+    if name not in beside.model_fields:
+        return {"required": [name]}
+    return {"required": [name], "not": {"anyOf": [{"required": [other]} for other in names if other != name]}}
 
 
 def _options(config: Any, definitions: dict[str, Any], summary: str) -> dict[str, Any]:

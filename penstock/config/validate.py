@@ -43,18 +43,12 @@ def validated(model: type[M], data: Any, document: Document, path: Path, problem
         return model.model_validate_json(msgspec.json.encode(data))
     except ValidationError as error:
         details = error.errors(include_url=False)
-        texts = {
-            place: document.texts[(*path, *place)] for place in map(_text_place, details) if (*path, *place) in document.texts
-        }
+        wanted = [(*path, *detail["loc"]) for detail in details if detail["type"] == "string_type"]
+        texts = {place[len(path) :]: document.texts[place] for place in wanted if place in document.texts}
         if texts:
             return validated(model, _with_texts(data, texts), document, path, problems)
         problems.extend(_problem(detail, model, document, path) for detail in details)
         return None
-
-
-def _text_place(detail: ErrorDetails) -> Path:
-    """Where text was expected; for any other mistake nowhere."""
-    return detail["loc"] if detail["type"] == "string_type" else (None,)  # type: ignore[return-value]  # None is in no path
 
 
 def _with_texts(data: Any, texts: Mapping[Path, str], path: Path = ()) -> Any:
