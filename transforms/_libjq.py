@@ -19,7 +19,8 @@ from penstock.spi import View
 from transforms._exact import has_long_number, integers, run_exactly
 from transforms._guard import END, guarded
 from transforms._paths import data, envelope_json
-from transforms._tokens import Facts, analyse, place
+from transforms._single import is_single
+from transforms._tokens import Facts, analyse, place, tokens_of
 
 _PLACE = re.compile(r"\s*(?:at <top-level>)?,? line (\d+), column (\d+)")
 _MESSAGE_LIMIT = 200
@@ -35,10 +36,11 @@ class Compiled:
     :raises Permanent: `jq.syntax`, `jq.forbidden` or `jq.inexact_integer`, with the place inside the program in `why`.
     """
 
-    __slots__ = ("_facts", "_guarded", "_input", "_program", "_source")
+    __slots__ = ("_facts", "_guarded", "_input", "_program", "_single", "_source")
 
     def __init__(self, program: str, view: View) -> None:
         self._facts = analyse(program)
+        self._single = is_single(list(tokens_of(program)))
         _compile(program, view)
         self._input, prefix = _input_of(view, self._facts)
         self._source = f"{prefix}({program}\n)"
@@ -57,7 +59,8 @@ class Compiled:
 
     def _outputs(self, text: bytes) -> list[Any]:
         try:
-            outputs: list[Any] = self._program.input_text(text.decode()).all()
+            asked = self._program.input_text(text.decode())
+            outputs: list[Any] = [asked.first()] if self._single else asked.all()
         except ValueError as error:
             raise _failure(error) from error
         return outputs

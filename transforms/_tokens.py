@@ -91,7 +91,7 @@ def analyse(program: str) -> Facts:
     if "\0" in program:
         raise syntax_error(program, program.index("\0"), "a program holds no NUL character")
     names = set()
-    for token in _tokens(program):
+    for token in tokens_of(program):
         if token.kind in ("name", "variable"):
             name = "".join(token.text.split()).rpartition("::")[2]
             name = f"${name.lstrip('$')}" if token.kind == "variable" else name
@@ -125,7 +125,7 @@ def _check_number(program: str, token: Token) -> None:
         raise Permanent("jq.inexact_integer", message, why=place(program, token.at), help='compare as text: tostring == "…"')
 
 
-def _tokens(program: str) -> Iterator[Token]:
+def tokens_of(program: str) -> Iterator[Token]:
     """Every token but space, with object keys told apart from names."""
     tokens = list(_lex(program, 0, None)[0])
     open_: list[str] = []

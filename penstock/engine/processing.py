@@ -6,7 +6,7 @@ What is decided in read order (which event is a repetition of which) is decided 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from types import TracebackType
 
 from penstock.engine.assemble import Assembly
@@ -16,6 +16,7 @@ from penstock.engine.flow import Flow
 from penstock.engine.letters import letter_id
 from penstock.engine.pool import WorkerPool
 from penstock.engine.stages import Tally
+from penstock.engine.supervise import blaming
 from penstock.engine.work import Work
 from penstock.event import Event
 from penstock.observe.status import RunStatus
@@ -37,6 +38,7 @@ class Processor:
         self._flow = flow
         self._in_flight: set[bytes] = set()
         self._outstanding = 0
+        self._workings: set[asyncio.Future[None]] = set()
         pipeline = assembly.pipeline
         self._pool = WorkerPool(pipeline, assembly.surroundings, status) if pipeline.workers else None
         self._prepares = self._pool is None or (self._keys is not None and not self._keys.positional)
@@ -47,23 +49,31 @@ class Processor:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for working in self._workings:
+            working.cancel()
+        await asyncio.gather(*self._workings, return_exceptions=True)
         if self._pool is not None:
             await self._pool.close()
 
-    async def process(self, work: Work) -> AsyncIterator[Work]:
+    async def process(self, work: Work) -> AsyncGenerator[Work, None]:
         """The work itself, or its parts where it has to be divided: the first part's outcome decides about the second."""
-        tally = Tally()
-        events = self._prepare(work, tally)
-        keys: Sequence[Key | None] = ()
-        if self._keys is not None:
-            keys = self._keys.of(work.batch, events, tally)
-            conflict = None if self._keys.positional else first_conflict(events, keys)
-            if conflict is not None:
-                head, tail = work.batch.divide(events[conflict].origin)
-                for part in (Work(head, work.started, whole=0), Work(tail, work.started, whole=work.whole)):
-                    async for settled in self.process(part):
-                        yield settled
+        while True:
+            tally = Tally()
+            events, keys = self._keyed(work, tally)
+            conflict = None if self._keys is None or self._keys.positional else first_conflict(events, keys)
+            if conflict is None:
+                yield await self._run(work, events, keys, tally)
                 return
+            head, tail = work.batch.divide(events[conflict].origin)
+            part, tally = Work(head, work.started, whole=0), Tally()
+            yield await self._run(part, *self._keyed(part, tally), tally)
+            work = Work(tail, work.started, whole=work.whole)
+
+    def _keyed(self, work: Work, tally: Tally) -> tuple[list[Event], Sequence[Key | None]]:
+        events = self._prepare(work, tally)
+        return events, () if self._keys is None else self._keys.of(work.batch, events, tally)
+
+    async def _run(self, work: Work, events: list[Event], keys: Sequence[Key | None], tally: Tally) -> Work:
         await self._settle(work, events, keys)
         dropped = work.verdicts.dropped
         todo = [event for event in events if event.origin not in dropped] if dropped else events
@@ -74,8 +84,10 @@ class Processor:
             work.take(outputs, routes, tally)
         else:
             work.processing = asyncio.ensure_future(self._in_worker(self._pool, work, todo, tally))
+            self._workings.add(work.processing)
+            work.processing.add_done_callback(self._workings.discard)
         self._outstanding += 1
-        yield work
+        return work
 
     def _prepare(self, work: Work, tally: Tally) -> list[Event]:
         batch = work.batch
@@ -91,7 +103,8 @@ class Processor:
         given = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}
         work.keys = given
         work.sink_ledgers = self._sink_ledgers
-        names = {key.key for key in given.values()}
+        positional = self._keys is None or self._keys.positional  # a position is never read twice in one run
+        names: set[bytes] = set() if positional else {key.key for key in given.values()}
         if not self._in_flight.isdisjoint(names):  # a repetition of what is on its way waits for the outcome of its first
             async with self._flow.changed:
                 await self._flow.changed.wait_for(lambda: self._outstanding == 0)
@@ -108,11 +121,13 @@ class Processor:
         return {origins[letter.id]: letter for letter in await self._store.standing_letters(list(origins))}
 
     async def _in_worker(self, pool: WorkerPool, work: Work, events: list[Event], tally: Tally) -> None:
-        outputs, routes = await pool.run(events, tally, prepare=not self._prepares)
+        with blaming("workers"):
+            outputs, routes = await pool.run(events, tally, prepare=not self._prepares)
         work.take(outputs, routes, tally)
 
     def forget(self, works: Sequence[Work]) -> None:
         """These are committed: their keys are in the ledgers now."""
         for work in works:
-            self._in_flight.difference_update(key.key for key in work.keys.values())
+            if self._in_flight:
+                self._in_flight.difference_update([key.key for key in work.keys.values()])
         self._outstanding -= len(works)
