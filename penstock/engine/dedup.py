@@ -59,12 +59,12 @@ def held_by_position(batch: Batch, ledgers: Sequence[LedgerState]) -> dict[str, 
     held: dict[str, set[int] | range] = {}
     for ledger in ledgers:
         stands = ledger.ahead.get(batch.partition)
-        if stands is None or batch.end is None:
+        if stands is None:
             continue
         count = bisect_right([event.position for event in batch.events], stands)
         if count:
             held[ledger.name] = range(count)
-        if batch.end.order > stands:
+        if batch.end is not None and batch.end.order > stands:
             del ledger.ahead[batch.partition]
     return held
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from difflib import unified_diff
 from typing import Any
@@ -47,7 +47,8 @@ async def dry_run(pipeline: Pipeline, options: RunOptions, show: Callable[[Previ
         stack.push_async_callback(assembly.source.close)
         await assembly.source.open(Resume(0, {}, options.once))
         run.status.phase = "running"
-        async for batch in Reader(assembly, flow, options).batches(run.stopping):
+        batches = await stack.enter_async_context(aclosing(Reader(assembly, flow, options).batches(run.stopping)))
+        async for batch in batches:
             work = await _through(assembly, Work(batch, 0.0))
             run.status.counts = run.status.counts.plus(count_outcomes(work, set()))
             for record in _records(assembly, work):

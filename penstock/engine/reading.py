@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from penstock.config.model import Batching
 from penstock.engine.assemble import Assembly
 from penstock.engine.flow import Flow
 from penstock.engine.retry import delays, gave_up
+from penstock.engine.supervise import blaming
 from penstock.errors import Transient
 from penstock.spi import Batch, Batched, Source
 
@@ -37,66 +39,84 @@ class Reader:
         self._flow = flow
         self._options = options
         self._left = options.max_events
-        self._allowance = 0.0
+        self._next_at = 0.0
         self.drained = False
 
-    async def batches(self, stopping: asyncio.Event) -> AsyncIterator[Batch]:
+    async def batches(self, stopping: asyncio.Event) -> AsyncGenerator[Batch, None]:
         """Batches, each with its credits taken. A transient failure is waited out, and reading goes on behind the last batch."""
         waits = delays(self._retry, self._options.random, self._options.clock)
         while True:
             try:
-                async for batch in self._until(stopping):
-                    waits = delays(self._retry, self._options.random, self._options.clock)
-                    yield batch
+                async with aclosing(self._until(stopping)) as batches:
+                    async for batch in batches:
+                        waits = delays(self._retry, self._options.random, self._options.clock)
+                        yield batch
                 return
             except Transient as error:
                 delay = next(waits, None)
                 if delay is None:
                     raise gave_up(error, "source") from error
                 self._flow.status.retries["source"] += 1
-                await self._options.clock.sleep(delay)
+                await self._pause(delay, stopping)
 
-    async def _until(self, stopping: asyncio.Event) -> AsyncIterator[Batch]:
+    async def _until(self, stopping: asyncio.Event) -> AsyncGenerator[Batch, None]:
         stopped = asyncio.ensure_future(stopping.wait())
         batches = aiter(self._source.batches())
+        read: asyncio.Future[Batch | None] | None = None
         try:
-            while self._left is None or self._left > 0:
+            while not stopping.is_set() and (self._left is None or self._left > 0):
                 read = asyncio.ensure_future(self._next(batches))
                 await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if not read.done():
-                    read.cancel()
-                    await asyncio.gather(read, return_exceptions=True)
                     return
                 batch = read.result()
                 if batch is None:
                     self.drained = True
                     return
                 batch = self._limited(batch)
+                if not await self._paced(len(batch.events), stopping):
+                    return
                 await self._flow.acquire(len(batch.events), batch.size)
                 yield batch
-                await self._throttle(len(batch.events))
         finally:
             stopped.cancel()
+            if read is not None:  # ended before its generator, which cannot be closed while it runs
+                read.cancel()
+                await asyncio.gather(read, return_exceptions=True)
             close = getattr(batches, "aclose", None)
             if close is not None:
                 await close()
 
     async def _next(self, batches: AsyncIterator[Batch]) -> Batch | None:
-        return await anext(batches, None)
+        with blaming("source"):
+            return await anext(batches, None)
 
     def _limited(self, batch: Batch) -> Batch:
+        """At most what is left of `max_events`; but a batch whose only position is its end is taken whole, for what follows could
+        not be told from it by the next run."""
         if self._left is None:
             return batch
-        if len(batch.events) > self._left:
+        if len(batch.events) > self._left and (batch.end is None or batch.cut is not None):
             batch, _ = batch.divide(self._left)
         self._left -= len(batch.events)
         return batch
 
-    async def _throttle(self, events: int) -> None:
-        """`limits.rate`: after a batch, wait as long as it may take at that rate."""
+    async def _paced(self, events: int, stopping: asyncio.Event) -> bool:
+        """`limits.rate`: wait until what came before has had its time; False where the run was stopped meanwhile."""
         if self._rate is None:
-            return
+            return True
         now = self._options.clock.monotonic()
-        self._allowance = max(self._allowance, now) + events / self._rate
-        if self._allowance > now:
-            await self._options.clock.sleep(self._allowance - now)
+        if self._next_at > now:
+            await self._pause(self._next_at - now, stopping)
+        self._next_at = max(self._next_at, now) + events / self._rate
+        return not stopping.is_set()
+
+    async def _pause(self, seconds: float, stopping: asyncio.Event) -> None:
+        """Sleep, but not beyond the moment at which the run is stopped."""
+        tasks = asyncio.ensure_future(self._options.clock.sleep(seconds)), asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

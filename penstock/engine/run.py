@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
 from penstock.clock import Clock, SystemClock
@@ -20,15 +20,15 @@ from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.flow import Flow
 from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
-from penstock.engine.retry import delays
+from penstock.engine.retry import delays, gave_up
+from penstock.engine.supervise import blaming, bug
 from penstock.engine.watchdog import Watchdog
 from penstock.engine.work import Work
-from penstock.errors import Fatal, PenstockError, Transient
+from penstock.errors import PenstockError, Transient
 from penstock.faults import Faults
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus, RunSummary
 from penstock.spi import Healthy, Progress, Resume
-from penstock.state.records import Note
 
 
 def _no_log(incident: Incident) -> None:
@@ -75,6 +75,7 @@ class Run:
         self._flow = Flow(pipeline.limits, self.status)
         self._read: asyncio.Queue[Work | End] = asyncio.Queue()
         self._ready: asyncio.Queue[Work | End] = asyncio.Queue()
+        self._early: Work | None = None
         self.stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -151,14 +152,15 @@ class Run:
     async def _reading(self, reader: Reader) -> None:
         end = End()
         try:
-            async for batch in reader.batches(self.stopping):
-                self.options.faults.hit("after_read")
-                self._read.put_nowait(Work(batch, self.options.clock.monotonic()))
+            async with aclosing(reader.batches(self.stopping)) as batches:
+                async for batch in batches:
+                    self.options.faults.hit("after_read")
+                    self._read.put_nowait(Work(batch, self.options.clock.monotonic()))
             end = End(drained=reader.drained)
         except PenstockError as error:
             end = End(error)
         except Exception as error:  # supervision point: a bug in a source stops its run with a reason
-            end = End(_bug("source", error))
+            end = End(bug("source", error))
         finally:
             self._read.put_nowait(end)
 
@@ -176,7 +178,7 @@ class Run:
                 self._ready.put_nowait(End(error))
                 return
             except Exception as error:  # supervision point: a bug in a step stops its run with a reason
-                self._ready.put_nowait(End(_bug("processing", error)))
+                self._ready.put_nowait(End(bug("processing", error)))
                 return
             await asyncio.sleep(0)
 
@@ -185,8 +187,9 @@ class Run:
         while True:
             works, end = await self._gather_group()
             if works:
-                await committer.commit(works, drained=end is not None and end.drained)
-                await self._finish(works, assembly, processor, committer.note)
+                with blaming("delivery"):
+                    await committer.commit(works, drained=end is not None and end.drained)
+                await self._finish(works, assembly, processor)
             if end is None:
                 continue
             if end.error is not None:
@@ -204,15 +207,26 @@ class Run:
                 return works, None
             if isinstance(item, End):
                 return works, item
+            if works and not item.processed and not batching.period:
+                self._early = item
+                return works, None
             try:
                 await item.settled()
             except PenstockError as error:
                 return works, End(error)
             works.append(item)
-            if batching.period and sum(len(work.batch.events) for work in works) >= batching.count:
+            if batching.period and self._enough(works):
                 return works, None
 
+    def _enough(self, works: list[Work]) -> bool:
+        batching = self.pipeline.batching
+        events, size = sum(len(work.batch.events) for work in works), sum(work.batch.size for work in works)
+        return events >= batching.count or size >= batching.bytes
+
     async def _next(self, works: list[Work], waited: float) -> Work | End | None:
+        if self._early is not None:
+            early, self._early = self._early, None
+            return early
         if not works:
             return await self._ready.get()
         if not self._ready.empty():
@@ -225,7 +239,7 @@ class Run:
         except TimeoutError:
             return None
 
-    async def _finish(self, works: list[Work], assembly: Assembly, processor: Processor, note: Note) -> None:
+    async def _finish(self, works: list[Work], assembly: Assembly, processor: Processor) -> None:
         """After the commit: the source is acknowledged (Invariant 1), credits and keys are free again."""
         options, status = self.options, self.status
         options.faults.hit("before_ack")
@@ -246,19 +260,12 @@ class Run:
         waits = delays(self.pipeline.retry, self.options.random, self.options.clock)
         while tokens:
             try:
-                await assembly.source.ack(tokens)
+                with blaming("source"):
+                    await assembly.source.ack(tokens)
                 return
             except Transient as error:
                 delay = next(waits, None)
                 if delay is None:
-                    raise Fatal(error.code, error.message, where="source", why=error.why, help=error.help) from error
+                    raise gave_up(error, "source") from error
                 self.status.retries["source"] += 1
                 await self.options.clock.sleep(delay)
-
-
-def _bug(where: str, error: Exception) -> Fatal:
-    fatal = Fatal(
-        "internal.error", f"{type(error).__name__}: {error}", where=where, help="this is a bug of the component: report it"
-    )
-    fatal.__cause__ = error
-    return fatal

@@ -18,6 +18,7 @@ from penstock.builtins import load
 from penstock.components import build
 from penstock.config.model import Pipeline, Retry, Step
 from penstock.engine.retry import delays
+from penstock.engine.supervise import blaming
 from penstock.errors import ComponentError, Fatal, Permanent, Transient
 from penstock.event import Event
 from penstock.spi import Context, Expressions, Program, Result
@@ -126,14 +127,21 @@ class Stage:
         return results
 
     async def _attempt(self, apply: Callable[[Sequence[Event]], Any], events: Sequence[Event]) -> list[Result]:
-        try:
+        with blaming(f"step {self.name}"):
             results = apply(events)
-            if inspect.isawaitable(results):
-                results = await asyncio.wait_for(results, self.timeout)
-        except TimeoutError:
-            late = Transient("step.timeout", f"the step took longer than {self.timeout:g} s")
-            return [late] * len(events)
-        return results  # type: ignore[no-any-return]  # a transform's list of results, awaited or not
+            if not inspect.isawaitable(results):
+                return results  # type: ignore[no-any-return]  # a transform's list of results
+            if self.timeout is None:
+                return await results  # type: ignore[no-any-return]  # as above
+            within = asyncio.timeout(self.timeout)
+            try:
+                async with within:
+                    return await results  # type: ignore[no-any-return]  # as above
+            except TimeoutError:
+                if not within.expired():
+                    raise
+                late = Transient("step.timeout", f"the step took longer than {self.timeout:g} s")
+                return [late] * len(events)
 
     def _flatten(self, events: Sequence[Event], results: list[Result], tally: Tally) -> list[Event]:
         outputs: list[Event] = []
@@ -236,11 +244,12 @@ class Chain:
     def _route(self, events: list[Event], tally: Tally) -> list[int]:
         masks = [0] * len(events)
         for bit, (sink, condition) in enumerate(zip(self.sinks, self.conditions, strict=True)):
-            verdicts = decide(condition, events) if condition is not None else [True] * len(events)
-            for i, verdict in enumerate(verdicts):
+            places = [i for i, mask in enumerate(masks) if not mask] if self.first_only else range(len(events))
+            asked = [events[i] for i in places]
+            verdicts = decide(condition, asked) if condition is not None else [True] * len(asked)
+            for i, verdict in zip(places, verdicts, strict=True):
                 if verdict is True:
-                    if not (self.first_only and masks[i]):
-                        masks[i] |= 1 << bit
+                    masks[i] |= 1 << bit
                 elif verdict is not False:
                     tally.fail(f"{sink}.when", events[i], verdict)
         return masks

@@ -22,6 +22,8 @@ def blaming(where: str) -> Iterator[None]:
 
 def bug(where: str, error: Exception) -> Fatal:
     """The reason of a run that stops at an exception nobody expected."""
-    return Fatal(
+    fatal = Fatal(
         "internal.error", f"{type(error).__name__}: {error}", where=where, help="this is a bug of the component: report it"
     )
+    fatal.__cause__ = error
+    return fatal

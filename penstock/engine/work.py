@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock.engine.dedup import Verdicts
@@ -43,7 +44,7 @@ class Work:
     taken: frozenset[tuple[int, int, int]] = frozenset()
     sink_ledgers: Sequence[str] = ()
     whole: int = 1
-    processing: Awaitable[None] | None = None
+    processing: Future[None] | None = None
 
     def take(self, outputs: list[Event], routes: list[int] | None, tally: Tally) -> None:
         """What the steps made of it."""
@@ -51,6 +52,11 @@ class Work:
             tally.failures.pop(origin, None)
         self.outputs, self.routes = outputs, routes
         self.failures, self.steps, self.derived = tally.failures, tally.steps, tally.derived
+
+    @property
+    def processed(self) -> bool:
+        """Whether `settled` would return, or raise, at once."""
+        return self.processing is None or self.processing.done()
 
     async def settled(self) -> None:
         """Wait until it has been processed; raises what stopped its processing."""
