@@ -22,7 +22,8 @@ class Document:
 
     :ivar keys: where each key stands; `values`: where each value begins.
     :ivar blocks: values that are literal block scalars, whose text begins on the next line, with the indentation of that text.
-    :ivar texts: plain scalars that a reference made a number, a truth value or null, as text: what a field of text takes.
+    :ivar others: values with references as they may be read too: what the plain `${PORT}` is as text, the quoted one as a number.
+        The field decides.
     :ivar bare: fields that a bare value fills (`jq: .x`), with the path as it is written.
     :ivar given: values from around the file (a variable, `--set`), with how messages call their place.
     """
@@ -32,7 +33,7 @@ class Document:
     keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
     values: dict[Path, tuple[int, int]] = field(default_factory=dict)
     blocks: dict[Path, int] = field(default_factory=dict)
-    texts: dict[Path, str] = field(default_factory=dict)
+    others: dict[Path, Any] = field(default_factory=dict)
     given: dict[Path, str] = field(default_factory=dict)
     bare: dict[Path, Path] = field(default_factory=dict)
 
@@ -68,7 +69,7 @@ class Document:
         """A bare value stands for a block: its place is that of the field that it fills."""
         self.bare[filled] = path
         known: dict[Path, Any]
-        for known in (self.values, self.blocks, self.texts, self.given):
+        for known in (self.values, self.blocks, self.others, self.given):
             if path in known:
                 known[filled] = known[path]
 
@@ -123,12 +124,13 @@ def _plain(document: Document, node: Node, path: Path, interpolate: Callable[[st
     if isinstance(value, str) and "$" in value:
         try:
             text = interpolate(value)
-            if node.style != "plain" or text == value:
+            if text == value or node.style == "block":
                 return text
             resolved = resolve(text)
-            if not isinstance(resolved, str):
-                document.texts[path] = text
-            return resolved
+            if isinstance(resolved, str):
+                return text
+            document.others[path] = text if node.style == "plain" else resolved
+            return resolved if node.style == "plain" else text
         except ConfigProblem as error:
             error.where = document.at(path)
             problems.append(error)

@@ -79,11 +79,11 @@ def _give(document: Document, path: Path, text: str, shown: str) -> list[ConfigP
         return [
             ConfigProblem("config.bad_override", f"there is nothing at {dotted(path)} to set", where=Location(shown), help=help)
         ]
-    for known in [known for known in document.texts if known[: len(place)] == place]:
-        del document.texts[known]
+    for known in [known for known in document.others if known[: len(place)] == place]:
+        del document.others[known]
     document.given[place] = shown
     if not isinstance(value, str):
-        document.texts[place] = text
+        document.others[place] = text
     return []
 
 
@@ -117,6 +117,8 @@ def _put(data: Any, path: Path, value: Any) -> Path | None:
             if last:
                 data[part] = value
             elif data.get(part) is None:
+                if isinstance(path[number + 1], int):
+                    return None
                 data[part] = {}
             data = data[part]
         else:

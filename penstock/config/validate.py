@@ -17,6 +17,12 @@ from penstock.errors import ConfigProblem
 
 M = TypeVar("M", bound=BaseModel)
 
+_OTHER_TYPES: dict[str, tuple[type, ...]] = {
+    "string_type": (str,),
+    "int_type": (int,),
+    "float_type": (int, float),
+    "bool_type": (bool,),
+}
 _PATTERNS = {
     r"^[a-z0-9-]{1,63}$": "a name of 1 to 63 characters a-z, 0-9 and - was expected",
     r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$": "a name of letters, digits, _ and - was expected, a letter or _ first",
@@ -43,22 +49,25 @@ def validated(model: type[M], data: Any, document: Document, path: Path, problem
         return model.model_validate_json(msgspec.json.encode(data))
     except ValidationError as error:
         details = error.errors(include_url=False)
-        wanted = [(*path, *detail["loc"]) for detail in details if detail["type"] == "string_type"]
-        texts = {place[len(path) :]: document.texts[place] for place in wanted if place in document.texts}
-        if texts:
-            return validated(model, _with_texts(data, texts), document, path, problems)
+        others = {}
+        for detail in details:
+            place = (*path, *detail["loc"])
+            if place in document.others and isinstance(document.others[place], _OTHER_TYPES.get(detail["type"], ())):
+                others[detail["loc"]] = document.others[place]
+        if others:
+            return validated(model, _with_others(data, others), document, path, problems)
         problems.extend(_problem(detail, model, document, path) for detail in details)
         return None
 
 
-def _with_texts(data: Any, texts: Mapping[Path, str], path: Path = ()) -> Any:
-    """The data with text where a reference gave a number: `${PASSWORD}` stays text though it is all digits."""
-    if path in texts and not isinstance(data, str):
-        return texts[path]
+def _with_others(data: Any, others: Mapping[Path, Any], path: Path = ()) -> Any:
+    """The data with each reference read the other way: `${PASSWORD}` stays text though it is all digits."""
+    if path in others:
+        return others[path]
     if isinstance(data, dict):
-        return {key: _with_texts(value, texts, (*path, key)) for key, value in data.items()}
+        return {key: _with_others(value, others, (*path, key)) for key, value in data.items()}
     if isinstance(data, list):
-        return [_with_texts(value, texts, (*path, index)) for index, value in enumerate(data)]
+        return [_with_others(value, others, (*path, index)) for index, value in enumerate(data)]
     return data
 
 

@@ -165,6 +165,8 @@ def _syntax_help(error: Any) -> str | None:
         return (
             "indent with spaces, and quote a value that begins with @, ` or %" if "'\\t'" not in problem else "indent with spaces"
         )
+    if "but got '{'" in problem:
+        return "inside { } and [ ] put a reference such as ${VAR} in quotes"
     if "mapping values are not allowed" in problem:
         return "quote a value that holds ': ', or write it as a block with |"
     return None

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.config.loader import expand, find_pipeline, find_project
+from penstock.errors import UsageError
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipelines/deep").mkdir(parents=True)
+    (tmp_path / "penstock.yaml").write_text("workers: 0\n")
+    (tmp_path / "pipelines/b.yaml").write_text('pipeline: "billing"  # theirs\n')
+    (tmp_path / "pipelines/a.yml").write_text("description: x\npipeline: orders\n")
+    (tmp_path / "pipelines/other.yaml").write_text("services: {}\n")
+    (tmp_path / "pipelines/broken.yaml").write_text("pipeline: broken\n  x: [\n")
+    return tmp_path
+
+
+def test_the_project_is_the_nearest_directory_with_its_file(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    assert find_project(project / "pipelines/deep") == project
+    assert find_project(elsewhere) == elsewhere
+
+
+def test_files_globs_and_directories_each_once_in_order(project: Path) -> None:
+    assert expand(["pipelines/b.yaml", "pipelines", "pipelines/*.yml"]) == [
+        Path(f"pipelines/{name}") for name in ("b.yaml", "a.yml", "broken.yaml")
+    ]
+
+
+@pytest.mark.parametrize("argument", ["gone.yaml", "pipelines/deep", "gone/*.yaml"])
+def test_an_argument_that_names_nothing_is_an_error(project: Path, argument: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        expand(["pipelines/b.yaml", argument])
+    assert caught.value.code == "usage.no_files"
+
+
+def test_a_pipeline_is_found_by_name_or_file(project: Path) -> None:
+    assert find_pipeline("billing", project) == project / "pipelines/b.yaml"
+    assert find_pipeline("pipelines/b.yaml", project) == Path("pipelines/b.yaml")
+
+
+def test_an_unknown_pipeline_is_answered_with_the_nearest(project: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_pipeline("oders", project)
+    assert (caught.value.code, caught.value.help) == ("usage.unknown_pipeline", "did you mean 'orders'?")
