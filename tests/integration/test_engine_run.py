@@ -342,8 +342,8 @@ async def test_a_full_disk_makes_the_run_wait_without_limit_and_not_ready(tmp_pa
     run = Run(pipeline, RunOptions(once=True, clock=clock))
     task = asyncio.create_task(run.execute())
     seen = set()
-    while table.before:
-        await until(lambda: clock.sleeping > 0 or not table.before)
+    while not task.done():
+        await until(lambda: clock.sleeping > 0 or task.done())
         if clock.sleeping:
             seen.add((run.status.ready, run.status.waiting, tuple(feed.acked)))
             await clock.advance(5)
