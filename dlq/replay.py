@@ -171,6 +171,7 @@ async def replay(
         claimed.committer.job = job
         work = _Replay(assembly, claimed, job, pool, ReplaySummary(job))
         await _all_pages(claimed.store, query, work, progress, dry_run)
+        await claimed.finish(drained=claimed.standing.drained)  # a replay reads nothing of the source
         if not dry_run:
             await claimed.store.finish_job(job)
             for ledger in claimed.ledgers:

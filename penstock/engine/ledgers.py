@@ -60,10 +60,12 @@ class LedgerState:
 
 @dataclass(slots=True)
 class Standing:
-    """Where a run goes on: `positions` for the source, `note` as the base of counts and group numbers."""
+    """Where a run goes on: `positions` for the source, `note` as the base of counts and group numbers; `drained` says that the
+    last run had read everything."""
 
     positions: dict[str, Position]
     note: Note
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ async def claim_all(store: StateStore, ledgers: Sequence[LedgerState], claims: C
     for state in ledgers:
         await _claim_one(state, claims, note)
     standing = _stand(ledgers, note)
+    standing.drained = note.drained
     await store.settle(claims.epoch, {state.name: state.claim for state in ledgers if state.claim is not None})
     standing.note = Note(
         group=standing.note.group,

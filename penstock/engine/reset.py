@@ -50,4 +50,5 @@ async def adopt(pipeline: Pipeline, options: RunOptions) -> int:
     async with AsyncExitStack() as stack:
         assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
         claimed = await claim_pipeline(assembly, options, RunStatus(pipeline.name, pipeline.version), stack)
+        await claimed.finish(drained=claimed.standing.drained)
         return claimed.epoch
