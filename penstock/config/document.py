@@ -68,8 +68,8 @@ class Document:
     def stand_in(self, path: Path, filled: Path) -> None:
         """A bare value stands for a block: its place is that of the field that it fills."""
         self.bare[filled] = path
-        known: dict[Path, Any]
-        for known in (self.values, self.blocks, self.others, self.given):
+        places: tuple[dict[Path, Any], ...] = (self.values, self.blocks, self.others, self.given)
+        for known in places:
             if path in known:
                 known[filled] = known[path]
 
