@@ -19,6 +19,11 @@ from penstock.errors import Permanent
 
 UNSET: Any = msgspec.UNSET
 EXTENSION_NAME = re.compile(r"[a-z0-9]{1,20}")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""One escape of a string: a whole surrogate pair, half of one (group 1), or any other."""
+_NOT_A_NUMBER = re.compile(rb"-?(?:nan|inf)", re.IGNORECASE)
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -90,24 +95,53 @@ class Event(msgspec.Struct, gc=False):
 def decode(text: bytes) -> Any:
     """JSON text to Python values, exactly.
 
-    :raises Permanent: `decode.invalid_utf8`, `decode.too_deep`, `decode.number_out_of_range` or `decode.invalid_json`.
+    :raises Permanent: `decode.empty`, `decode.invalid_utf8`, `decode.lone_surrogate`, `decode.too_deep`,
+        `decode.number_out_of_range` or `decode.invalid_json`.
     """
     try:
         return _decode(text)
     except UnicodeDecodeError as error:
-        raise Permanent("decode.invalid_utf8", f"the text is not UTF-8 (byte {error.start} of a string)") from error
+        raise _not_utf8(text, error) from error
     except RecursionError as error:
-        raise Permanent("decode.too_deep", "the document is nested too deeply", why="more than about 1,000 levels") from error
+        raise too_deep() from error
     except msgspec.ValidationError as error:
-        raise Permanent("decode.number_out_of_range", "a number is too large for a double", why=str(error)) from error
+        raise Permanent("decode.number_out_of_range", "a number is too large to be kept", why=str(error)) from error
     except msgspec.DecodeError as error:
         raise _malformed(text, error) from error
+
+
+def too_deep() -> Permanent:
+    """Data that cannot be walked recursively."""
+    return Permanent("decode.too_deep", "the document is nested too deeply", why="it has several hundred levels or more")
+
+
+def _not_utf8(text: bytes, error: UnicodeDecodeError) -> Permanent:
+    try:
+        text.decode()
+    except UnicodeDecodeError as located:  # the decoder's own place counts from the beginning of a string
+        error = located
+    return Permanent("decode.invalid_utf8", f"the text is not UTF-8 (byte {error.start})")
 
 
 def _malformed(text: bytes, error: Exception) -> Permanent:
     if not text.strip():
         return Permanent("decode.empty", "the record is empty", help="a JSON document was expected")
+    for escape in _ESCAPE.finditer(text):
+        if escape[1] is not None:
+            return Permanent(
+                "decode.lone_surrogate",
+                f"a string holds half of a surrogate pair: {escape[0].decode()} (byte {escape.start()})",
+                why="it stands for no character, so that no UTF-8 text can hold it",
+                help="have it written as U+FFFD, or whole, where the record is made",
+            )
+    if _NOT_A_NUMBER.match(text, _byte_of(error)):
+        return Permanent("decode.invalid_json", "the record holds NaN or infinity, which JSON cannot say", why=str(error))
     return Permanent("decode.invalid_json", "the record is not valid JSON", why=str(error))
+
+
+def _byte_of(error: Exception) -> int:
+    found = re.search(r"\(byte (\d+)\)", str(error))
+    return int(found[1]) if found else 0
 
 
 def encode(value: Any) -> bytes:
@@ -117,9 +151,12 @@ def encode(value: Any) -> bytes:
     """
     try:
         text = _encode(value)
+        finite = b"null" not in text or _finite(
+            value
+        )  # msgspec writes NaN and infinity as null; nulls are rare, so look only then
     except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
         raise Permanent("encode.not_json", f"the data cannot be written as JSON: {error}") from error
-    if b"null" in text and not _finite(value):  # msgspec writes NaN and infinity as null; nulls are rare, so look only then
+    if not finite:
         raise Permanent("encode.not_json", "the data holds NaN or infinity, which JSON cannot say")
     return text
 

@@ -14,7 +14,7 @@ import jq
 
 from penstock.cloudevents import attributes_json
 from penstock.errors import Permanent
-from penstock.event import UNSET, Event, decode, encode
+from penstock.event import UNSET, Event, decode, encode, too_deep
 from penstock.spi import View
 from transforms._exact import has_long_number, integers, run_exactly
 from transforms._guard import END, guarded
@@ -68,10 +68,13 @@ class Compiled:
     def _outputs_exactly(self, text: bytes) -> list[Any]:
         value = decode(text)
         in_text = self._facts.numbers_from_text
-        found = integers(value, in_text=in_text)
-        if not found.inexact:
-            return self._outputs(text)
-        return run_exactly(self._texts, value, found, in_text=in_text)
+        try:
+            found = integers(value, in_text=in_text)
+            if found.inexact:
+                return run_exactly(self._texts, value, found, in_text=in_text)
+        except RecursionError as error:
+            raise too_deep() from error
+        return self._outputs(text)
 
     def _texts(self, text: str) -> list[str] | None:
         if self._guarded is None:

@@ -6,6 +6,7 @@ is found at the step that made it, and later steps see what a sink would.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import traceback
 from collections.abc import Awaitable, Mapping, Sequence
@@ -22,6 +23,8 @@ from transforms._functions import find
 from transforms._outputs import with_text
 
 _MESSAGE_LIMIT = 500
+_RAISED = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
+"""What a function may raise without ending more than its event. Only an interrupt goes through."""
 
 
 class PythonConfig(ComponentConfig):
@@ -70,7 +73,7 @@ class Python:
     def _one(self, event: Event) -> Result:
         try:
             return self._result(event, self._call(take(event), event))
-        except (Exception, SystemExit) as error:  # supervision point: the user's code
+        except _RAISED as error:  # supervision point: the user's code
             return self._failure(error)
 
     async def _apply_async(self, events: Sequence[Event]) -> list[Result]:
@@ -78,27 +81,27 @@ class Python:
         for event in events:
             try:
                 results.append(self._result(event, await self._call(take(event), event)))
-            except (Exception, SystemExit) as error:  # supervision point: the user's code
+            except _RAISED as error:  # supervision point: the user's code
                 results.append(self._failure(error))
         return results
 
     def _apply_batch(self, events: Sequence[Event]) -> list[Result]:
         try:
             return self._results(events, self._call([take(event) for event in events], list(events)))
-        except (Exception, SystemExit) as error:  # supervision point: the user's code
+        except _RAISED as error:  # supervision point: the user's code
             shared = self._shared_failure(error, events)
         return shared or [result for event in events for result in self._apply_batch([event])]
 
     async def _apply_batch_async(self, events: Sequence[Event]) -> list[Result]:
         try:
             return self._results(events, await self._call([take(event) for event in events], list(events)))
-        except (Exception, SystemExit) as error:  # supervision point: the user's code
+        except _RAISED as error:  # supervision point: the user's code
             shared = self._shared_failure(error, events)
         return shared or [result for event in events for result in await self._apply_batch_async([event])]
 
     def _shared_failure(self, error: BaseException, events: Sequence[Event]) -> list[Result]:
         """The failure of every event of a batch; none where each has to be tried alone."""
-        if len(events) > 1 and not isinstance(error, (Transient, Fatal)):
+        if len(events) > 1 and not isinstance(error, (Transient, Fatal)) and not _is_own_cancellation(error):
             return []
         return [self._failure(error)] * len(events)
 
@@ -143,12 +146,9 @@ class Python:
     def _failure(self, error: BaseException) -> ComponentError:
         if isinstance(error, ComponentError):
             return error
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) or _is_own_cancellation(error):
             raise error
-        message = f"{type(error).__name__}: {error}"
-        if len(message) > _MESSAGE_LIMIT:
-            message = message[: _MESSAGE_LIMIT - 1] + "…"
-        return Permanent("python.raised", message, why=f"raised at {self._place(error)}")
+        return Permanent("python.raised", _message(error), why=f"raised at {self._place(error)}")
 
     def _place(self, error: BaseException) -> str:
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -156,6 +156,22 @@ class Python:
         if file.is_relative_to(self._project):
             file = file.relative_to(self._project)
         return f"{file}:{frame.lineno} in {frame.name}"
+
+
+def _is_own_cancellation(error: BaseException) -> bool:
+    """Whether the run itself is being ended, rather than something that the function waited for."""
+    task = asyncio.current_task() if isinstance(error, asyncio.CancelledError) else None
+    return task is not None and task.cancelling() > 0
+
+
+def _message(error: BaseException) -> str:
+    """Type and text, as far as the exception has one; what is no Unicode text in it is written as an escape."""
+    try:
+        text = str(error)
+    except Exception as failed:  # supervision point: the user's code
+        text = f"(its text cannot be made: {type(failed).__name__})"
+    message = f"{type(error).__name__}: {text[:_MESSAGE_LIMIT]}".encode("utf-8", "backslashreplace").decode()
+    return message if len(message) <= _MESSAGE_LIMIT else message[: _MESSAGE_LIMIT - 1] + "…"
 
 
 def take(event: Event) -> Any:

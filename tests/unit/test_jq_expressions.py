@@ -171,7 +171,7 @@ def test_a_long_error_is_shortened() -> None:
         (b'{"a":NaN}', "decode.invalid_json"),
         (b'{"a":1e400}', "decode.number_out_of_range"),
         (b'{"a":"\xff"}', "decode.invalid_utf8"),
-        (b'{"a":"\\ud800"}', "decode.invalid_json"),
+        (b'{"a":"\\ud800"}', "decode.lone_surrogate"),
         (b"[" * 100_000, "decode.too_deep"),
         (b"", "decode.empty"),
         (b"1 2", "decode.invalid_json"),
