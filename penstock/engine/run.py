@@ -22,6 +22,7 @@ from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
 from penstock.engine.retry import delays, gave_up
 from penstock.engine.supervise import blaming, bug
+from penstock.engine.upkeep import Upkeep
 from penstock.engine.watchdog import Watchdog
 from penstock.engine.work import Work
 from penstock.errors import PenstockError, Transient
@@ -124,9 +125,11 @@ class Run:
 
     async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
         reader = Reader(assembly, self._flow, self.options)
+        upkeep = Upkeep(self.pipeline.dead_letter, claimed.store, self.status, self.options.clock, self.options.log)
         tasks = [
             asyncio.create_task(self._reading(reader), name="read"),
             asyncio.create_task(self._processing(processor), name="process"),
+            asyncio.create_task(upkeep.run(), name="upkeep"),
         ]
         deliver = asyncio.create_task(self._delivering(assembly, claimed, processor), name="deliver")
         deadline = asyncio.create_task(self._deadline(deliver), name="deadline")
@@ -139,6 +142,7 @@ class Run:
                 Incident("warning", "shutdown.timeout", f"{self.pipeline.name}: what was in flight is read again by the next run")
             )
         finally:
+            upkeep.watch()
             for task in (*tasks, deliver, deadline):
                 task.cancel()
             await asyncio.gather(*tasks, deliver, deadline, return_exceptions=True)

@@ -1,0 +1,78 @@
+"""What a run does beside its events: says that it waits, warns of dead letters, lets old ones expire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from penstock.clock import Clock
+from penstock.config.model import DeadLetters
+from penstock.errors import Unavailable
+from penstock.observe.log import Incident
+from penstock.observe.status import RunStatus
+from penstock.state.store import StateStore
+
+TICK = 1.0
+REPORT_AFTER = 5.0
+"""Seconds of waiting after which it is an incident: a shorter one mends itself before anybody could look."""
+EXPIRE_EVERY = 3600.0
+EXPIRE_AT_ONCE = 500
+"""Dead letters removed in one transaction, which stays under 50 ms."""
+
+
+@dataclass(slots=True)
+class Upkeep:
+    """One task of a run; cancelled with it."""
+
+    declared: DeadLetters
+    store: StateStore
+    status: RunStatus
+    clock: Clock
+    log: Callable[[Incident], None]
+    waiting_since: float | None = None
+    reported: bool = False
+    alerted: bool = False
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        next_expiry = self.clock.monotonic()
+        while True:
+            self.watch()
+            if self.clock.monotonic() >= next_expiry:
+                await self.expire()
+                next_expiry = self.clock.monotonic() + EXPIRE_EVERY
+            await self.clock.sleep(TICK)
+
+    async def expire(self) -> None:
+        """Remove the dead letters that are older than `dead_letter.retention`, a few at a time."""
+        before = self.clock.now() - self.declared.retention
+        try:
+            while await self.store.expire_letters(before, EXPIRE_AT_ONCE) == EXPIRE_AT_ONCE:
+                await self.clock.sleep(0)
+        except Unavailable as error:  # the commits wait for the same store, and report it; expiry has time until the next hour
+            self.log(Incident("info", error.code, f"{self.status.pipeline}: dead letters expire later: {error}", error.help))
+
+    def watch(self) -> None:
+        """One line when a wait has become long, one when it is over; the same for the threshold of dead letters."""
+        status, now = self.status, self.clock.monotonic()
+        if status.waiting is None:
+            if self.reported:
+                self.log(Incident("info", "run.resumed", f"{status.pipeline}: goes on", None))
+            self.waiting_since, self.reported = None, False
+        elif self.waiting_since is None:
+            self.waiting_since = now
+        elif not self.reported and now - self.waiting_since >= REPORT_AFTER:
+            self.reported = True
+            self.log(
+                Incident("warning", "run.waiting", f"{status.pipeline}: waits, acknowledging nothing: {status.waiting}", None)
+            )
+        self._alert(self.declared.alert_threshold)
+
+    def _alert(self, threshold: int | None) -> None:
+        if threshold is None:
+            return
+        count = self.status.open_letters
+        if count >= threshold and not self.alerted:
+            help = f"pipe dlq groups {self.status.pipeline}"
+            self.log(Incident("warning", "dlq.threshold", f"{self.status.pipeline}: {count} dead letters are open", help))
+        self.alerted = count >= threshold

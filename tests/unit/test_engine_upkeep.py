@@ -1,0 +1,79 @@
+"""What a run says beside its events, and what it lets expire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from state_builders import letter, make_store, note, version
+
+from penstock.config.model import DeadLetters
+from penstock.engine.upkeep import REPORT_AFTER, Upkeep
+from penstock.faults import Faults
+from penstock.observe.log import Incident
+from penstock.observe.status import RunStatus
+from penstock.state.open import open_store
+from penstock.state.records import LetterQuery
+from penstock.testing.clock import FakeClock
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def said() -> list[Incident]:
+    return []
+
+
+@pytest.fixture
+def upkeep(tmp_path: Path, clock: FakeClock, said: list[Incident]) -> Upkeep:
+    store = open_store(tmp_path, "shop", clock, Faults())
+    return Upkeep(DeadLetters(alert_threshold=3), store, RunStatus("shop", "v1"), clock, said.append)
+
+
+async def test_a_long_wait_is_reported_once_and_so_is_its_end(upkeep: Upkeep, clock: FakeClock, said: list[Incident]) -> None:
+    upkeep.status.waiting = "sink.no_space: the disk is full"
+    upkeep.watch()
+    assert said == []
+    await clock.advance(REPORT_AFTER)
+    upkeep.watch()
+    upkeep.watch()
+    upkeep.status.waiting = None
+    upkeep.watch()
+    upkeep.watch()
+    assert [incident.code for incident in said] == ["run.waiting", "run.resumed"]
+    assert "the disk is full" in said[0].message
+
+
+async def test_a_short_wait_is_no_incident(upkeep: Upkeep, clock: FakeClock, said: list[Incident]) -> None:
+    upkeep.status.waiting = "busy"
+    upkeep.watch()
+    await clock.advance(REPORT_AFTER / 2)
+    upkeep.status.waiting = None
+    upkeep.watch()
+    assert said == []
+
+
+def test_crossing_the_threshold_of_dead_letters_warns_each_time_it_is_crossed(upkeep: Upkeep, said: list[Incident]) -> None:
+    for count in (2, 3, 4, 1, 5):
+        upkeep.status.open_letters = count
+        upkeep.watch()
+    assert [incident.message for incident in said] == ["shop: 3 dead letters are open", "shop: 5 dead letters are open"]
+    assert said[0].help == "pipe dlq groups shop"
+
+
+async def test_dead_letters_older_than_their_retention_expire(tmp_path: Path, clock: FakeClock, said: list[Incident]) -> None:
+    store = make_store(tmp_path)
+    await store.open()
+    try:
+        epoch = await store.issue_epoch(version())
+        old, young = letter("old", 1, first_at=0.0, last_at=0.0), letter("young", 2, first_at=clock.now(), last_at=clock.now())
+        await store.put_dead_letters(epoch, 1, [old, young], ())
+        await store.note(epoch, note(1))
+        await Upkeep(DeadLetters(retention=60.0), store, RunStatus("orders", "v1"), clock, said.append).expire()
+        letters, _ = await store.letters(LetterQuery())
+        assert [found.id for found in letters] == ["young"]
+    finally:
+        await store.close()
