@@ -322,8 +322,8 @@ class Key(NamedTuple):
     """A dedup key.
 
     :ivar key: 16 bytes, a digest of the dedup key, or an order prefix and a digest where keys come in order.
-    :ivar brought_by: 8 bytes, a digest of the source and id of the event that brought it: an event read again is never its own
-        repetition (rule 5).
+    :ivar brought_by: 8 bytes, a digest of the place of the event that brought it (without positions, of its source and id): an
+        event read again is never its own repetition (rule 5).
     """
 
     key: bytes

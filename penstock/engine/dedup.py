@@ -112,12 +112,13 @@ async def judge(
     fresh = _settle_twins(events, keys, verdicts)
     wanted = [key.key for _, key in fresh]
     known = {ledger.name: await ledger.seen(wanted) for ledger in ledgers}
-    letters: dict[bytes, OpenLetter] = {}
+    letters: dict[bytes, list[OpenLetter]] = {}
     if letters_too and await store.has_open_letters():
-        letters = {letter.key: letter for letter in await store.open_letters(wanted)}
+        for letter in await store.open_letters(wanted):
+            letters.setdefault(letter.key, []).append(letter)
     if any(known.values()) or letters:
         for event, key in fresh:
-            _judge_one(event, key, known, letters.get(key.key), batch, verdicts)
+            _judge_one(event, key, known, letters.get(key.key, ()), batch, verdicts)
     _conclude(batch, [ledger.name for ledger in ledgers], verdicts)
     return verdicts
 
@@ -127,23 +128,24 @@ def _settle_twins(events: Sequence[Event], keys: Sequence[Key | None], verdicts:
     keyed = [(event, key) for event, key in zip(events, keys, strict=True) if key is not None]
     if len({key.key for _, key in keyed}) == len(keyed):
         return keyed
-    first: dict[bytes, int] = {}
-    fresh = []
+    first: dict[bytes, tuple[Event, Key]] = {}
     for event, key in keyed:
-        origin = first.setdefault(key.key, event.origin)
-        if origin == event.origin:
-            fresh.append((event, key))
+        other, its = first.setdefault(key.key, (event, key))
+        if other is event:
+            continue
+        verdicts.dropped.add(event.origin)
+        if its.brought_by == key.brought_by:  # the same event, given twice by a source without positions (rule 5)
+            verdicts.reread.add(event.origin)
         else:
-            verdicts.twins.setdefault(origin, []).append(event.origin)
-            verdicts.dropped.add(event.origin)
-    return fresh
+            verdicts.twins.setdefault(other.origin, []).append(event.origin)
+    return list(first.values())
 
 
 def _judge_one(
     event: Event,
     key: Key,
     known: Mapping[str, Mapping[bytes, bytes]],
-    letter: OpenLetter | None,
+    letters: Sequence[OpenLetter],
     batch: Batch,
     verdicts: Verdicts,
 ) -> None:
@@ -155,26 +157,31 @@ def _judge_one(
             _add_held(verdicts, ledger, event.origin)
         else:
             verdicts.repeated.setdefault(ledger, set()).add(event.origin)
-    if letter is not None:
-        _judge_letter(event, key, letter, batch, verdicts)
+    if letters:
+        _judge_letters(event, key, letters, batch, verdicts)
 
 
-def _judge_letter(event: Event, key: Key, letter: OpenLetter, batch: Batch, verdicts: Verdicts) -> None:
-    if letter.brought_by == key.brought_by:
-        verdicts.standing[event.origin] = letter
-        for ledger in letter.owed:
+def _judge_letters(event: Event, key: Key, letters: Sequence[OpenLetter], batch: Batch, verdicts: Verdicts) -> None:
+    """Its own dead letter comes first, then one with the same data; what all the letters of its key differ from gets through."""
+    own = next((letter for letter in letters if letter.brought_by == key.brought_by), None)
+    if own is not None:
+        verdicts.standing[event.origin] = own
+        for ledger in own.owed:
             _add_held(verdicts, ledger, event.origin)
-    elif letter.data_digest == data_digest(event):
-        for ledger in letter.owed:
-            verdicts.repeated.setdefault(ledger, set()).add(event.origin)
-        origins = (event.origin, *verdicts.twins.get(event.origin, ()))
-        verdicts.repeats.extend(
-            Repeat(letter.id, batch.partition, batch.events[origin].position)
-            for origin in origins
-            if not verdicts.counted(letter, origin)
-        )
-    else:
-        verdicts.superseding.setdefault(event.origin, []).append(letter.id)
+        return
+    digest = data_digest(event)
+    same = next((letter for letter in letters if letter.data_digest == digest), None)
+    if same is None:
+        verdicts.superseding[event.origin] = [letter.id for letter in letters]
+        return
+    for ledger in same.owed:
+        verdicts.repeated.setdefault(ledger, set()).add(event.origin)
+    origins = (event.origin, *verdicts.twins.get(event.origin, ()))
+    verdicts.repeats.extend(
+        Repeat(same.id, batch.partition, batch.events[origin].position)
+        for origin in origins
+        if not verdicts.counted(same, origin)
+    )
 
 
 def _add_held(verdicts: Verdicts, ledger: str, origin: int) -> None:
@@ -192,5 +199,7 @@ def _conclude(batch: Batch, ledgers: Sequence[str], verdicts: Verdicts) -> None:
         if all(origin in verdicts.held.get(ledger, ()) for ledger in ledgers):
             verdicts.reread.add(origin)
             verdicts.dropped.add(origin)
-        elif all(verdicts.skips(ledger, origin) for ledger in ledgers):
+        elif all(origin in verdicts.repeated.get(ledger, ()) for ledger in ledgers) or (
+            origin in verdicts.standing and all(verdicts.skips(ledger, origin) for ledger in ledgers)
+        ):  # what one ledger took and the others know from another event is processed once more, for its outcome
             verdicts.dropped.add(origin)

@@ -7,6 +7,7 @@ One committer runs at a time. While it waits for a disk or a server, further bat
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,13 +33,17 @@ from penstock.state.store import StateStore
 class Group:
     """The batches of one commit, and what is known of their delivery.
 
-    :ivar sink_failures: by work (its index) and origin: for each sink that failed, why.
-    :ivar letters: dead letters made so far, by (work, origin).
+    :ivar failed: by work (its index) and origin: for each sink that failed, why.
+    :ivar refused: the outputs that sinks without a ledger did not take, as (work, origin, sink, number of the output).
+    :ivar repeats, superseded: what step 1 told the state store of older dead letters.
     """
 
     works: list[Work]
     counts: Counts = Counts()
     failed: dict[tuple[int, int], dict[str, Failure]] = field(default_factory=dict)
+    refused: set[tuple[int, int, str, int]] = field(default_factory=set)
+    repeats: list[Repeat] = field(default_factory=list)
+    superseded: list[Repeat] = field(default_factory=list)
     sink_states: dict[str, bytes] = field(default_factory=dict)
     positions: dict[str, Position] = field(default_factory=dict)
 
@@ -124,6 +129,9 @@ class Committer:
             for index, error in failures.items():
                 work, event = events[index]
                 self._sink_failed(group, work, sink.name, Failure(event.origin, sink.name, error.error, event, error.attempts))
+            if failures:
+                numbers = [number for work in group.works for number in work.numbers(bit, STATE)]
+                group.refused.update((events[i][0], events[i][1].origin, sink.name, numbers[i]) for i in failures)
             if state is not None and state != sink.committed:
                 group.sink_states[sink.name] = state
 
@@ -142,9 +150,7 @@ class Committer:
         letters = self._letters(group)
         self.faults.hit("before_commit")
         if own:
-            repeats = _repeats(self.letters.pipeline, group)
-            if letters or repeats:  # step 1
-                await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, repeats))
+            await self._put(group, number, letters)  # step 1
             for ledger in own:  # step 2
                 await self._commit_to_sink(ledger, group, number)
                 self.faults.hit("between_ledgers")
@@ -203,9 +209,15 @@ class Committer:
             work, event = offered[index]
             self._sink_failed(group, work, name, Failure(event.origin, name, cause, event))
             places.add((work, event.origin))
-        letters = [letter for place, letter in self._letters_by_place(group).items() if place in places]
-        repeats = _repeats(self.letters.pipeline, group)
-        await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, repeats))
+        await self._put(group, number, [letter for place, letter in self._letters_by_place(group).items() if place in places])
+
+    async def _put(self, group: Group, number: int, letters: Sequence[DeadLetter]) -> None:
+        """Step 1, and what a ledger's refusal changes in it."""
+        repeats, superseded = _repeats(self.letters.pipeline, group), _superseded(group)
+        fresh = list((Counter(repeats) - Counter(group.repeats)).elements())
+        if letters or fresh or superseded != group.superseded:
+            await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, fresh, superseded))
+        group.repeats, group.superseded = repeats, superseded
 
     def _commit_for(self, ledger: LedgerState, group: Group, number: int) -> Commit:
         keys: list[Key] = []
@@ -250,8 +262,8 @@ class Committer:
             running=self.running(),
             drained=drained,
             at=self.clock.now(),
-            repeats=_repeats(self.letters.pipeline, group),
-            superseded=_superseded(group),
+            repeats=[] if group.repeats else _repeats(self.letters.pipeline, group),  # told once, in step 1 or here
+            superseded=[repeat.letter for repeat in _superseded(group)],
             resolved=[letter for letter in resolved if letter not in again],
             failed_again=[letter for letter in failed.values() if group.job],
         )
@@ -269,19 +281,20 @@ class Committer:
                 letters[w, origin] = self.letters.make(work, failure, owed, (), now)
         for (w, origin), sinks in group.failed.items():
             owed = [ledger.name for ledger in self.ledgers if _concerns(ledger, sinks)]
-            delivered = self._delivered(group.works[w], origin, sinks)
+            delivered = self._delivered(group, w, origin)
             letters[w, origin] = self.letters.make(group.works[w], next(iter(sinks.values())), owed, delivered, now)
         return letters
 
-    def _delivered(self, work: Work, origin: int, sinks: dict[str, Failure]) -> list[Delivered]:
-        """Outputs that sinks outside a ledger took of an event that failed in another of them (rule 9)."""
-        if all(next(s for s in self.sinks if s.name == name).ledger != STATE for name in sinks):
+    def _delivered(self, group: Group, w: int, origin: int) -> list[Delivered]:
+        """Outputs of an event that sinks outside a ledger took, though it failed in one of them (rule 9)."""
+        if not any(sink.ledger == STATE and sink.name in group.failed[w, origin] for sink in self.sinks):
             return []
-        taken: list[Delivered] = []
+        work, taken = group.works[w], []
         for bit, sink in enumerate(self.sinks):
-            if sink.ledger == STATE and sink.name not in sinks:
-                outputs = [event for event in work.for_sink(bit, STATE) if event.origin == origin]
-                taken.extend(Delivered(sink.name, index) for index in range(len(outputs)))
+            if sink.ledger == STATE:
+                outputs = zip(work.for_sink(bit, STATE), work.numbers(bit, STATE), strict=True)
+                numbers = [number for event, number in outputs if event.origin == origin]
+                taken += [Delivered(sink.name, n) for n in numbers if (w, origin, sink.name, n) not in group.refused]
         return taken
 
     def _committed(self, ledger: LedgerState, commit: Commit) -> None:
@@ -360,13 +373,15 @@ def _new_letters(group: Group) -> int:
     return fresh
 
 
-def _superseded(group: Group) -> list[str]:
-    ids = []
+def _superseded(group: Group) -> list[Repeat]:
+    """The older dead letters whose key got through with other data, each with the event that brought it."""
+    found: list[Repeat] = []
     for w, work in enumerate(group.works):
         for origin, letters in work.verdicts.superseding.items():
             if origin not in work.failures and (w, origin) not in group.failed:
-                ids.extend(letters)
-    return ids
+                position = work.batch.events[origin].position
+                found.extend(Repeat(letter, work.batch.partition, position) for letter in letters)
+    return found
 
 
 def _lane_stops(failure: Failure) -> Fatal:

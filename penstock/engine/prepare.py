@@ -143,17 +143,17 @@ class Keys:
         if self.positional:
             return _by_position(batch.partition, events)
         if self.program is None:
-            return [_own(event) for event in events]
+            return [_own(batch.partition, event) for event in events]
         keys: list[Key | None] = []
         for event, values in zip(events, self.program(events), strict=True):
             if values.__class__ is tuple and values[0] is not None:
-                keys.append(self._custom(event, values[0]))
+                keys.append(self._custom(batch.partition, event, values[0]))
             else:
                 tally.fail("dedup", event, _no_key(values))
                 keys.append(None)
         return keys
 
-    def _custom(self, event: Event, value: Any) -> Key:
+    def _custom(self, partition: str, event: Event, value: Any) -> Key:
         text = value.encode() if isinstance(value, str) else canonical(value)
         if self.timed and event.time is not None:
             seconds = msgspec.convert(event.time, datetime).timestamp()
@@ -161,7 +161,7 @@ class Keys:
             key = prefix + blake2b(text, digest_size=8).digest()
         else:
             key = blake2b(text, digest_size=16, person=b"string" if isinstance(value, str) else b"json").digest()
-        return Key(key, brought_by(event))
+        return Key(key, brought_by(partition, event))
 
 
 def _by_position(partition: str, events: Sequence[Event]) -> list[Key | None]:
@@ -179,14 +179,15 @@ def _by_position(partition: str, events: Sequence[Event]) -> list[Key | None]:
     return keys
 
 
-def _own(event: Event) -> Key:
-    digest = blake2b(f"{event.source}\0{event.id}".encode(), digest_size=16).digest()
-    return Key(digest, digest[:8])
+def _own(partition: str, event: Event) -> Key:
+    return Key(blake2b(f"{event.source}\0{event.id}".encode(), digest_size=16).digest(), brought_by(partition, event))
 
 
-def brought_by(event: Event) -> bytes:
-    """Eight bytes that stand for source and id."""
-    return blake2b(f"{event.source}\0{event.id}".encode(), digest_size=8).digest()
+def brought_by(partition: str, event: Event) -> bytes:
+    """Eight bytes that stand for the event as it was read: its place, since `event:` may give several the same id; without
+    positions, source and id."""
+    place = b"\0".join((partition.encode(), event.position)) if event.position else f"{event.source}\0{event.id}".encode()
+    return blake2b(place, digest_size=8).digest()
 
 
 def _no_key(values: Any) -> ComponentError:

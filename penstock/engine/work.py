@@ -76,6 +76,17 @@ class Work:
             outputs = [event for event in outputs if not verdicts.skips(ledger, event.origin)]
         return outputs
 
+    def numbers(self, bit: int, ledger: str) -> list[int]:
+        """For each event of `for_sink`: which output of its received event it is, counted among those routed to that sink."""
+        counted: Counter[int] = Counter()
+        numbers = []
+        for event in self.for_sink(bit, ledger):
+            while (bit, event.origin, counted[event.origin]) in self.taken:
+                counted[event.origin] += 1
+            numbers.append(counted[event.origin])
+            counted[event.origin] += 1
+        return numbers
+
     def _without_taken(self, bit: int, outputs: Sequence[Event]) -> list[Event]:
         seen: Counter[int] = Counter()
         left = []

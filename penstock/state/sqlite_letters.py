@@ -75,8 +75,11 @@ def put(connection: sqlite3.Connection, group: int, letters: Iterable[DeadLetter
 def put_repeats(connection: sqlite3.Connection, group: int, kind: str, repeats: Iterable[Repeat]) -> None:
     """Add what happened to older letters, provisional until `promote(group)`.
 
-    :param kind: `repeat`, or `superseded`: an event with the letter's key and other data got through.
+    :param kind: `repeat`, or `superseded`: an event with the letter's key and other data got through. When a group is put again,
+        its latest list of these counts, for a sink may have refused an event meanwhile.
     """
+    if kind == "superseded":
+        connection.execute("DELETE FROM repeats WHERE pending = ? AND kind = ?", (group, kind))
     connection.executemany(
         "INSERT OR IGNORE INTO repeats VALUES (?, ?, ?, ?, ?)",
         [(group, kind, *repeat) for repeat in map(_repeat_row, repeats) if repeat[-1]],
