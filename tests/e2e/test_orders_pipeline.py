@@ -1,4 +1,4 @@
-"""The example pipeline on the 40,000 order lines, against an oracle that reads the lines with nothing but `json` and `decimal`."""
+"""The example pipeline on the 40,000 order lines, against an oracle that reads them with nothing but `json` and `decimal`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -139,10 +138,10 @@ def after_one_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
 
 
 @pytest.fixture
-def project(after_one_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> Iterator[Project]:
+def project(after_one_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> Project:
     root = tmp_path / "project"
     shutil.copytree(after_one_run[0], root)
-    yield Project(root)
+    return Project(root)
 
 
 def counts(summary: dict[str, Any]) -> dict[str, int]:
