@@ -58,12 +58,13 @@ class PenstockError(Exception):
         why: str | None = None,
         help: str | None = None,
     ) -> None:
+        message = _writable(message)
         super().__init__(message)
         self.code = code
         self.message = message
-        self.where = where
-        self.why = why
-        self.help = help
+        self.where = _writable(where) if isinstance(where, str) else where
+        self.why = why and _writable(why)
+        self.help = help and _writable(help)
 
     def render(self) -> str:
         """All parts, a line each, as the terminal and the log show them."""
@@ -81,6 +82,11 @@ class PenstockError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.code, self.message, self.where, self.why, self.help)
+
+
+def _writable(text: str) -> str:
+    """The text, halves of surrogate pairs as escapes: no store, pipe or terminal takes them, and an error must get through."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _rebuild(

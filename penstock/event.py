@@ -23,6 +23,7 @@ _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 """One escape of a string: a whole surrogate pair, half of one (group 1), or any other."""
+_NO_NUMBER = frozenset({str, int, bool, type(None), msgspec.Raw})
 _NOT_A_NUMBER = re.compile(rb"-?(?:nan|inf)", re.IGNORECASE)
 
 _decode = msgspec.json.Decoder().decode
@@ -154,7 +155,9 @@ def encode(value: Any) -> bytes:
         finite = b"null" not in text or _finite(
             value
         )  # msgspec writes NaN and infinity as null; nulls are rare, so look only then
-    except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
+    except RecursionError as error:
+        raise Permanent("encode.not_json", "the data cannot be written as JSON: it is nested too deeply") from error
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise Permanent("encode.not_json", f"the data cannot be written as JSON: {error}") from error
     if not finite:
         raise Permanent("encode.not_json", "the data holds NaN or infinity, which JSON cannot say")
@@ -162,10 +165,22 @@ def encode(value: Any) -> bytes:
 
 
 def _finite(value: Any) -> bool:
-    if value.__class__ is float:
-        return math.isfinite(value)
-    if value.__class__ is dict:
-        return all(map(_finite, value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_finite, value))
+    """Whether no number in it is NaN or infinite."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        kind = item.__class__
+        if kind in _NO_NUMBER:
+            continue
+        if kind is dict:
+            pending.extend(item.values())
+        elif kind is list or kind is tuple:
+            pending.extend(item)
+        elif kind is float:
+            if not math.isfinite(item):
+                return False
+        else:  # a dataclass, a set, an enum…: what they hold
+            plain = msgspec.to_builtins(item)
+            if plain.__class__ is not kind:
+                pending.append(plain)
     return True

@@ -165,12 +165,12 @@ def _is_own_cancellation(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> str:
-    """Type and text, as far as the exception has one; what is no Unicode text in it is written as an escape."""
+    """Type and text, as far as the exception has one."""
     try:
         text = str(error)
     except Exception as failed:  # supervision point: the user's code
         text = f"(its text cannot be made: {type(failed).__name__})"
-    message = f"{type(error).__name__}: {text[:_MESSAGE_LIMIT]}".encode("utf-8", "backslashreplace").decode()
+    message = f"{type(error).__name__}: {text}"
     return message if len(message) <= _MESSAGE_LIMIT else message[: _MESSAGE_LIMIT - 1] + "…"
 
 

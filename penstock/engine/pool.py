@@ -17,7 +17,7 @@ from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings
 from penstock.engine.stages import Tally
 from penstock.engine.wire import Reply, Request, decode_reply, encode_request, packed
-from penstock.engine.worker import LENGTH, Task
+from penstock.engine.worker import LENGTH, OUT_OF_MEMORY, Task
 from penstock.errors import EnvironmentFault, Permanent
 from penstock.event import Event
 from penstock.observe.status import RunStatus
@@ -189,4 +189,6 @@ async def _within(reply: asyncio.Future[bytes], seconds: float) -> bytes:
 
 
 def _ending(status: int) -> str:
+    if status == OUT_OF_MEMORY:
+        return "out of memory"
     return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -51,7 +51,7 @@ class WireError(msgspec.Struct, array_like=True):
 
 
 class WireFailure(msgspec.Struct, array_like=True):
-    """A `Failure`."""
+    """A `Failure`; of its event only the envelope, for nobody looks at the data."""
 
     origin: int
     step: str
@@ -79,10 +79,14 @@ class Reply(msgspec.Struct, array_like=True):
 
     @classmethod
     def of(cls, outputs: Sequence[Event], routes: list[int] | None, tally: Tally) -> Reply:
+        outputs, routes = _writable(outputs, routes, tally)
         return cls(
-            [packed(event) for event in outputs],
+            outputs,
             routes,
-            [WireFailure(f.origin, f.step, WireError.of(f.error), packed(f.event), f.attempts) for f in tally.failures.values()],
+            [
+                WireFailure(f.origin, f.step, WireError.of(f.error), _envelope(f.event), f.attempts)
+                for f in tally.failures.values()
+            ],
             [(step, outcome, count) for (step, outcome), count in tally.steps.items()],
             derived=tally.derived,
         )
@@ -99,8 +103,30 @@ class Reply(msgspec.Struct, array_like=True):
         return self.outputs, self.routes
 
 
+def _writable(outputs: Sequence[Event], routes: list[int] | None, tally: Tally) -> tuple[list[Event], list[int] | None]:
+    """The outputs, packed. An event of which one output has no JSON form fails whole, as it would at a sink."""
+    refused = set()
+    for event in outputs:
+        try:
+            packed(event)
+        except Permanent as error:
+            tally.fail("transforms", event, error)
+            refused.add(event.origin)
+    if not refused:
+        return list(outputs), routes
+    kept = [i for i, event in enumerate(outputs) if event.origin not in refused]
+    return [outputs[i] for i in kept], routes and [routes[i] for i in kept]
+
+
+def _envelope(event: Event) -> Event:
+    return event.replace(raw=None, decoded=UNSET, steps=None, record=UNSET, original=None)
+
+
 def packed(event: Event) -> Event:
-    """The event with its data as text alone, which is what travels."""
+    """The event with its data as text alone, which is what travels.
+
+    :raises Permanent: `encode.*`.
+    """
     if event.decoded is not UNSET and not isinstance(event.decoded, bytes):
         event.json()
         event.decoded = UNSET

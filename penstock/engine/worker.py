@@ -28,6 +28,8 @@ from penstock.errors import ComponentError, Fatal
 from penstock.faults import Faults
 
 LENGTH = struct.Struct(">I")
+OUT_OF_MEMORY = 71
+"""Exit status of a worker whose steps needed more than `worker_memory` (EX_OSERR of sysexits.h)."""
 
 
 @dataclass(slots=True)
@@ -57,7 +59,11 @@ def main() -> None:
     _send(stdout, b"ready")
     with asyncio.Runner() as runner:
         while (frame := read_frame(stdin)) is not None:
-            _send(stdout, encode_reply(runner.run(_serve(decode_request(frame), chain, preparer))))
+            try:
+                reply = encode_reply(runner.run(_serve(decode_request(frame), chain, preparer)))
+            except MemoryError:  # nothing that needs memory can be done any more
+                os._exit(OUT_OF_MEMORY)
+            _send(stdout, reply)
 
 
 async def _serve(request: Request, chain: Chain, preparer: Preparer) -> Reply:
