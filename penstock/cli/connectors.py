@@ -30,7 +30,7 @@ def connectors(settings: Settings, name: str | None, as_json: bool) -> None:
     if name is None:
         terminal.show(*list_lines(catalog, terminal.style, terminal.width))
         if terminal.interactive:
-            terminal.say(*hint_lines([("pipe connectors NAME", "fields, defaults, examples")], terminal.err_style))
+            terminal.say("", *hint_lines([("pipe connectors NAME", "fields, defaults, examples")], terminal.err_style))
         return
     for kind, each in found:
         terminal.show(*component_lines(kind, each, catalog.find(kind, each), terminal.style, terminal.width), "")

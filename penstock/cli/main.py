@@ -84,6 +84,9 @@ def execute(arguments: list[str], settings: Settings, terminal: Terminal) -> int
     except PenstockError as error:
         terminal.say_error(error)
         return int(error.exit_status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        terminal.say(error.format_message())
+        return int(ExitStatus.USAGE)
     except click.ClickException as error:
         return _say_usage(error, terminal)
     except (click.Abort, KeyboardInterrupt):

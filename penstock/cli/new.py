@@ -19,6 +19,7 @@ from penstock.config.schema import pipeline_schema, text
 from penstock.errors import UsageError
 
 SCHEMA_FILE = "pipeline.schema.json"
+_COMMENTS = 50
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 
 
@@ -79,39 +80,37 @@ def _write(files: dict[Path, str], schema: Path) -> None:
 
 def _component(catalog: Catalog, kind: Kind, name: str, pipeline: str) -> str:
     """The component's block: what it needs is filled in, what it offers stands in comments."""
-    fields = fields_of(catalog.find(kind, name).Config)
-    needed = [field for field in fields if field.required]
-    others = [field for field in fields if not field.required]
-    if not fields:
-        return f"  {name}: {{}}\n"
-    lines = [f"  {name}:" + ("" if needed else " {}")]
-    for field in needed:
-        lines.append(f"    {field.name}: {_value(kind, name, field, pipeline)}".ljust(48) + f"  # {_brief(field)}")
-    for field in others:
-        value = field.example or field.default
-        lines.append(f"    # {field.name}: {value}".ljust(48) + f"  # {_brief(field)}")
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    values = _values(pipeline).get((kind, name), {})
+    lines = []
+    for field in fields_of(catalog.find(kind, name).Config):
+        value = values.get(field.name)
+        if value is None and field.required:
+            value = f"${{{name.upper()}_{field.name.upper()}:}}" if field.type == "secret" else field.example or "change-me"
+        text = f"    {field.name}: {value}" if value is not None else f"    # {field.name}: {field.example or field.default}"
+        lines.append(f"{text.ljust(_COMMENTS - 2)}  # {_brief(field)}")
+    empty = all(line.startswith("    #") for line in lines)
+    return "\n".join([f"  {name}:" + (" {}" if empty else ""), *lines, ""])
 
 
-def _value(kind: Kind, name: str, field: Field, pipeline: str) -> str:
-    """What stands in the file for a field that must be set."""
+def _values(pipeline: str) -> dict[tuple[Kind, str], dict[str, str]]:
+    """What fits this pipeline better than an example of the field."""
     table = pipeline.replace("-", "_")
-    known = {
-        ("source", "file", "paths"): f"[data/{pipeline}*.jsonl]",
-        ("sink", "file", "path"): f"out/{pipeline}.jsonl",
-        ("sink", "sqlite", "path"): f"out/{pipeline}.db",
-        ("sink", "sqlite", "table"): table if not table[0].isdigit() else f"t_{table}",
+    return {
+        ("source", "file"): {"paths": f"[data/{pipeline}*.jsonl]"},
+        ("source", "generate"): {"count": "10"},
+        ("sink", "file"): {"path": f"out/{pipeline}.jsonl"},
+        ("sink", "sqlite"): {
+            "path": f"out/{pipeline}.db",
+            "table": f"t_{table}" if table[0].isdigit() else table,
+            "create": "true",
+        },
     }
-    value = known.get((kind, name, field.name))
-    if value is not None:
-        return value
-    if field.type == "secret":
-        return f"${{{name.upper()}_{field.name.upper()}:}}"
-    return field.example or "change-me"
 
 
 def _brief(field: Field) -> str:
-    return re.split(r"(?<=[.;:]) ", field.description)[0].rstrip(".;:") or field.type
+    """The first clause of its description; its type where that only begins a list of choices."""
+    first = re.split(r"(?<=[.;:]) ", field.description)[0].rstrip(".;:")
+    return field.type if first.startswith("`") or not first else first
 
 
 def pipeline_text(name: str, source: str, sink: str) -> str:
@@ -123,16 +122,16 @@ description: What this pipeline is for.
 
 source:
 {source}
-  event:                                        # how a record becomes a CloudEvent: jq over the record, or plain text
+  event:                                          # how a record becomes a CloudEvent: jq over the record, or plain text
     type: {name}.record
     # subject: .id
     # time: .created_at
 
-validate: {name}.record@1                       # schemas/{name}.record/1.json
+validate: {f"{name}.record@1".ljust(_COMMENTS - 10)}# schemas/{name}.record/1.json
 
 transforms:
   - name: shape
-    jq: .                                       # the data in, the data out; $event has the attributes
+    jq: .                                         # the data in, the data out; $event has the attributes
 
 sink:
 {sink}

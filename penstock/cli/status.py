@@ -160,8 +160,8 @@ def checkpoint_lines(note: Note, tell: Tell, now: float, style: Style, width: in
     lines = [f"  {numbers.age(now - note.at)}, at {numbers.utc(note.at)}, group {numbers.count(note.group)}"]
     if note.positions:
         rows = [(partition, tell(position.order)) for partition, position in sorted(note.positions.items())]
-        lines += table([Column("PARTITION", shrinks=True), Column("POSITION")], rows, style, width, "  ")
-    return lines
+        return lines + table([Column("PARTITION", shrinks=True), Column("POSITION")], rows, style, width, "  ")
+    return [*lines, "  no positions: the source is read from its beginning, or has none"]
 
 
 def _letters(standing: Standing) -> str:

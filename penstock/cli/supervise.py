@@ -6,6 +6,7 @@ The first SIGTERM or SIGINT drains every run, the second stops now. What was com
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from penstock.observe.status import RunSummary
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_SECONDS = 5.0
+ECHO_SECONDS = 0.1
 SEVERITY = (ExitStatus.DONE, ExitStatus.FOUND, ExitStatus.USAGE, ExitStatus.ENVIRONMENT, ExitStatus.FAILED)
 """From best to worst; a process with several pipelines ends with the worst."""
 
@@ -64,6 +66,7 @@ class Supervisor:
     unexpected: Callable[[Exception], None]
     _tasks: list[asyncio.Task[Outcome]] = field(default_factory=list)
     _signals: int = 0
+    _signalled_at: float = -math.inf
     _interrupted_by: int | None = None
 
     async def execute(self) -> tuple[list[Outcome], int | None]:
@@ -99,6 +102,10 @@ class Supervisor:
             self.log(incident)
 
     def _signalled(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
+        echo, self._signalled_at = now - self._signalled_at < ECHO_SECONDS, now
+        if echo:  # `timeout` and some supervisors signal the process and then its group: that is one wish, not two
+            return
         self._signals += 1
         name = signal.Signals(number).name
         if self._signals == 1:
