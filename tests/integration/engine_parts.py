@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -449,14 +450,20 @@ class Kept:
 ANY_STATUS = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
 
 
-async def kept(pipeline: Pipeline) -> Kept:
+@asynccontextmanager
+async def open_store(pipeline: Pipeline) -> AsyncIterator[SqliteStateStore]:
     store = SqliteStateStore(pipeline.state / f"{pipeline.name}.db", pipeline.name, SystemClock(), Faults())
     await store.open(create=False)
     try:
-        letters, _ = await store.letters(LetterQuery(status=ANY_STATUS))
-        return Kept(await store.read_note(), letters)
+        yield store
     finally:
         await store.close()
+
+
+async def kept(pipeline: Pipeline) -> Kept:
+    async with open_store(pipeline) as store:
+        letters, _ = await store.letters(LetterQuery(status=ANY_STATUS))
+        return Kept(await store.read_note(), letters)
 
 
 @pytest.fixture(autouse=True)
