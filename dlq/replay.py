@@ -7,9 +7,10 @@ so that a crash between delivery and resolution is settled at the next claim, ne
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -26,15 +27,17 @@ from penstock.engine.pool import WorkerPool
 from penstock.engine.run import RunOptions
 from penstock.engine.stages import Tally
 from penstock.engine.work import Work
-from penstock.errors import ComponentError, Oversized
+from penstock.errors import ComponentError, Oversized, Permanent
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.observe.status import RunStatus
-from penstock.spi import Batch, Counts, Key, Rereadable
+from penstock.spi import Batch, Counts, Key, Rereadable, Resume, Source
 from penstock.state.records import DeadLetter, LetterQuery
 from penstock.state.store import StateStore
 
 PAGE = 200
+SOURCE = "source"
+"""Step of what the source could make no event of."""
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class _Replay:
     job: str
     pool: WorkerPool | None
     summary: ReplaySummary = field(default_factory=ReplaySummary)
+    opening: asyncio.Future[None] | None = None
 
     async def run_page(self, letters: Sequence[DeadLetter], *, dry_run: bool) -> None:
         """One page: processed a partition at a time, committed as one group."""
@@ -107,22 +111,34 @@ class _Replay:
         return work
 
     async def _received(self, partition: str, letters: Sequence[DeadLetter]) -> tuple[list[Event], dict[int, ComponentError]]:
-        """The events as the source gave them; one that was too long is read again."""
-        events, rejects = [], {}
+        """The events as the source gave them. Of what it could make no event, it is asked again."""
+        events: list[Event] = []
+        rejects: dict[int, ComponentError] = {}
         for index, letter in enumerate(letters):
-            try:
-                events.append(await self._again(partition, letter) if letter.reread else received_event(letter))
-            except ComponentError as error:
-                events.append(received_event(letter))
-                rejects[index] = error
+            event = received_event(letter)
+            if letter.reread or letter.step == SOURCE:
+                try:
+                    event = await self._again(partition, letter)
+                except ComponentError as error:
+                    rejects[index] = _still(letter, error)
+            events.append(event)
         return events, rejects
 
     async def _again(self, partition: str, letter: DeadLetter) -> Event:
         source = self.assembly.source
-        if not isinstance(source, Rereadable):
-            length, digest = letter.original_length, letter.original_digest
-            raise Oversized(letter.code, letter.message, length=length, digest=digest, help=letter.help)
-        return await source.reread(partition, letter.position)
+        if isinstance(source, Rereadable):
+            await self._open(source)
+            event = await source.reread(partition, letter.position)
+            if event.id == letter.event_id:
+                return event
+        raise Permanent(letter.code, letter.message, why=letter.why, help=letter.help)
+
+    async def _open(self, source: Source) -> None:
+        """Once, when the first record has to be read again."""
+        if self.opening is None:
+            resume = Resume(self.claimed.epoch, self.claimed.standing.positions, once=True)
+            self.opening = asyncio.ensure_future(source.open(resume))
+        await self.opening
 
     def _taken(self, letters: Sequence[DeadLetter]) -> frozenset[tuple[int, int, int]]:
         bits = {end.name: bit for bit, end in enumerate(self.claimed.committer.sinks)}
@@ -132,6 +148,15 @@ class _Replay:
             for taken in letter.delivered
             if taken.sink in bits
         )
+
+
+def _still(letter: DeadLetter, error: ComponentError) -> Permanent:
+    """Why it fails again. That only the head of a record is kept must not be forgotten."""
+    where, why, help = error.where, error.why, error.help
+    if not letter.reread:
+        return Permanent(error.code, error.message, where=where, why=why, help=help)
+    length, digest = letter.original_length, letter.original_digest
+    return Oversized(error.code, error.message, length=length, digest=digest, where=where, why=why, help=help)
 
 
 def received_event(letter: DeadLetter) -> Event:
@@ -194,10 +219,25 @@ async def _all_pages(
     total = sum(group.count for group in await store.letter_groups(query))
     done, cursor = 0, None
     while True:
-        letters, cursor = await store.letters(query, after=cursor, limit=PAGE)
-        if letters:
+        listed, cursor = await store.letters(query, after=cursor, limit=PAGE, bodies=False)
+        for ids in _portions(listed, work.assembly.pipeline.batching.bytes):
+            letters, _ = await store.letters(LetterQuery(ids=ids, status=()), limit=len(ids))
             await work.run_page(letters, dry_run=dry_run)
             done += len(letters)
             progress(done, total)
         if cursor is None:
             return
+
+
+def _portions(letters: Sequence[DeadLetter], size: int) -> Iterator[list[str]]:
+    """Ids of letters whose records have at most so many bytes together, or of one letter (Invariant 8)."""
+    portion: list[str] = []
+    room = size
+    for letter in letters:
+        room -= letter.original_length
+        if portion and room < 0:
+            yield portion
+            portion, room = [], size - letter.original_length
+        portion.append(letter.id)
+    if portion:
+        yield portion

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from connectors.sources._file_open import Opener, damaged
+from connectors.sources._file_open import Opener, damaged, unreadable
 from connectors.sources._file_reader import BLOCK, make_format, suffix_of
 from connectors.sources._marks import Known
 from connectors.sources._records import Cut
@@ -18,9 +18,16 @@ def reread(opener: Opener, partition: str, position: bytes, known: Known | None)
     """The record that ends at `position`. Blocking; reads from the start of the file, because only there the records are certain.
 
     :raises Permanent: `source.gone`, or why the record cannot become an event even now.
-    :raises EnvironmentFault: the file is damaged before the record.
+    :raises EnvironmentFault: the file cannot be read, or is damaged before the record.
     """
     generation, offset = struct.unpack(">IQ", position)
+    try:
+        return _find(opener, partition, generation, offset, position, known)
+    except OSError as error:
+        raise unreadable(partition, error.strerror or str(error)) from error
+
+
+def _find(opener: Opener, partition: str, generation: int, offset: int, position: bytes, known: Known | None) -> Event:
     for cut in _cuts(opener, partition, generation, known):
         if cut.end < offset:
             continue
