@@ -138,7 +138,7 @@ class Committer:
     def _sink_failed(self, group: Group, work: int, sink: str, failure: Failure) -> None:
         if isinstance(failure.error, Fatal):
             raise failure.error
-        if self.lane == "stop":
+        if self.lane == "stop":  # Invariant 5: nothing of the lane goes past it
             raise _lane_stops(failure)
         group.failed.setdefault((work, failure.origin), {}).setdefault(sink, failure)
 
@@ -234,7 +234,7 @@ class Committer:
             epoch=self.epoch,
             previous=ledger.group,
             group=number,
-            positions=ledger.forward(group.positions),
+            positions=ledger.forward(group.positions),  # Invariant 2: of this group, with its outcomes, and never backwards
             counts=self.note.counts.plus(group.counts),
             keys=keys,
             running=self.running(),

@@ -27,7 +27,7 @@ def count_outcomes(work: Work, sink_failed: set[int]) -> Counts:
         deduplicated = len(known)
     else:
         deduplicated = 0
-    filtered = received - delivered - dead_count - deduplicated
+    filtered = received - delivered - dead_count - deduplicated  # Invariant 3: what is left, so that the sum holds
     return Counts(received, delivered, filtered, deduplicated, dead_count, work.derived)
 
 

@@ -193,7 +193,7 @@ class Run:
             if works:
                 with blaming("delivery"):
                     await committer.commit(works, drained=end is not None and end.drained)
-                await self._finish(works, assembly, processor)
+                await self._finish(works, assembly, processor)  # Invariant 1: after the commit, never before it
             if end is None:
                 continue
             if end.error is not None:
@@ -215,7 +215,7 @@ class Run:
                 self._early = item
                 return works, None
             try:
-                await item.settled()
+                await item.settled()  # Invariant 5: in read order, whichever worker was quickest
             except PenstockError as error:
                 return works, End(error)
             works.append(item)

@@ -101,7 +101,7 @@ class SinkEnd:
                     again = attempt.partly(chunk, error)
                     if again is not None:
                         raise again from error
-                except Transient:
+                except Transient:  # Invariant 5: nothing behind it is written before it is settled
                     attempt.blocked = attempt.rest()
                     raise
                 except Fatal:

@@ -174,7 +174,7 @@ class Stage:
         if isinstance(error, Fatal) or self.on_error == "stop":
             raise stopped(self.name, event, error)
         if self.on_error == "skip":
-            tally.steps[self.name, "skipped"] += 1
+            tally.steps[self.name, "skipped"] += 1  # Invariant 13: declared by the pipeline, and counted
             outputs.append(event)
             return
         attempts = self.retry.max_attempts if isinstance(error, Transient) else 1
