@@ -247,9 +247,11 @@ class SqliteStateStore:
         await self._database.write(work)
 
     async def _write_letters(self, work: Callable[[sqlite3.Connection], None], *, any_letters: bool) -> None:
-        if any_letters:
-            self._forget_no_letters()
-        await self._database.write(work)
+        try:
+            await self._database.write(work)
+        finally:
+            if any_letters:  # behind the write: a look beside it still saw none, and must not be remembered
+                self._forget_no_letters()
 
     def _forget_no_letters(self) -> None:
         self._letter_writes += 1
@@ -295,8 +297,10 @@ class SqliteStateStore:
                 sqlite_pipeline.check_epoch(db, epoch)
             return sqlite_letters.set_status(db, ids, status, job)
 
-        self._forget_no_letters()
-        return await self._database.write(work)
+        try:
+            return await self._database.write(work)
+        finally:
+            self._forget_no_letters()
 
     async def expire_letters(self, before: float, limit: int = 500) -> int:
         """See `StateStore.expire_letters`."""
