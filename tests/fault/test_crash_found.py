@@ -62,3 +62,8 @@ def test_repetitions_of_refused_events_are_counted_once_whatever_crashes(seed: i
 @pytest.mark.parametrize("action", ["fatal", "transient"])
 def test_a_fault_behind_processing_ends_the_run_instead_of_hanging_it(action: str, tmp_path: Path) -> None:
     run("file", 1, tmp_path, "after_read:1:kill", f"after_process:1:{action}")
+
+
+@pytest.mark.parametrize("seed", [214, 231])
+def test_the_first_dead_letter_of_a_pipeline_is_known_to_the_batch_that_repeats_its_event(seed: int, tmp_path: Path) -> None:
+    run("sqlite", seed, tmp_path, "mid_claim:1:kill")
