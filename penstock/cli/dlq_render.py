@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Sequence
 
 import msgspec
 
 from penstock.cli import numbers
 from penstock.cli.positions import Tell
-from penstock.cli.table import Column, fit, table
+from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style
 from penstock.cloudevents import from_structured
 from penstock.observe.text import printable
@@ -39,18 +40,18 @@ def group_lines(groups: Sequence[Group], style: Style, width: int | None) -> lis
             numbers.count(group.count),
             group.step,
             group.code,
-            numbers.utc(group.first_at),
-            numbers.utc(group.last_at),
+            numbers.utc_minute(group.first_at),
+            numbers.utc_minute(group.last_at),
             group.example[:SHORT_ID],
         )
         for group in groups
     ]
     titles, *lines = table(columns, rows, style, width)
-    room = None if width is None else width - 4
+    told = [titles]
     for group, line in zip(groups, lines, strict=True):
         message = printable(group.message)
-        titles += f"\n{line}\n    {message if room is None else fit(message, room)}"
-    return titles.split("\n")
+        told += [line, *textwrap.wrap(message, (width or len(message) + 4) - 4, initial_indent="    ", subsequent_indent="    ")]
+    return told
 
 
 def group_hints(pipeline: str, groups: Sequence[Group]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -71,12 +72,25 @@ class GlobalOption(click.Option):
         super().__init__(names, expose_value=False, callback=_remember, **more)
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has seen enough: `pipe dlq ls | head -1`."""
+
+
 class Verb(click.Command):
     """A verb: takes the global options too, and lists them apart."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.params.extend(global_options())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """:raises ReaderGone: in the place of `BrokenPipeError`, which click would make an exit status of 1."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+        return result
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own: list[tuple[str, str]] = []

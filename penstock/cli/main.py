@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from penstock._version import __version__
-from penstock.cli.lazy import LazyGroup, Settings, global_options
+from penstock.cli.lazy import LazyGroup, ReaderGone, Settings, global_options
 from penstock.cli.terminal import Terminal
 from penstock.errors import ExitStatus, PenstockError
 
@@ -65,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = Settings()
     try:
         status = execute(list(sys.argv[1:] if arguments is None else arguments), settings, terminal)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except ReaderGone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
         status = ExitStatus.DONE
     sys.exit(int(status))
@@ -76,7 +75,7 @@ def execute(arguments: list[str], settings: Settings, terminal: Terminal) -> int
     """Run one command line; errors are said on stderr.
 
     :return: its exit status.
-    :raises BrokenPipeError: nobody reads stdout any more.
+    :raises ReaderGone: nobody reads stdout any more.
     """
     try:
         result = cli.main(arguments, prog_name="pipe", standalone_mode=False, obj=settings)
@@ -91,7 +90,7 @@ def execute(arguments: list[str], settings: Settings, terminal: Terminal) -> int
         return _say_usage(error, terminal)
     except (click.Abort, KeyboardInterrupt):
         return int(ExitStatus.INTERRUPTED)
-    except BrokenPipeError:
+    except ReaderGone:
         raise
     except Exception as error:  # supervision point: the command ends, and says that the mistake is ours
         say_internal_error(error, settings, terminal)

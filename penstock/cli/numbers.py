@@ -39,6 +39,11 @@ def utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def utc_minute(seconds: float) -> str:
+    """`2026-11-21 05:00Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%MZ")
+
+
 def age(seconds: float) -> str:
     """`3 min ago`; one unit is enough."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
