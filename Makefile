@@ -1,17 +1,18 @@
 # Needs a Python of at least 3.11 with venv, and make. Everything else is installed into .venv.
 #
-#   make run      run the example pipeline on 40,000 real order lines
-#   make test     install what the tests need and run them
-#   make check    format, lint, types, import rules
-#   make bench    side by side with the reference loop
-#   make soak     the crash harness at length
-#   make docs     write the generated reference pages anew
-#   make clean    remove what runs, tests and builds left; `make distclean`: .venv too
+#   make run           run the example pipeline on 40,000 real order lines
+#   make test          install what the tests need and run them
+#   make check         format, lint, types, import rules
+#   make bench         side by side with the reference loop
+#   make bench-suite   the pieces of the hot path, one by one
+#   make soak          the crash harness at length
+#   make docs          write the generated reference pages anew
+#   make clean         remove what runs, tests and builds left; `make distclean`: .venv too
 
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test check bench soak docs clean distclean
+.PHONY: help run install test check bench bench-suite soak docs clean distclean
 
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install
@@ -60,6 +61,9 @@ check: .venv/.installed-dev
 bench: .venv/.installed-dev
 	$(BIN)/python bench/whole_process.py $(BENCH_ARGS)
 
+bench-suite: .venv/.installed-dev
+	$(BIN)/python -m pytest bench --benchmark-enable $(BENCH_ARGS)
+
 soak: .venv/.installed-dev
 	PENSTOCK_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -m soak -p no:randomly --timeout 0 $(SOAK_ARGS)
 
@@ -67,7 +71,7 @@ docs: .venv/.installed-dev
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf out .penstock dist build bench/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf out .penstock dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean
