@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -54,12 +54,38 @@ class ReplaySummary:
     deduplicated: int = 0
     failed_again: int = 0
 
-    def add(self, counts: Counts) -> None:
-        self.selected += counts.received
+    def add(self, counts: Counts, held: int) -> None:
+        """:param held: events that every ledger which owed them holds by now."""
+        self.selected += counts.received + held
         self.delivered += counts.delivered
         self.filtered += counts.filtered
-        self.deduplicated += counts.deduplicated
+        self.deduplicated += counts.deduplicated + held
         self.failed_again += counts.dead_lettered
+
+
+_Received = tuple[Event, ComponentError | None]
+"""An event, and why the source could not give it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Portion:
+    """Letters of one partition, with their events as far as dedup."""
+
+    letters: Sequence[DeadLetter]
+    batch: Batch
+    events: list[Event]
+    keys: Sequence[Key | None]
+    tally: Tally
+
+    def repeating(self, taken: Collection[bytes]) -> set[int]:
+        """Origins whose key is taken, or comes earlier in this portion."""
+        known, found = set(taken), set()
+        for event, key in zip(self.events, self.keys, strict=False):
+            if key is not None and key.key in known:
+                found.add(event.origin)
+            elif key is not None:
+                known.add(key.key)
+        return found
 
 
 @dataclass(slots=True)
@@ -72,36 +98,68 @@ class _Replay:
     opening: asyncio.Future[None] | None = None
 
     async def run_page(self, letters: Sequence[DeadLetter], *, dry_run: bool) -> None:
-        """One page: processed a partition at a time, committed as one group."""
+        """One page, a partition at a time in read order, committed as one group. What shares its dedup key with a letter before
+        it goes in a later group: whether it is a repetition depends on what became of the other."""
+        received = {letter.id: await self._received(letter) for letter in letters}
+        left = sorted(letters, key=lambda letter: (letter.partition, letter.position))
+        while left:
+            portions, left = self._divided(left, received)
+            await self._run_group(portions, dry_run=dry_run)
+
+    async def _run_group(self, portions: Sequence[_Portion], *, dry_run: bool) -> None:
+        works = [await self._process(portion) for portion in portions]
+        failed: list[set[int]] = [set() for _ in works]
+        if not dry_run:
+            ids = [letter.id for portion in portions for letter in portion.letters]
+            await self.claimed.store.set_status(self.claimed.epoch, ids, "replaying", job=self.job)
+            failed = await self.claimed.committer.commit(works)
+        for work, sink_failed in zip(works, failed, strict=True):
+            self.summary.add(count_outcomes(work, sink_failed), len(work.verdicts.reread))
+
+    def _divided(
+        self, letters: Sequence[DeadLetter], received: Mapping[str, _Received]
+    ) -> tuple[list[_Portion], list[DeadLetter]]:
+        """Portions in which no key comes twice, and the letters that have to wait for these."""
         by_partition: defaultdict[str, list[DeadLetter]] = defaultdict(list)
         for letter in letters:
             by_partition[letter.partition].append(letter)
-        works = [await self._process(partition, chosen) for partition, chosen in by_partition.items()]
-        if not dry_run:
-            await self.claimed.store.set_status(self.claimed.epoch, [letter.id for letter in letters], "replaying", job=self.job)
-            failed = await self.claimed.committer.commit(works)
-        else:
-            failed = [set() for _ in works]
-        for work, sink_failed in zip(works, failed, strict=True):
-            self.summary.add(count_outcomes(work, sink_failed))
+        taken: set[bytes] = set()
+        portions, later = [], []
+        for chosen in by_partition.values():
+            portion = self._prepare(chosen, received)
+            waiting = portion.repeating(taken)
+            if waiting:
+                later += [chosen[origin] for origin in waiting]
+                chosen = [letter for origin, letter in enumerate(chosen) if origin not in waiting]
+                if not chosen:
+                    continue
+                portion = self._prepare(chosen, received)
+            taken.update(key.key for key in portion.keys if key is not None)
+            portions.append(portion)
+        return portions, later
 
-    async def _process(self, partition: str, letters: Sequence[DeadLetter]) -> Work:
-        assembly, tally = self.assembly, Tally()
-        received, rejects = await self._received(partition, letters)
-        batch = Batch(partition, received, rejects=rejects)
-        work = Work(batch, assembly.surroundings.clock.monotonic(), letters={i: letter.id for i, letter in enumerate(letters)})
-        for origin, event in enumerate(received):
+    def _prepare(self, letters: Sequence[DeadLetter], received: Mapping[str, _Received]) -> _Portion:
+        given = [received[letter.id] for letter in letters]
+        rejects = {origin: error for origin, (_, error) in enumerate(given) if error is not None}
+        batch = Batch(letters[0].partition, [event for event, _ in given], rejects=rejects)
+        for origin, event in enumerate(batch.events):
             event.origin = origin
-        events = assembly.preparer.prepare(received, tally, rejects)
-        keys: Sequence[Key | None] = assembly.keys.of(batch, events, tally) if assembly.keys else ()
+        tally, keys = Tally(), self.assembly.keys
+        events = self.assembly.preparer.prepare(batch.events, tally, rejects)
+        return _Portion(letters, batch, events, keys.of(batch, events, tally) if keys else (), tally)
+
+    async def _process(self, portion: _Portion) -> Work:
+        assembly, claimed, tally = self.assembly, self.claimed, portion.tally
+        letters, events, keys = portion.letters, portion.events, portion.keys
+        ids = {origin: letter.id for origin, letter in enumerate(letters)}
+        work = Work(portion.batch, assembly.surroundings.clock.monotonic(), letters=ids)
         work.keys = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}
-        work.sink_ledgers = tuple(end.ledger for end in self.claimed.committer.sinks)
+        work.sink_ledgers = tuple(end.ledger for end in claimed.committer.sinks)
         work.taken = self._taken(letters)
         held: dict[str, set[int] | range] = {
-            ledger.name: {i for i, letter in enumerate(letters) if ledger.name not in letter.owed}
-            for ledger in self.claimed.ledgers
+            ledger.name: {i for i, letter in enumerate(letters) if ledger.name not in letter.owed} for ledger in claimed.ledgers
         }
-        work.verdicts = await judge(batch, events, keys, self.claimed.ledgers, self.claimed.store, held, letters_too=False)
+        work.verdicts = await judge(portion.batch, events, keys, claimed.ledgers, claimed.store, held, letters_too=False)
         todo = [e for e in events if e.origin not in work.verdicts.dropped and e.origin not in tally.failures]
         if self.pool is not None:
             outputs, routes = await self.pool.run(todo, tally, prepare=False)
@@ -110,19 +168,14 @@ class _Replay:
         work.take(outputs, routes, tally)
         return work
 
-    async def _received(self, partition: str, letters: Sequence[DeadLetter]) -> tuple[list[Event], dict[int, ComponentError]]:
-        """The events as the source gave them. Of what it could make no event, it is asked again."""
-        events: list[Event] = []
-        rejects: dict[int, ComponentError] = {}
-        for index, letter in enumerate(letters):
-            event = received_event(letter)
-            if letter.reread or letter.step == SOURCE:
-                try:
-                    event = await self._again(partition, letter)
-                except ComponentError as error:
-                    rejects[index] = _still(letter, error)
-            events.append(event)
-        return events, rejects
+    async def _received(self, letter: DeadLetter) -> _Received:
+        """The event as the source gave it. Of what it could make no event, it is asked again."""
+        if letter.reread or letter.step == SOURCE:
+            try:
+                return await self._again(letter.partition, letter), None
+            except ComponentError as error:
+                return received_event(letter), _still(letter, error)
+        return received_event(letter), None
 
     async def _again(self, partition: str, letter: DeadLetter) -> Event:
         source = self.assembly.source
@@ -193,7 +246,7 @@ async def replay(
         stack.push_async_callback(assembly.source.close)
         pool = await _workers(pipeline, assembly, status, stack)
         job = "" if dry_run else await claimed.store.create_job("replay", msgspec.json.encode(query).decode())
-        claimed.committer.job = job
+        claimed.committer.job, claimed.committer.lane = job, "skip"  # what fails again is a dead letter already, in no lane
         work = _Replay(assembly, claimed, job, pool, ReplaySummary(job))
         await _all_pages(claimed.store, query, work, progress, dry_run)
         await claimed.finish(drained=claimed.standing.drained)  # a replay reads nothing of the source

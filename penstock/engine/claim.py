@@ -64,6 +64,7 @@ async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunSta
     await store.hold(wait=options.wait, take_over=options.take_over)
     ledgers = await _open_ledgers(assembly, store, stack)
     epoch, standing = await _claim(assembly, options, store, ledgers)
+    await _end_jobs(store, ledgers)
     status.epoch = epoch
     started = clock.monotonic()
     ends = [_end(assembly, sink, ledgers, status) for sink in assembly.sinks]
@@ -108,6 +109,14 @@ async def _claim(assembly: Assembly, options: RunOptions, store: StateStore, led
         except Fenced:  # only where ledgers are adopted, which another state store may have taken far beyond this one's epochs
             if not options.adopt or epoch > LAST_EPOCH:
                 raise
+
+
+async def _end_jobs(store: StateStore, ledgers: list[LedgerState]) -> None:
+    """A job that has not ended by now died with its command: what it delivered the claim has settled, the rest is open again."""
+    for job in await store.open_jobs():
+        await store.finish_job(job.id)
+        for ledger in ledgers:
+            await ledger.ledger.forget_jobs(job.id)
 
 
 async def open_state(pipeline: Pipeline, options: RunOptions, stack: AsyncExitStack) -> StateStore:

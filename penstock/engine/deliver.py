@@ -209,7 +209,8 @@ class Committer:
             work, event = offered[index]
             self._sink_failed(group, work, name, Failure(event.origin, name, cause, event))
             places.add((work, event.origin))
-        await self._put(group, number, [letter for place, letter in self._letters_by_place(group).items() if place in places])
+        made = {} if group.job else self._letters_by_place(group)  # a replay's letters are there, and told with the note
+        await self._put(group, number, [letter for place, letter in made.items() if place in places])
 
     async def _put(self, group: Group, number: int, letters: Sequence[DeadLetter]) -> None:
         """Step 1, and what a ledger's refusal changes in it."""
