@@ -1,10 +1,11 @@
 """Integers that libjq would round: kept exact, or refused, never changed.
 
 libjq computes with doubles, but carries a number that no operation touched through to its text form (`tojson`) digit by digit,
-and compares such numbers digit by digit too. So where an input holds integers that no double holds, a program may pass them on,
-compare and sort them, but not compute with them (`_guard`). To be sure that the answer does not depend on rounding in any other
-way, the program also runs on two copies of the input, in which these integers are replaced by doubles below and above: order and
-distinctness are kept. The outputs must be the same but for the replacements standing where the true numbers stand.
+and compares such numbers digit by digit too. So where an input holds integers of 2^53 and more, a program may pass them on,
+compare and sort them, but not compute with them (`_guard`): some of them are doubles, but what is made of these need not be
+(`. + 1`), and `%` knows 63 bits only. To be sure that the answer does not depend on rounding in any other way, the program also
+runs on two copies of the input, in which these integers are replaced by doubles below and above: order and distinctness are
+kept. The outputs must be the same but for the replacements standing where the true numbers stand.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.errors import Permanent
@@ -35,35 +35,21 @@ def has_long_number(text: bytes) -> bool:
     return _LONG in text.translate(_DIGITS)
 
 
-@dataclass(slots=True)
-class Integers:
-    """The integers of an input, by magnitude.
-
-    :ivar inexact: those that no double holds, each with the jq path of its first place.
-    :ivar exact: the others, as far as replacements could collide with them.
-    """
-
-    inexact: dict[int, str] = field(default_factory=dict)
-    exact: set[int] = field(default_factory=set)
-
-    def add(self, number: int, path: str) -> None:
-        if not is_double(number):
-            self.inexact.setdefault(abs(number), path or ".")
-        elif abs(number) >= _ALL_EXACT:
-            self.exact.add(abs(number))
+Large = dict[int, str]
+"""Integers of 2^53 and more, by magnitude, each with the jq path of its first place."""
 
 
-def integers(value: Any, *, in_text: bool) -> Integers:
+def integers(value: Any, *, in_text: bool) -> Large:
     """Look through a value.
 
     :param in_text: look at runs of digits in strings too, for programs that make numbers of them.
     """
-    found = Integers()
+    found: Large = {}
     _find(value, "", found, in_text)
     return found
 
 
-def _find(value: Any, path: str, found: Integers, in_text: bool) -> None:
+def _find(value: Any, path: str, found: Large, in_text: bool) -> None:
     kind = value.__class__
     if kind is dict:
         for key, inner in value.items():
@@ -74,35 +60,31 @@ def _find(value: Any, path: str, found: Integers, in_text: bool) -> None:
         for index, inner in enumerate(value):
             _find(inner, f"{path}[{index}]", found, in_text)
     elif kind is int:
-        found.add(value, path)
+        _add(value, path, found)
     elif kind is str and in_text:
         for digits in _RUN.findall(value):
             if len(digits) < _LONGEST_RUN:
-                found.add(int(digits), path)
+                _add(int(digits), path, found)
 
 
-def is_double(number: int) -> bool:
-    """Whether a double holds the integer exactly."""
-    try:
-        return int(float(number)) == number
-    except OverflowError:
-        return False
+def _add(number: int, path: str, found: Large) -> None:
+    if abs(number) >= _ALL_EXACT:
+        found.setdefault(abs(number), path or ".")
 
 
-def run_exactly(run: Run, value: Any, found: Integers, *, in_text: bool) -> list[Any]:
-    """The outputs of a program whose input holds integers that no double holds.
+def run_exactly(run: Run, value: Any, numbers: Large, *, in_text: bool) -> list[Any]:
+    """The outputs of a program whose input holds integers that doubles may not hold.
 
     :param run: the program.
     :param value: its input.
-    :param found: its `integers`.
+    :param numbers: its `integers`.
     :raises Permanent: `jq.inexact_integer`, where the outputs depend on a rounded number.
     """
-    numbers = found.inexact
     texts = run(encode(value).decode())
     if texts is None:
         raise _inexact(numbers)
     true = [_computed(decode(text.encode()), numbers) for text in texts]
-    for sentinels in (_lower(found), _upper(found)):
+    for sentinels in (_lower(numbers), _upper(numbers)):
         back = {sentinel: number for number, sentinel in sentinels.items()}
         copy = encode(_replace(value, sentinels, in_text)).decode()
         try:
@@ -114,7 +96,7 @@ def run_exactly(run: Run, value: Any, found: Integers, *, in_text: bool) -> list
     return true
 
 
-def _inexact(numbers: Mapping[int, str]) -> Permanent:
+def _inexact(numbers: Large) -> Permanent:
     number, path = next(iter(numbers.items()))
     return Permanent(
         "jq.inexact_integer",
@@ -128,32 +110,32 @@ def _beyond(number: int, path: str) -> Permanent:
     return Permanent("jq.inexact_integer", f"an integer of {len(str(number))} digits at {path} is beyond what jq can hold")
 
 
-def _lower(found: Integers) -> dict[int, int]:
+def _lower(numbers: Large) -> dict[int, int]:
     """For each a double below it, in the same order and all distinct."""
     chosen: dict[int, int] = {}
     above = math.inf
-    for number in sorted(found.inexact, reverse=True):
-        double = _double(number, found.inexact[number])
+    for number in sorted(numbers, reverse=True):
+        double = _double(number, numbers[number])
         if int(double) > number:
             double = math.nextafter(double, 0)
         double = min(double, math.nextafter(above, 0))
-        while not _discernible(double) or int(double) in found.exact:
+        while not _discernible(double):
             double = math.nextafter(double, 0)
         chosen[number] = int(double)
         above = double
     return chosen
 
 
-def _upper(found: Integers) -> dict[int, int]:
+def _upper(numbers: Large) -> dict[int, int]:
     """For each a double above it, in the same order and all distinct."""
     chosen: dict[int, int] = {}
     below = 0.0
-    for number in sorted(found.inexact):
-        double = _double(number, found.inexact[number])
+    for number in sorted(numbers):
+        double = _double(number, numbers[number])
         if int(double) < number:
             double = math.nextafter(double, math.inf)
         double = max(double, math.nextafter(below, math.inf))
-        while not _discernible(double) or int(double) in found.exact:
+        while not _discernible(double):
             double = math.nextafter(double, math.inf)
         chosen[number] = int(double)
         below = double
@@ -203,7 +185,7 @@ def _replace_text(text: str, numbers: Mapping[int, int]) -> str:
     return _RUN.sub(swap, text)
 
 
-def _computed(value: Any, numbers: Mapping[int, str]) -> Any:
+def _computed(value: Any, numbers: Large) -> Any:
     """Output as the faster path gives it: what is none of `numbers` went through a double, and an integral one is an int."""
     kind = value.__class__
     if kind is dict:

@@ -70,7 +70,7 @@ class Compiled:
         in_text = self._facts.numbers_from_text
         try:
             found = integers(value, in_text=in_text)
-            if found.inexact:
+            if found:
                 return run_exactly(self._texts, value, found, in_text=in_text)
         except RecursionError as error:
             raise too_deep() from error

@@ -335,8 +335,15 @@ def test_an_integer_beyond_every_double_is_exact_natively_and_refused_by_jq() ->
     assert (result.code, result.message) == ("jq.inexact_integer", "an integer of 400 digits at . is beyond what jq can hold")
 
 
-def test_integers_that_doubles_hold_are_exact_whatever_their_length() -> None:
-    assert run("[., . * 2]", event(str(2**70))) == [[2**70, 2**71]]
+@pytest.mark.parametrize("program", [". + 1", ". % 7", ". * 2", "[., 1] | add"])
+@pytest.mark.parametrize("number", [2**53, 2**64, 2**70])
+def test_computing_is_refused_for_integers_that_happen_to_be_doubles_too(program: str, number: int) -> None:
+    """Adding 1 would be lost, and `%` would take 2^63 - 1 in the place of all that is larger."""
+    result = run(program, event(str(number)))
+
+    assert isinstance(result, Permanent)
+    assert result.code == "jq.inexact_integer"
+    assert run("[., . > 5, tostring]", event(str(number))) == [[number, True, str(number)]]
 
 
 def test_the_exact_way_and_the_fast_way_give_the_same_numbers() -> None:
