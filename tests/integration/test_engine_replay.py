@@ -174,9 +174,7 @@ async def test_outputs_that_a_sink_took_before_are_skipped(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["table", "tape"])
-@pytest.mark.parametrize(
-    "point", ["before_sink_write", "after_sink_write", "before_commit", "between_ledgers", "before_note", "after_note"]
-)
+@pytest.mark.parametrize("point", ["before_sink_write", "after_sink_write", "before_commit", "before_note", "after_note"])
 async def test_a_replay_that_dies_anywhere_delivers_once(tmp_path: Path, kind: str, point: str) -> None:
     feed, check = Feed.of(*numbers(3)), Check("p0", "p2")
     out: Any = Table(tmp_path / "t.db") if kind == "table" else Shelf()
