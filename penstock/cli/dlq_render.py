@@ -154,23 +154,26 @@ def data_lines(letter: DeadLetter) -> list[str]:
     """The data as JSON of several lines, numbers as they came; bytes that are no JSON as text with escapes. Says what it cuts."""
     data = from_structured(letter.record).raw if letter.record else None
     if data is not None:
-        text = printable(msgspec.json.format(data, indent=2).decode("utf-8", "backslashreplace"), keep="\n")
-        lines, whole = text.splitlines(), len(data)
+        text, whole = msgspec.json.format(data, indent=2).decode("utf-8", "backslashreplace"), len(data)
+        lines, cut = _shorten(printable(text, keep="\n").splitlines())
     elif letter.original is not None:
-        shown = letter.original[:SHOWN_BYTES].decode("utf-8", "backslashreplace")
-        lines, whole = [printable(shown)], letter.original_length
+        text, whole = letter.original[:SHOWN_BYTES].decode("utf-8", "backslashreplace"), letter.original_length
+        lines, cut = [printable(text)], whole > SHOWN_BYTES
     else:
         return ["none"]
+    return [*lines, f"… {whole:,} bytes in all: pipe dlq show {letter.id} --json has what is kept"] if cut else lines
+
+
+def _shorten(lines: Sequence[str]) -> tuple[list[str], bool]:
+    """As many lines as are shown, and whether that is not all."""
     kept: list[str] = []
-    size = 0
+    room = SHOWN_BYTES
     for line in lines[:SHOWN_LINES]:
-        size += len(line) + 1
-        if size > SHOWN_BYTES and kept:
+        if room <= 0:
             break
-        kept.append(line[:SHOWN_BYTES])
-    if len(kept) < len(lines) or whole > SHOWN_BYTES >= size or any(len(line) > SHOWN_BYTES for line in lines):
-        kept.append(f"… {whole:,} bytes in all: pipe dlq show {letter.id} --json has what is kept")
-    return kept
+        kept.append(line[:room])
+        room -= len(line) + 1
+    return kept, kept != list(lines)
 
 
 def _hints(letter: DeadLetter) -> list[tuple[str, str]]:
