@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from penstock.clock import Clock
 from penstock.config.model import Retry
+from penstock.engine.group import Group
 from penstock.engine.ledgers import STATE, LedgerState
-from penstock.engine.letters import LetterMaker, letter_id
-from penstock.engine.outcomes import count_outcomes, finished_keys
+from penstock.engine.letters import LetterMaker
+from penstock.engine.outcomes import finished_keys
 from penstock.engine.retry import PATIENT, delays, gave_up
 from penstock.engine.sinks import FlushNeeded, SinkEnd
 from penstock.engine.stages import Failure
@@ -24,33 +25,9 @@ from penstock.errors import BatchError, ComponentError, Fatal, Transient, Unavai
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.observe.status import RunStatus
-from penstock.spi import Commit, Counts, JobRecord, Key, Position
-from penstock.state.records import DeadLetter, Delivered, Note, Repeat
+from penstock.spi import Commit, JobRecord, Key
+from penstock.state.records import DeadLetter, Note
 from penstock.state.store import StateStore
-
-
-@dataclass(slots=True)
-class Group:
-    """The batches of one commit, and what is known of their delivery.
-
-    :ivar failed: by work (its index) and origin: for each sink that failed, why.
-    :ivar refused: the outputs that sinks without a ledger did not take, as (work, origin, sink, number of the output).
-    :ivar repeats, superseded: what step 1 told the state store of older dead letters.
-    """
-
-    works: list[Work]
-    counts: Counts = Counts()
-    failed: dict[tuple[int, int], dict[str, Failure]] = field(default_factory=dict)
-    refused: set[tuple[int, int, str, int]] = field(default_factory=set)
-    repeats: list[Repeat] = field(default_factory=list)
-    superseded: list[Repeat] = field(default_factory=list)
-    sink_states: dict[str, bytes] = field(default_factory=dict)
-    positions: dict[str, Position] = field(default_factory=dict)
-
-    @property
-    def job(self) -> bool:
-        """Whether this is a replay: it moves no position and no count."""
-        return any(work.letters for work in self.works)
 
 
 @dataclass(slots=True)
@@ -79,10 +56,7 @@ class Committer:
         :raises Fatal: the run must stop; nothing of the group counts then but what its ledgers committed, and a claim sorts that
             out.
         """
-        group = Group(works)
-        for work in works:
-            if work.batch.end is not None:
-                group.positions[work.batch.partition] = work.batch.end
+        group = Group.of(works)
         self._stop_on_failures(group)
         self.faults.hit("before_sink_write")
         try:
@@ -93,7 +67,7 @@ class Committer:
         started = self.clock.monotonic()
         await self._commit_ledgers(group, drained)
         self.status.commit_seconds.observe(self.clock.monotonic() - started)
-        return [{origin for place, origin in group.failed if place == w} for w in range(len(works))]
+        return [group.refused_origins(w) for w in range(len(works))]
 
     async def _commit_halves(self, works: list[Work], drained: bool) -> list[set[int]]:
         """A sink cannot take the group before a commit: two smaller ones."""
@@ -147,14 +121,14 @@ class Committer:
     async def _commit_ledgers(self, group: Group, drained: bool) -> None:
         number = self.note.group + 1
         own = [ledger for ledger in self.ledgers if ledger.sink is not None]
-        letters = self._letters(group)
+        letters = [] if group.job else list(self._letters(group).values())
         self.faults.hit("before_commit")
         if own:
             await self._put(group, number, letters)  # step 1
             for ledger in own:  # step 2
                 await self._commit_to_sink(ledger, group, number)
                 self.faults.hit("between_ledgers")
-        self._settle_counts(group)
+        group.settle_counts()
         await self._commit_to_state(group, number, drained, [] if own else letters)
 
     async def _commit_to_state(self, group: Group, number: int, drained: bool, letters: Sequence[DeadLetter]) -> None:
@@ -172,7 +146,7 @@ class Committer:
         self.faults.hit("after_note")
         self.status.counts = self.status.counts.plus(group.counts)
         self.status.totals = note.counts
-        self.status.open_letters += _new_letters(group) - len(note.superseded) - len(note.resolved)
+        self.status.open_letters += group.new_letters() - len(note.superseded) - len(note.resolved)
         self.note = Note(group=number, counts=note.counts, ledgers=note.ledgers, running=note.running, at=note.at)
 
     async def _commit_to_sink(self, ledger: LedgerState, group: Group, number: int) -> None:
@@ -187,7 +161,7 @@ class Committer:
                 for event in work.for_sink(bit, ledger.name)
                 if ledger.name not in group.failed.get((w, event.origin), ())
             ]
-            self._settle_counts(group)
+            group.settle_counts()
             commit = self._commit_for(ledger, group, number)
             if not offered and not commit.keys and not commit.jobs and not ledger.redoing:
                 return  # it owes nothing of this group, which the note says for it (rule 2)
@@ -209,12 +183,12 @@ class Committer:
             work, event = offered[index]
             self._sink_failed(group, work, name, Failure(event.origin, name, cause, event))
             places.add((work, event.origin))
-        made = {} if group.job else self._letters_by_place(group)  # a replay's letters are there, and told with the note
+        made = {} if group.job else self._letters(group)  # a replay's letters are there, and told with the note
         await self._put(group, number, [letter for place, letter in made.items() if place in places])
 
     async def _put(self, group: Group, number: int, letters: Sequence[DeadLetter]) -> None:
         """Step 1, and what a ledger's refusal changes in it."""
-        repeats, superseded = _repeats(self.letters.pipeline, group), _superseded(group)
+        repeats, superseded = group.find_repeats(self.letters.pipeline), group.find_superseded()
         fresh = list((Counter(repeats) - Counter(group.repeats)).elements())
         if letters or fresh or superseded != group.superseded:
             await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, fresh, superseded))
@@ -224,7 +198,7 @@ class Committer:
         keys: list[Key] = []
         jobs: list[JobRecord] = []
         for w, work in enumerate(group.works):
-            failed = {origin for (place, origin), sinks in group.failed.items() if place == w and _concerns(ledger, sinks)}
+            failed = group.refused_by(ledger, w)
             keys.extend(finished_keys(work, ledger.name, failed))  # Invariant 4: with the delivery, never before it
             jobs.extend(
                 JobRecord(self.job, letter)
@@ -243,18 +217,9 @@ class Committer:
             jobs=jobs,
         )
 
-    def _settle_counts(self, group: Group) -> None:
-        if not group.job:
-            total = Counts()
-            for w, work in enumerate(group.works):
-                failed = {origin for place, origin in group.failed if place == w}
-                total = total.plus(count_outcomes(work, failed))
-            group.counts = total
-
     def _note(self, group: Group, number: int, drained: bool) -> Note:
-        failed = self._letters_by_place(group)
-        resolved = [letter for work in group.works for origin, letter in work.letters.items()]
-        again = {letter.id for letter in failed.values()}
+        again = list(self._letters(group).values()) if group.job else []
+        unresolved = {letter.id for letter in again}
         return Note(
             group=number,
             positions=group.positions,
@@ -263,40 +228,14 @@ class Committer:
             running=self.running(),
             drained=drained,
             at=self.clock.now(),
-            repeats=[] if group.repeats else _repeats(self.letters.pipeline, group),  # told once, in step 1 or here
-            superseded=[repeat.letter for repeat in _superseded(group)],
-            resolved=[letter for letter in resolved if letter not in again],
-            failed_again=[letter for letter in failed.values() if group.job],
+            repeats=[] if group.repeats else group.find_repeats(self.letters.pipeline),  # told once, in step 1 or here
+            superseded=[repeat.letter for repeat in group.find_superseded()],
+            resolved=[letter for work in group.works for letter in work.letters.values() if letter not in unresolved],
+            failed_again=again,
         )
 
-    def _letters(self, group: Group) -> list[DeadLetter]:
-        return [] if group.job else list(self._letters_by_place(group).values())
-
-    def _letters_by_place(self, group: Group) -> dict[tuple[int, int], DeadLetter]:
-        """One dead letter for each event that failed, in a step (owed by every ledger that has not passed it) or in sinks."""
-        now = self.clock.now()
-        letters = {}
-        for w, work in enumerate(group.works):
-            for origin, failure in work.failures.items():
-                owed = [ledger.name for ledger in self.ledgers if not work.verdicts.skips(ledger.name, origin)]
-                letters[w, origin] = self.letters.make(work, failure, owed, (), now)
-        for (w, origin), sinks in group.failed.items():
-            owed = [ledger.name for ledger in self.ledgers if _concerns(ledger, sinks)]
-            delivered = self._delivered(group, w, origin)
-            letters[w, origin] = self.letters.make(group.works[w], next(iter(sinks.values())), owed, delivered, now)
-        return letters
-
-    def _delivered(self, group: Group, w: int, origin: int) -> list[Delivered]:
-        """Outputs of an event that sinks outside a ledger took, though it failed in one of them (rule 9)."""
-        if not any(sink.ledger == STATE and sink.name in group.failed[w, origin] for sink in self.sinks):
-            return []
-        work, taken = group.works[w], []
-        for bit, sink in enumerate(self.sinks):
-            if sink.ledger == STATE:
-                outputs = zip(work.for_sink(bit, STATE), work.numbers(bit, STATE), strict=True)
-                numbers = [number for event, number in outputs if event.origin == origin]
-                taken += [Delivered(sink.name, n) for n in numbers if (w, origin, sink.name, n) not in group.refused]
-        return taken
+    def _letters(self, group: Group) -> dict[tuple[int, int], DeadLetter]:
+        return group.make_letters(self.ledgers, self.sinks, self.letters, self.clock.now())
 
     def _committed(self, ledger: LedgerState, commit: Commit) -> None:
         ledger.group = commit.group
@@ -343,46 +282,6 @@ class Committer:
                 self.status.waiting = f"{error.code}: {error}"
                 self.status.retries["commit"] += 1
             await self.clock.sleep(delay)
-
-
-def _concerns(ledger: LedgerState, sinks: dict[str, Failure]) -> bool:
-    return any(name == ledger.name or name in ledger.sinks for name in sinks)
-
-
-def _repeats(pipeline: str, group: Group) -> list[Repeat]:
-    """Repetitions of open dead letters, and of events whose dead letter this very group makes."""
-    repeats = []
-    for w, work in enumerate(group.works):
-        repeats.extend(work.verdicts.repeats)
-        for first, twins in work.verdicts.twins.items():
-            standing = work.verdicts.standing.get(first)
-            if standing or first in work.failures or (w, first) in group.failed:
-                letter = letter_id(pipeline, work.batch.events[first])
-                fresh = [twin for twin in twins if not (standing and work.verdicts.counted(standing, twin))]
-                repeats.extend(Repeat(letter, work.batch.partition, work.batch.events[twin].position) for twin in fresh)
-    return repeats
-
-
-def _new_letters(group: Group) -> int:
-    """How many of the group's dead letters are the first of their event; a replay makes none."""
-    if group.job:
-        return 0
-    fresh = 0
-    for w, work in enumerate(group.works):
-        failed = set(work.failures) | {origin for place, origin in group.failed if place == w}
-        fresh += len(failed - work.verdicts.standing.keys())
-    return fresh
-
-
-def _superseded(group: Group) -> list[Repeat]:
-    """The older dead letters whose key got through with other data, each with the event that brought it."""
-    found: list[Repeat] = []
-    for w, work in enumerate(group.works):
-        for origin, letters in work.verdicts.superseding.items():
-            if origin not in work.failures and (w, origin) not in group.failed:
-                position = work.batch.events[origin].position
-                found.extend(Repeat(letter, work.batch.partition, position) for letter in letters)
-    return found
 
 
 def _lane_stops(failure: Failure) -> Fatal:

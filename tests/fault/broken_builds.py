@@ -12,7 +12,8 @@ from typing import Any
 from connectors.sinks._appender import Appender
 from connectors.sinks.sqlite import SqliteSink
 from penstock.cli.main import main
-from penstock.engine.deliver import Committer, Group
+from penstock.engine.deliver import Committer
+from penstock.engine.group import Group
 from penstock.event import Event
 from penstock.spi import Commit
 from penstock.state import sqlite_keys, sqlite_ledger, sqlite_pipeline

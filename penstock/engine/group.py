@@ -1,0 +1,126 @@
+"""A group: the batches of one commit, and what is known of their delivery. Pure bookkeeping; `deliver` does what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from penstock.engine.ledgers import STATE, LedgerState
+from penstock.engine.letters import LetterMaker, letter_id
+from penstock.engine.outcomes import count_outcomes
+from penstock.engine.sinks import SinkEnd
+from penstock.engine.stages import Failure
+from penstock.engine.work import Work
+from penstock.spi import Counts, Position
+from penstock.state.records import DeadLetter, Delivered, Repeat
+
+
+@dataclass(slots=True)
+class Group:
+    """The batches of one commit.
+
+    :ivar failed: by work (its index) and origin: for each sink that failed, why.
+    :ivar refused: the outputs that sinks without a ledger did not take, as (work, origin, sink, number of the output).
+    :ivar repeats, superseded: what step 1 told the state store of older dead letters.
+    :ivar sink_states: what the sinks without a ledger returned from their flush.
+    :ivar positions: where the partitions stand after the group.
+    """
+
+    works: list[Work]
+    counts: Counts = Counts()
+    failed: dict[tuple[int, int], dict[str, Failure]] = field(default_factory=dict)
+    refused: set[tuple[int, int, str, int]] = field(default_factory=set)
+    repeats: list[Repeat] = field(default_factory=list)
+    superseded: list[Repeat] = field(default_factory=list)
+    sink_states: dict[str, bytes] = field(default_factory=dict)
+    positions: dict[str, Position] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, works: list[Work]) -> Group:
+        """In read order: a partition's last batch says where it stands."""
+        return cls(works, positions={work.batch.partition: work.batch.end for work in works if work.batch.end is not None})
+
+    @property
+    def job(self) -> bool:
+        """Whether this is a replay: it moves no position and no count."""
+        return any(work.letters for work in self.works)
+
+    def refused_origins(self, w: int) -> set[int]:
+        """The events of a work that some sink refused for good."""
+        return {origin for place, origin in self.failed if place == w}
+
+    def refused_by(self, ledger: LedgerState, w: int) -> set[int]:
+        """The events of a work that a sink of this ledger refused for good: the ledger owes them."""
+        return {origin for (place, origin), sinks in self.failed.items() if place == w and _concerns(ledger, sinks)}
+
+    def settle_counts(self) -> None:
+        """Count the outcomes as they are known now; a replay's are counted apart."""
+        if self.job:
+            return
+        total = Counts()
+        for w, work in enumerate(self.works):
+            total = total.plus(count_outcomes(work, self.refused_origins(w)))
+        self.counts = total
+
+    def make_letters(
+        self, ledgers: Sequence[LedgerState], sinks: Sequence[SinkEnd], maker: LetterMaker, now: float
+    ) -> dict[tuple[int, int], DeadLetter]:
+        """One dead letter for each event that failed, in a step (owed by every ledger that has not passed it) or in sinks."""
+        letters = {}
+        for w, work in enumerate(self.works):
+            for origin, failure in work.failures.items():
+                owed = [ledger.name for ledger in ledgers if not work.verdicts.skips(ledger.name, origin)]
+                letters[w, origin] = maker.make(work, failure, owed, (), now)
+        for (w, origin), failed in self.failed.items():
+            owed = [ledger.name for ledger in ledgers if _concerns(ledger, failed)]
+            delivered = self._delivered(w, origin, sinks)
+            letters[w, origin] = maker.make(self.works[w], next(iter(failed.values())), owed, delivered, now)
+        return letters
+
+    def _delivered(self, w: int, origin: int, sinks: Sequence[SinkEnd]) -> list[Delivered]:
+        """Outputs of an event that sinks outside a ledger took, though it failed in one of them (rule 9)."""
+        if not any(sink.ledger == STATE and sink.name in self.failed[w, origin] for sink in sinks):
+            return []
+        work, taken = self.works[w], []
+        for bit, sink in enumerate(sinks):
+            if sink.ledger == STATE:
+                outputs = zip(work.for_sink(bit, STATE), work.numbers(bit, STATE), strict=True)
+                numbers = [number for event, number in outputs if event.origin == origin]
+                taken += [Delivered(sink.name, n) for n in numbers if (w, origin, sink.name, n) not in self.refused]
+        return taken
+
+    def find_repeats(self, pipeline: str) -> list[Repeat]:
+        """Repetitions of open dead letters, and of events whose dead letter this very group makes."""
+        repeats = []
+        for w, work in enumerate(self.works):
+            repeats.extend(work.verdicts.repeats)
+            for first, twins in work.verdicts.twins.items():
+                standing = work.verdicts.standing.get(first)
+                if standing or first in work.failures or (w, first) in self.failed:
+                    letter = letter_id(pipeline, work.batch.events[first])
+                    fresh = [twin for twin in twins if not (standing and work.verdicts.counted(standing, twin))]
+                    repeats.extend(Repeat(letter, work.batch.partition, work.batch.events[twin].position) for twin in fresh)
+        return repeats
+
+    def find_superseded(self) -> list[Repeat]:
+        """The older dead letters whose key got through with other data, each with the event that brought it."""
+        found: list[Repeat] = []
+        for w, work in enumerate(self.works):
+            for origin, letters in work.verdicts.superseding.items():
+                if origin not in work.failures and (w, origin) not in self.failed:
+                    position = work.batch.events[origin].position
+                    found.extend(Repeat(letter, work.batch.partition, position) for letter in letters)
+        return found
+
+    def new_letters(self) -> int:
+        """How many of the group's dead letters are the first of their event; a replay makes none."""
+        if self.job:
+            return 0
+        return sum(
+            len((work.failures.keys() | self.refused_origins(w)) - work.verdicts.standing.keys())
+            for w, work in enumerate(self.works)
+        )
+
+
+def _concerns(ledger: LedgerState, sinks: Mapping[str, Failure]) -> bool:
+    return any(name == ledger.name or name in ledger.sinks for name in sinks)
