@@ -1,0 +1,94 @@
+"""A project on disk for tests of the whole: pipeline file, input, outputs, dead letters; run here or in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock.clock import SystemClock
+from penstock.engine.embed import load
+from penstock.engine.run import Run, RunOptions
+from penstock.faults import Faults
+from penstock.observe.status import RunSummary
+from penstock.state.records import DeadLetter, LetterQuery
+from penstock.state.sqlite_store import SqliteStateStore
+
+HOUSE = Path(__file__).resolve().parents[2]
+PIPE = [sys.executable, "-c", "from penstock.cli.main import main; main()"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A directory with one pipeline, `orders`."""
+
+    root: Path
+
+    def pipeline(self, text: str) -> Path:
+        """Write the pipeline file; `text` is all but its name."""
+        (self.root / "penstock.yaml").touch()
+        file = self.root / "orders.yaml"
+        file.write_text(f"pipeline: orders\n{text}")
+        return file
+
+    def write(self, name: str, *lines: bytes) -> Path:
+        """A file of these lines."""
+        file = self.root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"".join(line + b"\n" for line in lines))
+        return file
+
+    def make(self, **options: Any) -> Run:
+        """A run that ends when everything was read."""
+        return Run(load(self.root / "orders.yaml", environment={}), RunOptions(once=True, **options))
+
+    async def run(self, **options: Any) -> RunSummary:
+        return await asyncio.wait_for(self.make(**options).execute(), 60)
+
+    def pipe(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+        """The command, in a process of its own; the pipeline file is the last argument of `run`."""
+        return subprocess.Popen(
+            [*PIPE, *arguments], cwd=self.root, env=self.environment(variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(HOUSE), "NO_COLOR": "1", **variables}
+
+    def lines(self, name: str = "out.jsonl") -> list[bytes]:
+        return (self.root / name).read_bytes().splitlines()
+
+    def values(self, name: str = "out.jsonl") -> list[Any]:
+        return [msgspec.json.decode(line) for line in self.lines(name)]
+
+    def rows(self, query: str, database: str = "out.db") -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.root / database)
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    @property
+    def state(self) -> Path:
+        return self.root / ".penstock" / "orders.db"
+
+    async def letters(self, *statuses: str) -> list[DeadLetter]:
+        """Dead letters in order of their position, open ones by default."""
+        store = SqliteStateStore(self.state, "orders", SystemClock(), Faults())
+        await store.open(create=False)
+        try:
+            found, _ = await store.letters(LetterQuery(status=statuses or ("open",)), limit=1000)  # type: ignore[arg-type]
+        finally:
+            await store.close()
+        return sorted(found, key=lambda letter: (letter.partition, letter.position))
+
+    async def causes(self) -> list[tuple[str, str]]:
+        """Step and code of each open dead letter."""
+        return [(letter.step, letter.code) for letter in await self.letters()]
