@@ -24,13 +24,11 @@ POINTS = (
     "before_commit",
     "inside_commit",
     "between_ledgers",
-    "after_commit",
     "before_note",
     "after_note",
     "before_ack",
     "after_ack",
     "mid_claim",
-    "mid_rename",
     "mid_migration",
 )
 """Every fault point, in the order in which an event passes them. A name that is not here is a usage error."""

@@ -3,9 +3,11 @@ committed. Only then may the source be opened."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from penstock.builtins import room
 from penstock.config.model import Pipeline
@@ -13,8 +15,10 @@ from penstock.engine.assemble import Assembly
 from penstock.engine.deliver import Committer
 from penstock.engine.ledgers import STATE, Claims, LedgerState, Standing, claim_all
 from penstock.engine.letters import LetterMaker
+from penstock.engine.retry import patiently
 from penstock.engine.sinks import SinkEnd
-from penstock.errors import Fenced
+from penstock.errors import Fenced, Unavailable
+from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
 from penstock.spi import Commit, LedgerSink, Sink
 from penstock.state.open import open_store
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 
 LAST_EPOCH = 1 << 60
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -60,12 +66,20 @@ async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunSta
     :raises EnvironmentFault: another run holds the pipeline, or a ledger does not belong to it.
     """
     pipeline, clock = assembly.pipeline, options.clock
-    store = await open_state(pipeline, options, stack)
+
+    async def patient(action: Callable[[], Awaitable[T]]) -> T:
+        return await patiently(action, options.random, clock, lambda error: _tell(error, options, status))
+
+    store = await patient(lambda: open_state(pipeline, options, stack))
     await store.hold(wait=options.wait, take_over=options.take_over)
-    ledgers = await _open_ledgers(assembly, store, stack)
-    epoch, standing = await _claim(assembly, options, store, ledgers)
-    await _end_jobs(store, ledgers)
-    status.epoch = epoch
+    ledgers = _ledgers(assembly, store)
+    for ledger in ledgers:
+        if ledger.sink is not None:
+            stack.push_async_callback(ledger.sink.close)
+            await patient(partial(ledger.sink.open, None))
+    epoch, standing = await patient(lambda: _claim(assembly, options, store, ledgers))
+    await patient(lambda: _end_jobs(store, ledgers))
+    status.epoch, status.waiting = epoch, None
     started = clock.monotonic()
     ends = [_end(assembly, sink, ledgers, status) for sink in assembly.sinks]
     await _open_plain_sinks(ends, ledgers, standing, epoch, store, stack)
@@ -132,14 +146,16 @@ def version_of(pipeline: Pipeline, now: float) -> Version:
     return Version(pipeline.version, pipeline.resolved, pipeline.schemas, pipeline.steps_digest, now)
 
 
-async def _open_ledgers(assembly: Assembly, store: StateStore, stack: AsyncExitStack) -> list[LedgerState]:
+def _tell(error: Unavailable, options: RunOptions, status: RunStatus) -> None:
+    """The run has not begun, so nothing else could say that it waits."""
+    if status.waiting is None:
+        options.log(Incident("warning", error.code, f"{status.pipeline}: cannot start yet: {error}", error.help))
+    status.waiting = f"{error.code}: {error}"
+
+
+def _ledgers(assembly: Assembly, store: StateStore) -> list[LedgerState]:
     plain = [name for name, sink in assembly.sinks.items() if not isinstance(sink, LedgerSink)]
-    ledgers = []
-    for name, sink in assembly.sinks.items():
-        if isinstance(sink, LedgerSink):
-            stack.push_async_callback(sink.close)
-            await sink.open(None)
-            ledgers.append(LedgerState(name, sink, [name], sink))
+    ledgers = [LedgerState(name, sink, [name], sink) for name, sink in assembly.sinks.items() if isinstance(sink, LedgerSink)]
     if plain:
         ledgers.append(LedgerState(STATE, store, plain))
     return ledgers

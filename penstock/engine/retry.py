@@ -6,11 +6,14 @@ Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (full jitt
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 from penstock.clock import Clock
 from penstock.config.model import Retry
-from penstock.errors import EnvironmentFault, Transient
+from penstock.errors import EnvironmentFault, Transient, Unavailable
+
+T = TypeVar("T")
 
 PATIENT = Retry(max_attempts=1 << 62, initial_delay=0.1, max_delay=5.0, max_elapsed=float("inf"))
 """For what is retried without limit: a full disk, a busy database."""
@@ -26,6 +29,19 @@ def delays(retry: Retry, rng: random.Random, clock: Clock) -> Iterator[float]:
         if clock.monotonic() - start + delay > retry.max_elapsed:
             return
         yield delay
+
+
+async def patiently(
+    action: Callable[[], Awaitable[T]], rng: random.Random, clock: Clock, tell: Callable[[Unavailable], None]
+) -> T:
+    """The action's result, however long a resource of this machine is gone; `tell` hears of each failure."""
+    waits = delays(PATIENT, rng, clock)
+    while True:
+        try:
+            return await action()
+        except Unavailable as error:
+            tell(error)
+            await clock.sleep(next(waits))
 
 
 def gave_up(error: Transient, where: str | None = None) -> EnvironmentFault:

@@ -1,0 +1,38 @@
+"""A state store that another process locks is waited for at the start too, and said so."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+from engine_parts import Feed, Table, make_pipeline, run_once, sink
+from engine_parts import parts as parts
+
+from penstock.engine.run import Run, RunOptions
+from penstock.observe.log import Incident
+from penstock.state import sqlite_database
+
+
+async def test_a_run_waits_for_a_locked_state_store_before_it_claims(tmp_path: Path) -> None:
+    feed, table = Feed.of({"n": 0}, {"n": 1}, {"n": 2}), Table(tmp_path / "t.db")
+    pipeline = make_pipeline(tmp_path, feed, sink("table", table))
+    await run_once(pipeline)
+    database = next(tmp_path.rglob(f"{pipeline.name}.db"))
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    told = asyncio.Event()
+    said: list[Incident] = []
+
+    def log(incident: Incident) -> None:
+        said.append(incident)
+        told.set()
+
+    run = Run(pipeline, RunOptions(once=True, log=log))
+    task = asyncio.create_task(run.execute())
+    await asyncio.wait_for(told.wait(), sqlite_database.BUSY_TIMEOUT + 20)
+    assert (run.status.ready, run.status.epoch, [incident.code for incident in said]) == (False, 0, ["state.busy"])
+    other.execute("ROLLBACK")
+    other.close()
+    summary = await asyncio.wait_for(task, 30)
+    assert (summary.counts.received, run.status.totals.delivered) == (0, 3)
