@@ -10,10 +10,12 @@ import asyncio
 import pickle
 import sys
 from asyncio.subprocess import PIPE, Process
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from penstock.config.model import Pipeline
+from penstock.config.base import ComponentConfig
+from penstock.config.model import Component, Pipeline
 from penstock.engine.assemble import Surroundings
 from penstock.engine.stages import Tally
 from penstock.engine.wire import Reply, Request, decode_reply, encode_request, packed
@@ -50,9 +52,9 @@ class Worker:
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
+        reply = asyncio.ensure_future(_read(stdout))
         try:
             stdin.write(LENGTH.pack(len(body)) + body)
-            reply = asyncio.ensure_future(_read(stdout))
             await stdin.drain()
             return await _within(reply, seconds)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
@@ -62,6 +64,9 @@ class Worker:
                 f"the event ended its worker process ({_ending(status)})",
                 "worker_memory bounds what a step may allocate: look for a program that grows without end",
             ) from error
+        finally:
+            reply.cancel()
+            await asyncio.gather(reply, return_exceptions=True)
 
     async def end(self) -> None:
         """Now, whatever it is doing."""
@@ -79,7 +84,7 @@ class WorkerPool:
         self._status = status
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._live: list[Worker] = []
-        self._task = pickle.dumps(Task(pipeline, pipeline.worker_memory))
+        self._task = pickle.dumps(Task(_without_ends(pipeline), pipeline.worker_memory))
 
     async def start(self) -> None:
         for worker in await asyncio.gather(*(self._spawn() for _ in range(self._pipeline.workers))):
@@ -91,12 +96,12 @@ class WorkerPool:
 
     async def run(self, events: list[Event], tally: Tally, *, prepare: bool) -> tuple[list[Event], list[int] | None]:
         """Outputs in order with their routes, as `Chain.run` gives them; failures and counts go to the tally."""
+        events = _packed(events, tally)
         if not events:
             return [], None
-        wire = [packed(event) for event in events]
         worker = await self._idle.get()
         try:
-            reply = await self._exchange(worker, wire, prepare)
+            reply = await self._exchange(worker, events, prepare)
         except Exceeded as why:
             await self._replace(worker)
             return await self._narrow(events, tally, prepare, why)
@@ -164,6 +169,27 @@ class WorkerPool:
         return worker
 
 
+def _without_ends(pipeline: Pipeline) -> Pipeline:
+    """What a worker has to know: nothing of source and sinks but their names, for their configurations may hold secrets."""
+
+    def bare(component: Component) -> Component:
+        return replace(component, config=ComponentConfig())
+
+    sinks = [replace(sink, component=bare(sink.component)) for sink in pipeline.sinks]
+    return replace(pipeline, source=bare(pipeline.source), sinks=sinks, tests=())
+
+
+def _packed(events: Sequence[Event], tally: Tally) -> list[Event]:
+    """The events that can travel; one whose data has no JSON form fails here."""
+    ready = []
+    for event in events:
+        try:
+            ready.append(packed(event))
+        except Permanent as error:
+            tally.fail("decode", event, error)
+    return ready
+
+
 async def _read(stdout: asyncio.StreamReader) -> bytes:
     (length,) = LENGTH.unpack(await stdout.readexactly(LENGTH.size))
     return await stdout.readexactly(length)
@@ -172,20 +198,17 @@ async def _read(stdout: asyncio.StreamReader) -> bytes:
 async def _within(reply: asyncio.Future[bytes], seconds: float) -> bytes:
     """Wait in ticks: time in which this process was stopped or starved shows as one long tick, and counts as one short one."""
     left = seconds
-    try:
-        while True:
-            done, _ = await asyncio.wait((reply,), timeout=min(TICK, left))
-            if done:
-                return reply.result()
-            left -= TICK
-            if left <= 0:
-                raise Exceeded(
-                    "worker.timeout",
-                    f"the steps took longer than {seconds:g} s for one event",
-                    "raise transform_timeout, or mend the program that does not end",
-                )
-    finally:
-        reply.cancel()
+    while True:
+        done, _ = await asyncio.wait((reply,), timeout=min(TICK, left))
+        if done:
+            return reply.result()
+        left -= TICK
+        if left <= 0:
+            raise Exceeded(
+                "worker.timeout",
+                f"the steps took longer than {seconds:g} s for one event",
+                "raise transform_timeout, or mend the program that does not end",
+            )
 
 
 def _ending(status: int) -> str:

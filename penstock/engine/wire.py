@@ -18,7 +18,7 @@ from penstock.errors import (
     Unavailable,
     Violation,
 )
-from penstock.event import UNSET, Event
+from penstock.event import UNSET, Event, decode, encode
 
 _KINDS: dict[str, type[ComponentError]] = {
     kind.__name__: kind for kind in (Transient, Unavailable, Permanent, Fatal, EnvironmentFault)
@@ -68,7 +68,7 @@ class Request(msgspec.Struct, array_like=True):
 
 
 class Reply(msgspec.Struct, array_like=True):
-    """What a worker made of a block; `fatal` is why the run must stop."""
+    """What a worker made of a block; `fatal` is why the run must stop; `kept` holds the `$steps` that sinks ask for, as JSON."""
 
     outputs: list[Event]
     routes: list[int] | None
@@ -76,10 +76,11 @@ class Reply(msgspec.Struct, array_like=True):
     steps: list[tuple[str, str, int]]
     derived: int
     fatal: WireError | None = None
+    kept: list[bytes] | None = None
 
     @classmethod
     def of(cls, outputs: Sequence[Event], routes: list[int] | None, tally: Tally) -> Reply:
-        outputs, routes = _writable(outputs, routes, tally)
+        outputs, routes, kept = _writable(outputs, routes, tally)
         return cls(
             outputs,
             routes,
@@ -89,6 +90,7 @@ class Reply(msgspec.Struct, array_like=True):
             ],
             [(step, outcome, count) for (step, outcome), count in tally.steps.items()],
             derived=tally.derived,
+            kept=kept,
         )
 
     def into(self, tally: Tally) -> tuple[list[Event], list[int] | None]:
@@ -100,22 +102,34 @@ class Reply(msgspec.Struct, array_like=True):
             )
         tally.steps.update(Counter({(step, outcome): count for step, outcome, count in self.steps}))
         tally.derived += self.derived
+        for event, steps in zip(self.outputs, self.kept or (), strict=False):
+            event.steps = decode(steps)
         return self.outputs, self.routes
 
 
-def _writable(outputs: Sequence[Event], routes: list[int] | None, tally: Tally) -> tuple[list[Event], list[int] | None]:
-    """The outputs, packed. An event of which one output has no JSON form fails whole, as it would at a sink."""
+def _writable(
+    outputs: Sequence[Event], routes: list[int] | None, tally: Tally
+) -> tuple[list[Event], list[int] | None, list[bytes] | None]:
+    """The outputs, packed, their routes and their `$steps`. An event of which one output has no JSON form fails whole, as it
+    would at a sink."""
+    asked = any(event.steps for event in outputs)
     refused = set()
+    steps: list[bytes] = []
     for event in outputs:
         try:
             packed(event)
+            steps.append(encode(event.steps) if asked else b"")
         except Permanent as error:
             tally.fail("transforms", event, error)
             refused.add(event.origin)
-    if not refused:
-        return list(outputs), routes
-    kept = [i for i, event in enumerate(outputs) if event.origin not in refused]
-    return [outputs[i] for i in kept], routes and [routes[i] for i in kept]
+            steps.append(b"")
+        event.steps = None
+    places = [i for i, event in enumerate(outputs) if event.origin not in refused]
+    return (
+        [outputs[i] for i in places],
+        None if routes is None else [routes[i] for i in places],
+        [steps[i] for i in places] if asked else None,
+    )
 
 
 def _envelope(event: Event) -> Event:
@@ -130,7 +144,6 @@ def packed(event: Event) -> Event:
     if event.decoded is not UNSET and not isinstance(event.decoded, bytes):
         event.json()
         event.decoded = UNSET
-    event.steps = None
     return event
 
 

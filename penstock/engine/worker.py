@@ -13,7 +13,6 @@ import random
 import resource
 import signal
 import struct
-import sys
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -43,7 +42,8 @@ class Task:
 def main() -> None:
     """Serve blocks until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to act on
-    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a step that reads stdin must not eat the frames
     os.dup2(2, 1)  # what a step prints goes to stderr, never between the frames
     first = read_frame(stdin)
     if first is None:
