@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from penstock.cli import numbers
+from penstock.cli.lazy import Settings
+from penstock.cli.running import Request, make_log
 from penstock.cli.summary import equation_lines
 from penstock.cli.terminal import Style, Terminal
 from penstock.cloudevents import to_structured
@@ -13,28 +14,21 @@ from penstock.config.model import Pipeline
 from penstock.engine.preview import PreviewRecord, dry_run
 from penstock.errors import ExitStatus
 from penstock.faults import Faults
-from penstock.observe.log import JsonLog, TextLog, stream_writer
 from penstock.observe.text import printable, printable_json
 
-if TYPE_CHECKING:
-    from penstock.cli.running import Request
 
-
-async def dry_run_all(pipelines: Sequence[Pipeline], request: Request, terminal: Terminal) -> int:
+async def dry_run_all(pipelines: Sequence[Pipeline], request: Request, settings: Settings, terminal: Terminal) -> int:
     """One pipeline after the other. :return: the exit status."""
     dead_lettered = 0
     for pipeline in pipelines:
-        dead_lettered += await _dry_run(pipeline, request, terminal)
+        dead_lettered += await _dry_run(pipeline, request, settings, terminal)
     return int(ExitStatus.FOUND if dead_lettered and request.fail_on_dead_letters else ExitStatus.DONE)
 
 
-async def _dry_run(pipeline: Pipeline, request: Request, terminal: Terminal) -> int:
-    from penstock.clock import SystemClock
-
-    write = stream_writer(terminal.err)
-    log = TextLog(write, color=terminal.err_style.color) if terminal.interactive else JsonLog(write, SystemClock())
+async def _dry_run(pipeline: Pipeline, request: Request, settings: Settings, terminal: Terminal) -> int:
     show = _silent if request.json else _printer(terminal)
-    summary = await dry_run(pipeline, request.options(log, Faults.from_environment()), show)
+    options = request.options(make_log(settings, terminal), Faults.from_environment())
+    summary = await dry_run(pipeline, options, show)
     if request.json:
         terminal.show_json(summary.to_json())
         return summary.counts.dead_lettered

@@ -53,6 +53,6 @@ def run(
     terminal = Terminal.of_process()
     pipelines = load_files(settings, files, overrides)
     if dry_run:
-        return asyncio.run(dry_run_all(pipelines, request, terminal))
+        return asyncio.run(dry_run_all(pipelines, request, settings, terminal))
     refuse_mixed_output(pipelines, request)
     return asyncio.run(run_all(pipelines, request, settings, terminal))

@@ -6,9 +6,9 @@ The first SIGTERM or SIGINT drains every run, the second stops now. What was com
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +66,7 @@ class Supervisor:
     unexpected: Callable[[Exception], None]
     _tasks: list[asyncio.Task[Outcome]] = field(default_factory=list)
     _signals: int = 0
-    _signalled_at: float = -math.inf
+    _last: tuple[int, float] | None = None
     _interrupted_by: int | None = None
 
     async def execute(self) -> tuple[list[Outcome], int | None]:
@@ -102,9 +102,7 @@ class Supervisor:
             self.log(incident)
 
     def _signalled(self, number: int) -> None:
-        now = asyncio.get_running_loop().time()
-        echo, self._signalled_at = now - self._signalled_at < ECHO_SECONDS, now
-        if echo:  # `timeout` and some supervisors signal the process and then its group: that is one wish, not two
+        if self._is_echo(number):
             return
         self._signals += 1
         name = signal.Signals(number).name
@@ -115,8 +113,21 @@ class Supervisor:
             return
         self._interrupted_by = number
         if self._signals > 2:
-            os._exit(128 + number)
+            _leave(128 + number)
         self.log(Incident("warning", "run.interrupted", f"{name} again: what was not committed will be read again"))
         for task in self._tasks:
             task.cancel()
-        asyncio.get_running_loop().call_later(STOP_SECONDS, os._exit, 128 + number)
+        asyncio.get_running_loop().call_later(STOP_SECONDS, _leave, 128 + number)
+
+    def _is_echo(self, number: int) -> bool:
+        """`timeout` and some supervisors signal the process and then its group: that is one wish, not two."""
+        now = asyncio.get_running_loop().time()
+        last, self._last = self._last, (number, now)
+        return last is not None and last[0] == number and now - last[1] < ECHO_SECONDS
+
+
+def _leave(status: int) -> None:
+    """End at once; what was committed stands. A terminal gets its cursor back."""
+    if sys.stderr.isatty():
+        os.write(2, b"\x1b[?25h")
+    os._exit(status)
