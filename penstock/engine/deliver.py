@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from penstock.clock import Clock
 from penstock.config.model import Retry
 from penstock.engine.group import Group
-from penstock.engine.ledgers import STATE, LedgerState
+from penstock.engine.ledgers import STATE, LedgerState, names_of
 from penstock.engine.letters import LetterMaker
 from penstock.engine.outcomes import finished_keys
 from penstock.engine.retry import PATIENT, delays, gave_up
@@ -224,7 +224,7 @@ class Committer:
             group=number,
             positions=group.positions,
             counts=self.note.counts.plus(group.counts),
-            ledgers={ledger.name: ledger.instance for ledger in self.ledgers},
+            ledgers=names_of(self.ledgers),
             running=self.running(),
             drained=drained,
             at=self.clock.now(),

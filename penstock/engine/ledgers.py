@@ -95,7 +95,7 @@ async def claim_all(store: StateStore, ledgers: Sequence[LedgerState], claims: C
         group=standing.note.group,
         positions=standing.positions,
         counts=standing.note.counts,
-        ledgers={state.name: state.instance for state in ledgers},
+        ledgers=names_of(ledgers),
         running=_running(note, clock),
         drained=False,
         at=clock.now(),
@@ -133,8 +133,7 @@ async def _claim_one(state: LedgerState, claims: Claims, note: Note) -> None:
     state.group = claim.group
     state.keys_high = claim.keys_high
     state.sink_states = dict(claim.sink_states)
-    holds_note = state.name in note.ledgers or claim.group == 0
-    state.positions = _later(claim.positions, note.positions if holds_note or claims.adopt else {})
+    state.positions = _later(claim.positions, note.positions)
 
 
 def _check(state: LedgerState, claim: Claim, claims: Claims, note: Note) -> None:
@@ -142,12 +141,27 @@ def _check(state: LedgerState, claim: Claim, claims: Claims, note: Note) -> None
         raise _restored(claims, state, f"it holds group {claim.group}, the state store noted {note.group}")
     if claim.group > 0 and not note.ledgers:
         raise _restored(claims, state, f"it holds group {claim.group}, the state store knows of no run")
-    if claim.group > 0 and state.name not in note.ledgers:
+    known = note.ledgers.keys()
+    if state.sink is None:  # shared: each sink is known by the state that its last flush left
+        returned = [sink for sink in claim.sink_states if sink in state.sinks and _shared(sink) not in known]
+    else:
+        returned = state.sinks if claim.group > 0 and state.name not in known else []
+    if returned:
         raise EnvironmentFault(
             "ledger.came_back",
-            f"sink {state.name} was part of this pipeline before, and missed what was delivered meanwhile",
-            help=f"`pipe checkpoint adopt {claims.pipeline}` goes on from now; or give the sink another name or table",
+            f"sink {' and '.join(returned)} was part of this pipeline before, and missed what was delivered meanwhile",
+            help=f"`pipe checkpoint adopt {claims.pipeline}` goes on from now; or give the sink another name or place",
         )
+
+
+def names_of(ledgers: Sequence[LedgerState]) -> dict[str, str]:
+    """Every ledger's instance by name, and every sink that shares the state store's: one that comes back is noticed (rule 2)."""
+    names = {state.name: state.instance for state in ledgers}
+    return names | {_shared(sink): state.instance for state in ledgers if state.name == STATE for sink in state.sinks}
+
+
+def _shared(sink: str) -> str:
+    return f"{STATE}/{sink}"
 
 
 def _restored(claims: Claims, state: LedgerState, what: str) -> EnvironmentFault:

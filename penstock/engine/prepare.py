@@ -134,7 +134,9 @@ class Keys:
         given = pipeline.event
         positional = dedup.key is None and has_positions and given.id is None and given.source is None
         program = None if dedup.key is None else expressions.fields({"dedup.key": dedup.key}, "event")
-        timed = dedup.key is not None and given.time is not None and dedup.key.strip() == ".data"
+        # A time that depends on the moment of processing would give a repetition another key.
+        stable = given.time is not None and "now" not in given.time
+        timed = dedup.key is not None and dedup.key.strip() == ".data" and stable
         space = blake2b(repr((dedup.key, positional, timed)).encode(), digest_size=8).hexdigest()
         return cls(space, program, positional, timed)
 
