@@ -71,7 +71,8 @@ class PaperStore:
 
 def ledger(name: str, group: int = 0, counts: Counts = TEN, *, epoch: int = 4, **orders: int) -> LedgerState:
     claim = Claim(f"instance of {name}", epoch, group, place(**orders), counts, {})
-    return LedgerState(name, PaperLedger(claim), [name])
+    paper = PaperLedger(claim)
+    return LedgerState(name, paper, [name], sink=None if name == STATE else paper)  # type: ignore[arg-type]  # what a claim needs
 
 
 def noted(group: int, *ledgers: str, counts: Counts = TEN, drained: bool = False, **orders: int) -> Note:
@@ -174,6 +175,15 @@ async def test_a_sink_that_comes_back_stops_and_asks() -> None:
     assert caught.value.code == "ledger.came_back"
     assert "sink back" in caught.value.message
     assert "pipe checkpoint adopt orders" in str(caught.value.help)
+
+
+async def test_sinks_without_a_ledger_come_back_one_by_one() -> None:
+    claim = Claim("instance", 4, 5, place(p=12), TEN, {"tape": b"300"})
+    tape, new = (LedgerState(STATE, PaperLedger(claim), sinks) for sinks in (["tape"], ["new"]))
+    with pytest.raises(EnvironmentFault, match="sink tape was part of this pipeline before"):
+        await stand(noted(8, "a", p=20), ledger("a", 8, p=20), tape)
+    standing = await stand(noted(8, "a", p=20), ledger("a", 8, p=20), new)
+    assert (shown(standing.positions), ahead(new)) == ({"p": 20}, [{}])
 
 
 async def test_a_sink_that_comes_back_is_adopted_at_the_pipelines_position() -> None:
