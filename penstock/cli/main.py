@@ -93,7 +93,7 @@ def execute(arguments: list[str], settings: Settings, terminal: Terminal) -> int
     except ReaderGone:
         raise
     except Exception as error:  # supervision point: the command ends, and says that the mistake is ours
-        say_internal_error(error, settings, terminal)
+        _say_internal_error(error, settings, terminal)
         return int(ExitStatus.FAILED)
 
 
@@ -104,7 +104,7 @@ def _say_usage(error: click.ClickException, terminal: Terminal) -> int:
     return int(ExitStatus.USAGE)
 
 
-def say_internal_error(error: Exception, settings: Settings, terminal: Terminal) -> None:
+def _say_internal_error(error: Exception, settings: Settings, terminal: Terminal) -> None:
     """An exception that nobody expected, in short; its traceback only at `--log-level debug`."""
     if settings.log_level == "debug":
         terminal.say("".join(traceback.format_exception(error)).rstrip())

@@ -102,7 +102,7 @@ class ProgressDisplay:
         self._progress = _make_progress(self._stream)
         names = [printable(run.pipeline) for run in self._runs]
         width = max(map(len, names), default=0)
-        self._bars = [self._progress.add_task(name.ljust(width), total=None, share="", talk="") for name in names]
+        self._bars = [self._progress.add_task(name.ljust(width), total=1, share="", talk="") for name in names]
         self._progress.start()
         self._task = asyncio.create_task(self._refresh(), name="progress")
         return self
@@ -137,9 +137,9 @@ class ProgressDisplay:
             display.update(bar, visible=False)
             return
         progress = pace.committed(run, run.progress())
-        done, total = progress if progress is not None else (0, None)
+        done, total = progress if progress is not None else (0, 1 if run.phase == "starting" else None)
         pace.add(self._clock(), run.counts.received, done)
-        share = f"{100 * done / total:3.0f} %" if total else ""
+        share = f"{100 * done / progress[1]:3.0f} %" if progress is not None and progress[1] else ""
         talk = describe(run, pace, progress).ljust(pace.widest)
         pace.widest = len(talk)  # a bar that grows and shrinks with the words beside it is hard to read
         display.update(bar, completed=done, total=total or None, share=share, talk=talk)

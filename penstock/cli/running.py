@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.cli.lazy import Settings
-from penstock.cli.main import say_internal_error
 from penstock.cli.progress import ProgressDisplay
 from penstock.cli.stores import open_groups
 from penstock.cli.summary import plain_summary, summary_lines
 from penstock.cli.supervise import Outcome, Supervisor, worst
-from penstock.cli.terminal import Terminal
+from penstock.cli.terminal import Style, Terminal, paint_error
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
 from penstock.engine.run import Run, RunOptions
-from penstock.errors import UsageError
+from penstock.errors import PenstockError, UsageError
 from penstock.faults import Faults
 from penstock.observe.http import Address, ObserveServer
-from penstock.observe.log import Incident, JsonLog, Log, TextLog, stream_writer
+from penstock.observe.log import Incident, JsonLog, Log, TextLog, from_error, stream_writer
+from penstock.observe.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,16 @@ async def run_all(pipelines: Sequence[Pipeline], request: Request, settings: Set
             terminal.show_json(summary_document(outcome))
             terminal.out.flush()
 
-    supervisor = Supervisor(runs, log, ended, lambda error: say_internal_error(error, settings, terminal))
+    def failed(outcome: Outcome, error: PenstockError) -> None:
+        if not terminal.interactive:
+            for incident in from_error(error, outcome.pipeline.name):
+                log(incident)
+            return
+        write = display.write if display is not None else stream_writer(terminal.err)
+        for line in failure_lines(outcome, error, settings, terminal.err_style, named=len(runs) > 1):
+            write(line)
+
+    supervisor = Supervisor(runs, log, failed, ended)
     async with AsyncExitStack() as stack:
         if request.http is not None:
             server = ObserveServer([run.status for run in runs], request.http, SystemClock())
@@ -84,6 +94,14 @@ async def run_all(pipelines: Sequence[Pipeline], request: Request, settings: Set
     if interrupted_by is not None:
         return 128 + interrupted_by
     return worst([outcome.exit_status(fail_on_dead_letters=request.fail_on_dead_letters) for outcome in outcomes])
+
+
+def failure_lines(outcome: Outcome, error: PenstockError, settings: Settings, style: Style, *, named: bool) -> list[str]:
+    """All parts of an error that ended a run, the pipeline's name before it where there are several; its cause for debugging."""
+    lines = [f"{style.red('✗')} {style.bold(printable(outcome.pipeline.name))} failed"] if named else []
+    if settings.log_level == "debug" and error.__cause__ is not None:
+        lines += printable("".join(traceback.format_exception(error.__cause__)), keep="\n").splitlines()
+    return lines + paint_error(printable(error.render(), keep="\n"), style).splitlines()
 
 
 def _display(pipelines: Sequence[Pipeline], terminal: Terminal) -> ProgressDisplay | None:
@@ -106,6 +124,8 @@ async def _say_summaries(outcomes: Sequence[Outcome], request: Request, terminal
     if request.json:
         return
     for outcome in outcomes:
+        if outcome.summary is None or not outcome.summary.epoch:  # it never began, and its error says why
+            continue
         if terminal.interactive:
             groups = await open_groups(outcome.pipeline) if outcome.run.status.open_letters else []
             terminal.say(*summary_lines(outcome, groups, terminal.err_style, terminal.err_width))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from penstock.config.model import Pipeline
 from penstock.engine.run import Run
 from penstock.errors import ExitStatus, Fatal, PenstockError
-from penstock.observe.log import Incident, Log, from_error
+from penstock.observe.log import Incident, Log
 from penstock.observe.status import RunSummary
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -56,14 +56,13 @@ def worst(statuses: Sequence[ExitStatus]) -> ExitStatus:
 class Supervisor:
     """Runs pipelines side by side. `execute` once.
 
-    :ivar ended: told of each run as it ends.
-    :ivar unexpected: told of an exception that is a mistake in Penstock.
+    :ivar failed: told of a run's error at once, while others go on; `ended` of each run as it ends.
     """
 
     runs: Sequence[Run]
     log: Log
+    failed: Callable[[Outcome, PenstockError], None]
     ended: Callable[[Outcome], None]
-    unexpected: Callable[[Exception], None]
     _tasks: list[asyncio.Task[Outcome]] = field(default_factory=list)
     _signals: int = 0
     _last: tuple[int, float] | None = None
@@ -89,8 +88,9 @@ class Supervisor:
         except PenstockError as error:
             self._failed(outcome, error)
         except Exception as error:  # supervision point: a mistake of ours ends this pipeline, not the others
-            self.unexpected(error)
-            self._failed(outcome, Fatal("internal.error", f"{type(error).__name__}: {error}", why="a mistake in Penstock"))
+            bug = Fatal("internal.error", f"{type(error).__name__}: {error}", why="a mistake in Penstock", help="report it")
+            bug.__cause__ = error
+            self._failed(outcome, bug)
         outcome.stopped = bool(self._signals)
         self.ended(outcome)
         return outcome
@@ -98,8 +98,7 @@ class Supervisor:
     def _failed(self, outcome: Outcome, error: PenstockError) -> None:
         outcome.error = error
         outcome.summary = outcome.run.summary()
-        for incident in from_error(error, outcome.pipeline.name):
-            self.log(incident)
+        self.failed(outcome, error)
 
     def _signalled(self, number: int) -> None:
         if self._is_echo(number):
