@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.builtins import room
 from penstock.config.model import Pipeline
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 LAST_EPOCH = 1 << 60
+Patient = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Does something for as long as it takes."""
 
 T = TypeVar("T")
 
@@ -57,7 +59,12 @@ class Claimed:
                 drained=True,
                 at=committer.clock.now(),
             )
-            await self.store.note(self.epoch, final)
+
+            def tell(error: Unavailable) -> None:
+                committer.status.waiting = f"{error.code}: {error}"
+
+            await patiently(partial(self.store.note, self.epoch, final), committer.random, committer.clock, tell)
+            committer.status.waiting = None
 
 
 async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunStatus, stack: AsyncExitStack) -> Claimed:
@@ -79,10 +86,13 @@ async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunSta
             await patient(partial(ledger.sink.open, None))
     epoch, standing = await patient(lambda: _claim(assembly, options, store, ledgers))
     await patient(lambda: _end_jobs(store, ledgers))
-    status.epoch, status.waiting = epoch, None
+    status.epoch = epoch
     started = clock.monotonic()
     ends = [_end(assembly, sink, ledgers, status) for sink in assembly.sinks]
-    await _open_plain_sinks(ends, ledgers, standing, epoch, store, stack)
+    fresh = await _open_plain_sinks(ends, ledgers, stack, patient)
+    if fresh:
+        await patient(partial(store.commit, _first_states(epoch, standing, *fresh)))
+    status.waiting = None
     status.totals = standing.note.counts
     counts = await store.letter_counts()
     status.open_letters = counts.get("open", 0) + counts.get("parked", 0) + counts.get("replaying", 0)
@@ -178,13 +188,13 @@ def _end(assembly: Assembly, name: str, ledgers: list[LedgerState], status: RunS
 
 
 async def _open_plain_sinks(
-    ends: list[SinkEnd], ledgers: list[LedgerState], standing: Standing, epoch: int, store: StateStore, stack: AsyncExitStack
-) -> None:
-    """Each at what its last committed flush returned. A sink that is new has its state committed before its first write, so that
-    a crash in that write can be undone."""
+    ends: list[SinkEnd], ledgers: list[LedgerState], stack: AsyncExitStack, patient: Patient
+) -> tuple[LedgerState, dict[str, bytes]] | None:
+    """Each at what its last committed flush returned; the states of those that are new, which are to be committed before their
+    first write, so that a crash in that write can be undone."""
     state = next((ledger for ledger in ledgers if ledger.sink is None), None)
     if state is None:
-        return
+        return None
     fresh: dict[str, bytes] = {}
     for end in ends:
         if end.ledger != STATE:
@@ -192,18 +202,13 @@ async def _open_plain_sinks(
         sink: Sink = end.sink
         end.committed = state.sink_states.get(end.name)
         stack.push_async_callback(sink.close)
-        await sink.open(end.committed)
-        found = await sink.flush() if end.committed is None else None
+        await patient(partial(sink.open, end.committed))
+        found = await patient(sink.flush) if end.committed is None else None
         if found is not None:
             fresh[end.name] = end.committed = found
-    if fresh:
-        await store.commit(
-            Commit(
-                epoch,
-                state.group,
-                state.group,
-                {},
-                state.claim.counts if state.claim else standing.note.counts,
-                sink_states=fresh,
-            )
-        )
+    return (state, fresh) if fresh else None
+
+
+def _first_states(epoch: int, standing: Standing, state: LedgerState, fresh: dict[str, bytes]) -> Commit:
+    counts = state.claim.counts if state.claim else standing.note.counts
+    return Commit(epoch, state.group, state.group, {}, counts, sink_states=fresh)

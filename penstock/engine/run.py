@@ -90,12 +90,13 @@ class Run:
         try:
             async with AsyncExitStack() as stack:
                 assembly = assemble(self.pipeline, Surroundings(options.clock, options.random, options.faults))
-                claimed = await claim_pipeline(assembly, options, self.status, stack)
-                await self._open_source(assembly, claimed, stack)
-                processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status))
-                stack.enter_context(Watchdog(self.pipeline))
-                self.status.phase = "running"
-                await self._flow_through(assembly, claimed, processor)
+                claimed = await self._claim(assembly, stack)
+                if claimed is not None:
+                    await self._open_source(assembly, claimed, stack)
+                    processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status))
+                    stack.enter_context(Watchdog(self.pipeline))
+                    self.status.phase = "running"
+                    await self._flow_through(assembly, claimed, processor)
         except BaseException:
             self.status.phase = "failed"
             raise
@@ -110,6 +111,18 @@ class Run:
         return RunSummary(
             status.pipeline, status.version, status.epoch, status.counts, status.reread, seconds, sinks, status.open_letters
         )
+
+    async def _claim(self, assembly: Assembly, stack: AsyncExitStack) -> Claimed | None:
+        """What the run holds from now on; None where it was stopped while it waited for another run, or for a disk."""
+        claiming = asyncio.ensure_future(claim_pipeline(assembly, self.options, self.status, stack))
+        stopped = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((claiming, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return claiming.result() if claiming.done() else None
+        finally:
+            claiming.cancel()
+            stopped.cancel()
+            await asyncio.gather(claiming, stopped, return_exceptions=True)
 
     async def _open_source(self, assembly: Assembly, claimed: Claimed, stack: AsyncExitStack) -> None:
         source = assembly.source

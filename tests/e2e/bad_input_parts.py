@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import sqlite3
 import subprocess
@@ -62,8 +63,12 @@ class Project:
     def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(HOUSE), "NO_COLOR": "1", **variables}
 
+    def input(self, name: str = "in.jsonl") -> list[bytes]:
+        return self.lines(name)
+
     def lines(self, name: str = "out.jsonl") -> list[bytes]:
-        return (self.root / name).read_bytes().splitlines()
+        content = (self.root / name).read_bytes()
+        return (gzip.decompress(content) if name.endswith(".gz") else content).splitlines()
 
     def values(self, name: str = "out.jsonl") -> list[Any]:
         return [msgspec.json.decode(line) for line in self.lines(name)]
@@ -77,7 +82,18 @@ class Project:
 
     @property
     def state(self) -> Path:
-        return self.root / ".penstock" / "orders.db"
+        file = self.root / "disk" / "orders.db"
+        return file if file.exists() else self.root / ".penstock" / "orders.db"
+
+    async def position(self) -> int:
+        """Offset in the only input file behind what is committed."""
+        store = SqliteStateStore(self.state, "orders", SystemClock(), Faults())
+        await store.open(create=False)
+        try:
+            note = await store.read_note()
+        finally:
+            await store.close()
+        return int.from_bytes(next(iter(note.positions.values())).order[-8:], "big") if note.positions else 0
 
     async def letters(self, *statuses: str) -> list[DeadLetter]:
         """Dead letters in order of their position, open ones by default."""

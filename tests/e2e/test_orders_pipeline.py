@@ -218,8 +218,6 @@ def test_after_mending_the_schema_a_replay_delivers_the_dead_letters_once(projec
     mended = json.loads(schema.read_text())
     mended["properties"]["UnitPrice"] = {"type": "number", "minimum": 0}
     schema.write_text(json.dumps(mended))
-    enriched_schema = project.root / "pipelines/schemas/shop.order_enriched/1.json"
-    enriched_schema.write_text(enriched_schema.read_text().replace('"exclusiveMinimum": 0', '"minimum": 0'))
     groups = json.loads(project.pipe("dlq", "groups", "orders", "--json"))["items"]
     free = next(group["fingerprint"] for group in groups if group["count"] == 74)
     project.pipe("dlq", "replay", "orders", "--fingerprint", free)
