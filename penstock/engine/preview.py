@@ -20,7 +20,7 @@ from penstock.engine.reading import Reader
 from penstock.engine.run import Run, RunOptions
 from penstock.engine.stages import Failure, Tally
 from penstock.engine.work import Work
-from penstock.errors import ComponentError, Permanent
+from penstock.errors import ComponentError, Fatal, Permanent
 from penstock.event import Event, decode, encode
 from penstock.observe.status import RunSummary
 from penstock.spi import Resume
@@ -113,7 +113,10 @@ async def _trace(assembly: Assembly, event: Event) -> tuple[list[StepTrace], lis
     for stage in assembly.chain.stages:
         if not events or tally.failures:
             break
-        events = await stage.run(events, tally)
+        try:
+            events = await stage.run(events, tally)
+        except Fatal as error:  # `stop`, or a component that cannot go on: what led there is what somebody wants to see
+            tally.failures[0] = Failure(0, stage.name, error, events[0])
         traces.append(_step(stage.name, events, tally))
     return traces, [] if tally.failures else events, tally.failures.get(0)
 
@@ -153,7 +156,7 @@ async def run_test(pipeline: Pipeline, case: TestCase) -> TestResult:
     else:
         expected = [dict(output) for output in case.output or ()]
         actual = _failure_json(failure, {}) if failure else _mentioned(expected, outputs)
-    passed = encode_sorted(expected) == encode_sorted(actual)
+    passed = encode_sorted(_plain(expected)) == encode_sorted(_plain(actual))
     return TestResult(case, passed, expected, actual, "" if passed else _diff(expected, actual), traces)
 
 
@@ -203,6 +206,15 @@ def _failure_json(failure: Failure | None, asked: Mapping[str, Any]) -> dict[str
 def _diff(expected: Any, actual: Any) -> str:
     before, after = (json.dumps(decode(encode(x)), indent=2, sort_keys=True, ensure_ascii=False) for x in (expected, actual))
     return "\n".join(unified_diff(before.splitlines(), after.splitlines(), "expected", "actual", lineterm=""))
+
+
+def _plain(value: Any) -> Any:
+    """3.0 and 3 are one number, however a test or a step spells it."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 encode_sorted = msgspec.json.Encoder(order="sorted").encode
