@@ -109,10 +109,10 @@ async def after(directory: Path, names: Sequence[str], keyed: bool, schedule: Se
 
 
 @pytest.mark.parametrize("names", SINKS.values(), ids=SINKS.keys())
-async def test_a_run_that_died_once_anywhere_changes_nothing(tmp_path: Path, names: Sequence[str]) -> None:
+async def test_a_run_that_died_once_changes_nothing(tmp_path: Path, names: Sequence[str]) -> None:
     expected = {keyed: await after(tmp_path / f"undisturbed {keyed}", names, keyed, []) for keyed in (True, False)}
     rng = random.Random(str(names))
-    for point in POINTS:
+    for point in rng.sample(POINTS, 8):
         nth, keyed = rng.choice([1, 2, 5, 6, 9, 10]), rng.random() < 0.5
         assert await after(tmp_path / f"{point} {nth}", names, keyed, [(point, nth)]) == expected[keyed], (point, nth, keyed)
 
@@ -121,7 +121,7 @@ async def test_a_run_that_died_once_anywhere_changes_nothing(tmp_path: Path, nam
 async def test_runs_that_died_again_and_again_change_nothing(tmp_path: Path, names: Sequence[str]) -> None:
     expected = {keyed: await after(tmp_path / f"undisturbed {keyed}", names, keyed, []) for keyed in (True, False)}
     rng = random.Random(f"again {names}")
-    for number in range(3):
+    for number in range(2):
         keyed = rng.random() < 0.5
         schedule = [(rng.choice(POINTS), rng.randint(1, 4)) for _ in range(rng.randint(2, 4))]
         assert await after(tmp_path / str(number), names, keyed, schedule) == expected[keyed], (schedule, keyed)
