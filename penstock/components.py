@@ -5,15 +5,15 @@ A module is imported when its component is asked for, never before. Built-in nam
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from penstock.builtins import SINKS, SOURCES, TRANSFORMS, load
-from penstock.errors import UsageError
+from penstock.builtins import SINKS, SOURCES, TRANSFORMS
+from penstock.config.suggest import did_you_mean
+from penstock.errors import PenstockError, UsageError
 
 if TYPE_CHECKING:
     from penstock.config.model import Component
@@ -51,37 +51,55 @@ class Catalog:
     def find(self, kind: Kind, name: str) -> Any:
         """The component's class, imported now.
 
-        :raises UsageError: `config.unknown_component` with a did-you-mean, or `component.broken` where its module fails.
+        :raises UsageError: `config.unknown_component` with a did-you-mean; `component.broken` where its module fails or holds no
+            component; `component.ambiguous` where two installed packages provide it.
         """
-        target = self.builtin(kind).get(name)
-        plugin = None if target else self._plugins(kind).get(name)
-        if target is None and plugin is None:
-            raise unknown(kind, name, self.names(kind))
+        entry = self._entry(kind, name)
         try:
-            return load(target) if target is not None else plugin.load() if plugin is not None else None
-        except (ImportError, AttributeError) as error:
+            cls = entry.load()
+        except PenstockError:
+            raise
+        except Exception as error:  # supervision point: a plugin's module runs its own code here
+            raise _broken(kind, entry, f"{type(error).__name__}: {error}") from error
+        if getattr(cls, "Config", None) is None:
+            raise _broken(kind, entry, "it has no `Config`, so it is no component")
+        return cls
+
+    def _entry(self, kind: Kind, name: str) -> EntryPoint:
+        target = self.builtin(kind).get(name)
+        if target is not None:
+            return EntryPoint(name, target, f"penstock.{kind}s")
+        found = self._plugins(kind).get(name, [])
+        if not found:
+            raise unknown(kind, name, self.names(kind))
+        if len({entry.value for entry in found}) > 1:
             raise UsageError(
-                "component.broken",
-                f"the {kind} '{name}' cannot be imported",
-                why=str(error),
-                help=f"is the package that provides {target or (plugin and plugin.value)} installed whole?",
-            ) from error
+                "component.ambiguous",
+                f"several installed packages provide the {kind} '{name}'",
+                why=" and ".join(sorted(entry.value for entry in found)),
+                help="uninstall all but one of them",
+            )
+        return found[0]
 
-    def _plugins(self, kind: Kind) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=f"penstock.{kind}s")} if self.plugins else {}
-
-
-def unknown(kind: Kind, name: str, names: list[str]) -> UsageError:
-    """The error for a component that does not exist."""
-    return UsageError(
-        "config.unknown_component", f"there is no {kind} '{name}'", help=did_you_mean(name, names) or f"one of {', '.join(names)}"
-    )
+    def _plugins(self, kind: Kind) -> dict[str, list[EntryPoint]]:
+        found: dict[str, list[EntryPoint]] = {}
+        for entry in entry_points(group=f"penstock.{kind}s") if self.plugins else ():
+            found.setdefault(entry.name, []).append(entry)
+        return found
 
 
-def did_you_mean(word: str, words: list[str]) -> str | None:
-    """`did you mean '…'?` for the nearest of the words, or None where none is near."""
-    nearest = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
-    return f"did you mean '{nearest[0]}'?" if nearest else None
+def unknown(kind: Kind, name: str, names: Sequence[str], meant: str | None = None) -> UsageError:
+    """The error for a component that does not exist.
+
+    :param meant: what the name probably stands for, where that is more than the nearest of the names.
+    """
+    help = f"did you mean '{meant}'?" if meant else did_you_mean(name, names) or f"one of {', '.join(names)}"
+    return UsageError("config.unknown_component", f"there is no {kind} '{name}'", help=help)
+
+
+def _broken(kind: Kind, entry: EntryPoint, why: str) -> UsageError:
+    help = f"is the package that provides {entry.value} installed whole?"
+    return UsageError("component.broken", f"the {kind} '{entry.name}' cannot be imported", why=why, help=help)
 
 
 def build(kind: Kind, component: Component, context: Context, *, catalog: Catalog | None = None) -> Any:

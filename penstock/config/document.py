@@ -1,19 +1,28 @@
 """A file as plain data beside the places of its keys and values, by path: `("retry", "max_attempts")`, `("tests", 0)`.
 
-References (`${VAR}`) are replaced on the way; a plain scalar is typed after that.
+References (`${VAR}`) are replaced on the way; a plain scalar is typed after that. A reference is never null: an empty variable is
+empty text, so that a forgotten secret is not taken for a field left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from penstock.config.yaml import Node, read_yaml, resolve
+from penstock.config.interpolate import Interpolated
+from penstock.config.scalars import resolve
+from penstock.config.secret import MASK
+from penstock.config.yaml import Node, read_yaml
 from penstock.errors import ConfigProblem, ConfigurationError, Location
 
 Path = tuple[str | int, ...]
+
+_SHORT = 4
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(slots=True)
@@ -22,6 +31,7 @@ class Document:
 
     :ivar keys: where each key stands; `values`: where each value begins.
     :ivar blocks: values that are literal block scalars, whose text begins on the next line, with the indentation of that text.
+    :ivar foreign: for each value that came from outside the file, in whole or in part, what came: errors do not show it.
     :ivar others: values with references as they may be read too: what the plain `${PORT}` is as text, the quoted one as a number.
         The field decides.
     :ivar bare: fields that a bare value fills (`jq: .x`), with the path as it is written.
@@ -35,6 +45,7 @@ class Document:
     blocks: dict[Path, int] = field(default_factory=dict)
     others: dict[Path, Any] = field(default_factory=dict)
     given: dict[Path, str] = field(default_factory=dict)
+    foreign: dict[Path, list[str]] = field(default_factory=dict)
     bare: dict[Path, Path] = field(default_factory=dict)
 
     def at(self, path: Path, *, key: bool = False) -> Location:
@@ -73,6 +84,31 @@ class Document:
             if path in known:
                 known[filled] = known[path]
 
+    def conceal(self, problem: ConfigProblem) -> None:
+        """Take out of a problem what came from outside the file into the value it is about (Invariant 9)."""
+        if not isinstance(problem.where, Location):
+            return
+        path = problem.where.path
+        for about, values in self.foreign.items():
+            written = self._written(about)
+            if path.startswith(written) or written.startswith(path):
+                problem.message = _without(problem.message, values)
+                problem.why = problem.why and _without(problem.why, values)
+                problem.help = problem.help and _without(problem.help, values)
+                problem.where = replace(problem.where, path=_without(problem.where.path, values))
+
+
+def _without(text: str, values: Iterable[str]) -> str:
+    """The text with the values masked, also as they look in quotes; of a very short one, which may be a part of any word, only
+    these."""
+    for value in values:
+        for form in {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}:
+            if len(form) >= _SHORT:
+                text = text.replace(form, MASK)
+            elif form:
+                text = re.sub(rf"""(['"`]){re.escape(form)}(?=['"`])""", rf"\1{MASK}", text)
+    return text
+
 
 def dotted(path: Path) -> str:
     """`transforms[1].jq`."""
@@ -82,7 +118,9 @@ def dotted(path: Path) -> str:
     return text
 
 
-def read_document(file: FilePath, shown: str, interpolate: Callable[[str], str], problems: list[ConfigProblem]) -> Document:
+def read_document(
+    file: FilePath, shown: str, interpolate: Callable[[str], Interpolated], problems: list[ConfigProblem]
+) -> Document:
     """The file's document; what is wrong with it is told to `problems`, and its data is None where it cannot be read at all.
 
     :param shown: how messages call the file.
@@ -94,46 +132,61 @@ def read_document(file: FilePath, shown: str, interpolate: Callable[[str], str],
     except ConfigurationError as error:
         problems.extend(error.problems)
         return document
-    document.data = _plain(document, root, (), interpolate, problems)
-    _indent(document, text.splitlines())
+    document.data = _Reader(document, _LINE_END.split(text), interpolate, problems).plain(root, ())
     return document
 
 
-def _indent(document: Document, lines: list[str]) -> None:
-    """Keep of the block scalars those that are literal (`|`): the lines of a folded one are not those of its text."""
-    for path in list(document.blocks):
-        line, column = document.values[path]
-        if lines[line - 1][column - 1] != "|":
-            del document.blocks[path]
-            continue
-        first = next((text for text in lines[line:] if text.strip()), "")
-        document.blocks[path] = len(first) - len(first.lstrip(" "))
+@dataclass(slots=True)
+class _Reader:
+    """Nodes to plain data, their places to the document."""
 
+    document: Document
+    lines: list[str]
+    interpolate: Callable[[str], Interpolated]
+    problems: list[ConfigProblem]
 
-def _plain(document: Document, node: Node, path: Path, interpolate: Callable[[str], str], problems: list[ConfigProblem]) -> Any:
-    document.values[path] = node.mark
-    value = node.value
-    if isinstance(value, dict):
-        for key, mark in node.keys.items():
-            document.keys[(*path, key)] = mark
-        return {key: _plain(document, inner, (*path, key), interpolate, problems) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(document, inner, (*path, index), interpolate, problems) for index, inner in enumerate(value)]
-    if node.style == "block":
-        document.blocks[path] = 0
-    if isinstance(value, str) and "$" in value:
+    def plain(self, node: Node, path: Path) -> Any:
+        document, value = self.document, node.value
+        document.values[path] = node.mark
+        if isinstance(value, dict):
+            document.keys.update({(*path, key): mark for key, mark in node.keys.items()})
+            return {key: self.plain(inner, (*path, key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self.plain(inner, (*path, index)) for index, inner in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        if node.style == "literal":
+            self._indent(node, path)
+        return self._replaced(node, path) if "${" in value else value
+
+    def _indent(self, node: Node, path: Path) -> None:
+        """Find how far a literal block is indented: its first line with text stands in the file behind that much space."""
+        for number, text in enumerate(node.value.split("\n")):
+            line = self.lines[node.mark[0] + number] if node.mark[0] + number < len(self.lines) else ""
+            if text.strip():
+                if line.endswith(text):
+                    self.document.blocks[path] = len(line) - len(text)
+                return
+
+    def _replaced(self, node: Node, path: Path) -> Any:
         try:
-            text = interpolate(value)
-            if text == value or node.style == "block":
-                return text
-            resolved = resolve(text)
-            if isinstance(resolved, str):
-                return text
-            document.others[path] = text if node.style == "plain" else resolved
-            return resolved if node.style == "plain" else text
+            text, values = self.interpolate(node.value)
         except ConfigProblem as error:
-            error.where = document.at(path)
-            problems.append(error)
+            error.where = self.document.at(path)
+            self.problems.append(error)
+            return node.value
+        if values:
+            self.document.foreign[path] = values
+        if text != node.value:
+            self.document.blocks.pop(path, None)
+        if node.style in ("literal", "folded"):
+            return text
+        try:
+            typed = resolve(text)
         except ValueError as error:
-            problems.append(ConfigProblem("config.number_out_of_range", str(error), where=document.at(path)))
-    return value
+            self.problems.append(ConfigProblem("config.number_out_of_range", str(error), where=self.document.at(path)))
+            return None
+        if typed is None or isinstance(typed, str):
+            return text
+        self.document.others[path] = text if node.style == "plain" else typed
+        return typed if node.style == "plain" else text

@@ -34,7 +34,7 @@ def lint(
             reports.append(LintReport(file, error.problems, ()))
             continue
         first = taken.setdefault(pipeline.name, file)
-        problems = [_taken(pipeline, file, first)] if first != file else []
+        problems = [_taken(pipeline, file, first)] if first.resolve() != file.resolve() else []
         reports.append(LintReport(file, problems, pipeline.warnings, None if problems else pipeline))
     return reports
 

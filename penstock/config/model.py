@@ -16,7 +16,6 @@ from penstock.errors import Location
 
 Backoff = Literal["exponential", "constant"]
 OnError = Literal["dead_letter", "skip", "stop"]
-OnInvalid = Literal["dead_letter", "drop", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,6 @@ class Step:
     named: bool = False
     when: str | None = None
     on_error: OnError = "dead_letter"
-    on_invalid: OnInvalid | None = None
     timeout: float | None = None
     retry: Retry | None = None
     set: Mapping[str, str] = field(default_factory=dict)
@@ -135,7 +133,7 @@ class Pipeline:
     :ivar version: content hash of everything that decides what happens to an event, secrets excluded.
     :ivar resolved: that content, canonical, secrets masked.
     :ivar schemas: text of every schema named, by `subject@version`.
-    :ivar steps_digest: digest of the source of each Python step, by step name.
+    :ivar steps_digest: digest of the source of each Python step, by function (`module:name`).
     :ivar state: directory of the state store, resolved.
     """
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from penstock.config.document import Document, Path, dotted
 from penstock.config.format import Defaults
-from penstock.config.validate import dotted_fields, nearest
-from penstock.config.yaml import resolve
+from penstock.config.scalars import resolve
+from penstock.config.suggest import nearest
+from penstock.config.validate import dotted_fields
+from penstock.config.yaml import MAX_DEPTH
 from penstock.errors import ConfigProblem, Location
 
 PREFIX = "PENSTOCK_"
@@ -21,9 +23,9 @@ FROM_ENVIRONMENT = frozenset(
 _PART = re.compile(r"([^.\[\]=]+)|\[([0-9]+)\]")
 
 
-def merge_defaults(data: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+def merge_defaults(data: dict[str, Any], defaults: Defaults) -> None:
     """Fill in what the pipeline does not say, one level into blocks."""
-    for name, value in defaults.items():
+    for name, value in defaults.model_dump(mode="json", by_alias=True, exclude_unset=True).items():
         if isinstance(value, dict) and isinstance(data.get(name), dict):
             data[name] = {**value, **data[name]}
         else:
@@ -70,7 +72,10 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> list[Config
 def _give(document: Document, path: Path, text: str, shown: str) -> list[ConfigProblem]:
     """Put a value, typed as a YAML scalar, and remember where it came from."""
     try:
+        text.encode()
         value = resolve(text)
+    except UnicodeEncodeError:
+        return [ConfigProblem("config.not_utf8", "the value is not UTF-8", where=Location(shown))]
     except ValueError as error:
         return [ConfigProblem("config.number_out_of_range", str(error), where=Location(shown))]
     place = _put(document.data, path, value)
@@ -79,9 +84,12 @@ def _give(document: Document, path: Path, text: str, shown: str) -> list[ConfigP
         return [
             ConfigProblem("config.bad_override", f"there is nothing at {dotted(path)} to set", where=Location(shown), help=help)
         ]
-    for known in [known for known in document.others if known[: len(place)] == place]:
-        del document.others[known]
+    stale: tuple[dict[Path, Any], ...] = (document.others, document.foreign)
+    for written in stale:
+        for known in [known for known in written if known[: len(place)] == place]:
+            del written[known]
     document.given[place] = shown
+    document.foreign[place] = [text]
     if not isinstance(value, str):
         document.others[place] = text
     return []
@@ -96,7 +104,7 @@ def _split(path: str) -> Path | None:
             return None
         parts.append(match[1] if match[1] is not None else int(match[2]))
         rest = rest[match.end() :].removeprefix(".")
-    return tuple(parts) or None
+    return tuple(parts) if 0 < len(parts) <= MAX_DEPTH else None
 
 
 def _put(data: Any, path: Path, value: Any) -> Path | None:

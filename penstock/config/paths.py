@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
 
+from penstock.config.suggest import did_you_mean
+from penstock.config.yaml import MAX_BYTES
 from penstock.errors import UsageError
 
 PROJECT_FILE = "penstock.yaml"
-_PIPELINE = re.compile(r"^pipeline:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
+_PIPELINE = re.compile(r"^[\"']?pipeline[\"']?:[ \t]+[\"']?([^\s\"'#{\[|>&*!]+)", re.MULTILINE)
 
 
 def find_project(start: Path) -> Path:
@@ -25,15 +26,16 @@ def expand(arguments: Sequence[str]) -> list[Path]:
 
     :raises UsageError: `usage.no_files`, where one names nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for argument in arguments:
         paths = list(_expand_one(argument))
         if not paths:
             raise UsageError(
                 "usage.no_files", f"{argument} names no pipeline file", help="a file, a directory or a glob of `*.yaml`"
             )
-        found.update(dict.fromkeys(paths))
-    return list(found)
+        for path in paths:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
 
 
 def _expand_one(argument: str) -> Iterator[Path]:
@@ -50,30 +52,41 @@ def _expand_one(argument: str) -> Iterator[Path]:
 
 def pipelines_in(directory: Path) -> list[Path]:
     """The `*.yaml` and `*.yml` files of a directory that declare a pipeline."""
-    files = sorted([*directory.glob("*.yaml"), *directory.glob("*.yml")])
+    files = sorted(path for suffix in ("yaml", "yml") for path in directory.glob(f"*.{suffix}") if path.is_file())
     return [file for file in files if file.name != PROJECT_FILE and pipeline_name(file) is not None]
 
 
 def pipeline_name(file: Path) -> str | None:
-    """What the file calls its pipeline, without checking anything else of it."""
-    match = _PIPELINE.search(file.read_text(encoding="utf-8", errors="replace"))
+    """What the file calls its pipeline, without checking anything else of it; None where it declares none, or cannot be read."""
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace") as stream:
+            match = _PIPELINE.search(stream.read(MAX_BYTES))
+    except OSError:
+        return None
     return match[1] if match else None
 
 
 def find_pipeline(name: str, project: Path) -> Path:
     """The file of a pipeline, by its name (looked up in `pipelines/*.yaml`) or as a path.
 
-    :raises UsageError: `usage.unknown_pipeline`, with the nearest name.
+    :raises UsageError: `usage.unknown_pipeline`, with the nearest name; `usage.same_pipeline`, where two files have that name.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if path.is_file():
             return path
-    known = {found: file for file in pipelines_in(project / "pipelines") if (found := pipeline_name(file))}
-    if name in known:
-        return known[name]
-    near = get_close_matches(name, known, n=1)
-    hint = (
-        f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}" if known else "there is none in pipelines/"
-    )
-    raise UsageError("usage.unknown_pipeline", f"there is no pipeline '{name}'", help=hint)
+    known: dict[str, list[Path]] = {}
+    for file in pipelines_in(project / "pipelines"):
+        known.setdefault(pipeline_name(file) or "", []).append(file)
+    files = known.get(name, [])
+    if len(files) > 1:
+        raise UsageError(
+            "usage.same_pipeline",
+            f"{' and '.join(map(str, files))} are both called '{name}'",
+            why="its name is the namespace of a pipeline's state",
+            help="name the file, or give one of them another name",
+        )
+    if files:
+        return files[0]
+    hint = f"known: {', '.join(sorted(known))}" if known else "there is none in pipelines/"
+    raise UsageError("usage.unknown_pipeline", f"there is no pipeline '{name}'", help=did_you_mean(name, known) or hint)

@@ -15,7 +15,6 @@ SPELLINGS = {
     "slot_name": "slot.name",
     "alert_above": "dead_letter.alert_threshold",
     "retries": "retry.max_attempts",
-    "retires": "retry.max_attempts",
     "max_retries": "retry.max_attempts",
     "batch_size": "batching.count",
     "batch": "batching",
@@ -44,16 +43,16 @@ _FOREIGN_PROGRAMS = (
         "write `.x` for `.trigger.data.x`",
     ),
     (
-        re.compile(r"(?<![\w.\"\])$])\.steps\.(\w+)(\.output)?"),
+        re.compile(r"(?<![\w.\"\])$])\.steps(\.\w+|\[[^\]]*\])\.output\b"),
         "earlier outputs are in $steps",
         "write `$steps.NAME` for `.steps.NAME.output`",
     ),
     (
-        re.compile(r"^\s*root(\.\w+)*\s*=", re.MULTILINE),
+        re.compile(r"^\s*root(\.\w+)*\s*=(?!=)", re.MULTILINE),
         "this is a Bloblang mapping",
         "jq builds an object: `{total: (.price * .qty)}`",
     ),
-    (re.compile(r"\bthis\.\w+"), "`this.` is Bloblang", "jq says `.field`"),
+    (re.compile(r"(?<![\w.$@])this\.\w+"), "`this.` is Bloblang", "jq says `.field`"),
 )
 _TEMPLATE = re.compile(r"\{\{-?\s*(if|range|with|end|\.|\w+\s+\.)")
 _STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|#[^\n]*', re.DOTALL)
@@ -69,7 +68,8 @@ def is_foreign_shape(data: Any) -> bool:
     """Whether the file is one of Benthos' or Redpanda Connect's."""
     if not isinstance(data, dict) or {"source", "sink", "sinks"} & data.keys():
         return False
-    return {"input", "output"} <= data.keys() or ("pipeline" in data and "processors" in (data["pipeline"] or ()))
+    inner = data.get("pipeline")
+    return {"input", "output"} <= data.keys() or (isinstance(inner, dict) and "processors" in inner)
 
 
 def refuse_later(document: Document) -> Iterator[ConfigProblem]:
@@ -102,7 +102,8 @@ def refuse_later(document: Document) -> Iterator[ConfigProblem]:
 def _refuse_in_components(document: Document) -> Iterator[ConfigProblem]:
     data = document.data
     for group in ("transforms", "sinks"):
-        for index, entry in enumerate(data.get(group) or ()):
+        entries = data.get(group)
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
             yield from _refuse_in_entry(document, entry, (group, index))
     yield from _refuse_in_entry(document, data.get("sink"), ("sink",))
 
@@ -110,8 +111,8 @@ def _refuse_in_components(document: Document) -> Iterator[ConfigProblem]:
 def _refuse_in_entry(document: Document, entry: Any, path: Path) -> Iterator[ConfigProblem]:
     if not isinstance(entry, dict):
         return
-    blocks = [(entry, path), *((block, (*path, name)) for name, block in entry.items() if isinstance(block, dict))]
-    for block, at in blocks:
+    inner = [(block, (*path, name)) for name, block in entry.items() if isinstance(block, dict) and name != "set"]
+    for block, at in [(entry, path), *inner]:
         for name in ("effects", "idempotency_key", "order_by"):
             if name in block:
                 yield _later(document, (*at, name), *_LATER[(name,)])

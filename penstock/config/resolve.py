@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -17,19 +17,21 @@ from pydantic import BaseModel
 
 from penstock.builtins import room
 from penstock.clock import SystemClock
-from penstock.components import Catalog, Kind, build
+from penstock.components import Catalog, Kind, build, unknown
 from penstock.config.base import ComponentConfig, Jq
 from penstock.config.document import Document, Path
 from penstock.config.model import Component
-from penstock.config.refuse import foreign_program, later_component
+from penstock.config.programs import programs
+from penstock.config.refuse import SPELLINGS, foreign_program, later_component
+from penstock.config.suggest import nearest
 from penstock.config.validate import fields_at, unknown_field, validated
-from penstock.errors import ConfigProblem, PenstockError, UsageError
+from penstock.errors import ConfigProblem, Location, PenstockError
 from penstock.faults import Faults
 from penstock.spi import Context, Expressions
 
 S = TypeVar("S", bound=ComponentConfig)
 
-_PLACE = re.compile(r"line (\d+), column (\d+)")
+_PLACE = re.compile(r"line (\d+), column (\d+) of the program")
 
 
 @dataclass(slots=True)
@@ -52,11 +54,8 @@ class Resolver:
         """The component of a block, and the fields beside it; None for what could not be made."""
         block = {entry: None} if isinstance(entry, str) else entry
         if not isinstance(block, dict):
-            self._problem(
-                "config.invalid_value",
-                f"a {kind} was expected: a name, or a block such as `{self.catalog.names(kind)[0]}: {{…}}`",
-                path,
-            )
+            example = self.catalog.names(kind)[0]
+            self.problem("config.invalid_value", f"a {kind} was expected: a name, or a block such as `{example}: {{…}}`", path)
             return None, None
         siblings = fields_at(beside, ())
         named = [key for key in block if key not in siblings]
@@ -64,65 +63,89 @@ class Resolver:
             named = [key for key in block if self.catalog.has(kind, key)]
             siblings = [field for field in siblings if field not in named]
         name = self._choose(kind, named, path, siblings)
-        fields = validated(beside, {key: block[key] for key in block if key in siblings}, self.document, path, self.problems)
-        if fields is not None:
-            self._check_programs(fields, path)
+        around = {key: block[key] for key in block if key in siblings}
+        self.check_programs(beside, around, path)
+        fields = validated(beside, around, self.document, path, self.problems)
         if name is None:
             return None, fields
         return self._component(kind, name, block[name], path), fields
 
     def _choose(self, kind: Kind, named: Sequence[str], path: Path, siblings: list[str]) -> str | None:
-        known = [key for key in named if key in self.catalog.names(kind)]
+        """Which of the keys names the component; the others are unknown fields."""
+        known = [key for key in named if self.catalog.has(kind, key)]
         if len(known) > 1:
-            self._problem("config.several_components", f"one {kind} was expected, here are {' and '.join(known)}", path)
+            self.problem("config.several_components", f"one {kind} was expected, here are {' and '.join(known)}", path)
             return None
-        if not known and len(named) == 1:
-            return named[0]
-        if not known:
-            self._problem(
-                "config.no_component", f"this names no {kind}", path, help=f"one of: {', '.join(self.catalog.names(kind))}"
-            )
+        meant = known or [key for key in named if self._meant(kind, key)] or list(named)
+        if not meant:
+            names = ", ".join(self.catalog.names(kind))
+            self.problem("config.no_component", f"this names no {kind}", path, f"one of {names}")
             return None
-        for key in named:
-            if key != known[0]:
-                fields = [*siblings, *fields_at(self.catalog.find(kind, known[0]).Config, ())]
-                self.problems.append(unknown_field(key, fields, self.document, (*path, key)))
-        return known[0]
+        self._refuse_others(kind, meant[0], [key for key in named if key != meant[0]], path, siblings)
+        return meant[0]
+
+    def _refuse_others(self, kind: Kind, name: str, others: Sequence[str], path: Path, siblings: list[str]) -> None:
+        """Unknown fields beside a component: often its own, one level too high."""
+        own = fields_at(self.catalog.find(kind, name).Config, ()) if others and name in self.catalog.builtin(kind) else []
+        for key in others:
+            problem = unknown_field(key, siblings, self.document, (*path, key))
+            if key in own:
+                problem.help = f"it belongs to the {kind}: `{name}: {{ {key}: … }}`"
+            self.problems.append(problem)
+
+    def _meant(self, kind: Kind, key: str) -> str | None:
+        """The component that a word which is none was probably meant for."""
+        if later_component(kind, key, Location("")) is not None:
+            return key
+        names = self.catalog.names(kind)
+        return SPELLINGS[key] if SPELLINGS.get(key) in names else nearest(key, names)
 
     def _component(self, kind: Kind, name: str, options: Any, path: Path) -> Component | None:
         at = self.document.at((*path, name), key=True)
-        try:
-            cls = self.catalog.find(kind, name)
-        except UsageError as error:
-            later = later_component(kind, name, at)
-            self.problems.append(later or ConfigProblem(error.code, error.message, where=at, why=error.why, help=error.help))
+        cls = self._class(kind, name, at)
+        if cls is None:
             return None
         model: type[ComponentConfig] = cls.Config
         inside: Path = (*path, name)
-        if options is None:
-            options = {}
-        elif not isinstance(options, dict) and model.shorthand is not None:
-            field = model.model_fields.get(model.shorthand)
-            written = field.alias if field is not None and field.alias else model.shorthand
-            options = {written: options}
-            self.document.stand_in(inside, (*inside, written))
+        options = self._block(model, options, inside)
+        found = len(self.problems)
+        self.check_programs(model, options, inside)
         config = validated(model, options, self.document, inside, self.problems)
         if config is None:
             return None
-        found = len(self.problems)
-        self._check_programs(config, inside)
         component = Component(name, config, at)
         if len(self.problems) == found:
             self._construct(kind, component)
         return component
 
+    def _class(self, kind: Kind, name: str, at: Location) -> Any:
+        try:
+            if self.catalog.has(kind, name):
+                return self.catalog.find(kind, name)
+        except PenstockError as error:
+            self.problems.append(_located(error, at))
+            return None
+        later = later_component(kind, name, at)
+        missing = unknown(kind, name, self.catalog.names(kind), self._meant(kind, name))
+        self.problems.append(later or _located(missing, at))
+        return None
+
+    def _block(self, model: type[ComponentConfig], options: Any, path: Path) -> Any:
+        """The options as a block: nothing is an empty one, a bare value fills the field that is declared for it."""
+        if options is None:
+            return {}
+        if isinstance(options, dict) or model.shorthand is None:
+            return options
+        field = model.model_fields.get(model.shorthand)
+        written = field.alias if field is not None and field.alias else model.shorthand
+        self.document.stand_in(path, (*path, written))
+        return {written: options}
+
     def _construct(self, kind: Kind, component: Component) -> None:
         try:
-            instance = build(kind, component, self.context(component.kind))
+            instance = build(kind, component, self.context(component.kind), catalog=self.catalog)
         except PenstockError as error:
-            self.problems.append(
-                ConfigProblem(error.code, error.message, where=component.location, why=error.why, help=error.help)
-            )
+            self.problems.append(_located(error, component.location))
             return
         version_parts = getattr(instance, "version_parts", None)
         if version_parts is not None:
@@ -141,12 +164,12 @@ class Resolver:
             faults=Faults(),
         )
 
-    def _check_programs(self, config: BaseModel, path: Path) -> None:
-        for inner, text, jq in programs(config):
-            self.check_program(text, jq, (*path, *inner))
+    def check_programs(self, model: type[BaseModel], data: Any, path: Path) -> None:
+        """Compile every program of a block, and look for spellings from elsewhere."""
+        for inner, text, jq in programs(model, data):
+            self._check_program(text, jq, (*path, *inner))
 
-    def check_program(self, text: str, jq: Jq, path: Path) -> None:
-        """Compile one program, and look for spellings from elsewhere."""
+    def _check_program(self, text: str, jq: Jq, path: Path) -> None:
         foreign = foreign_program(text, literal=jq.literal)
         if foreign is not None:
             what, instead, offset = foreign
@@ -162,39 +185,16 @@ class Resolver:
         except PenstockError as error:
             place = _PLACE.search(error.why or "")
             where = self.document.inside(path, int(place[1]), int(place[2])) if place else self.document.at(path)
-            self.problems.append(ConfigProblem(error.code, error.message, where=where, why=error.why, help=error.help))
+            self.problems.append(_located(error, where))
 
-    def _problem(self, code: str, message: str, path: Path, help: str | None = None) -> None:
-        self.problems.append(ConfigProblem(code, message, where=self.document.at(path), help=help))
-
-
-def programs(config: BaseModel) -> Iterator[tuple[Path, str, Jq]]:
-    """Every jq program of a model, with its path: fields marked `Jq`, maps and lists of them, submodels."""
-    for name, info in type(config).model_fields.items():
-        value = getattr(config, name)
-        key = info.alias or name
-        marks = list(_marks(info.annotation, info.metadata))
-        if isinstance(value, BaseModel):
-            for inner, text, jq in programs(value):
-                yield (key, *inner), text, jq
-        elif marks:
-            for inner, text in _texts(value):
-                yield (key, *inner), text, marks[0]
+    def problem(self, code: str, message: str, path: Path, help: str | None = None, *, key: bool = False) -> None:
+        """Tell what is wrong at a path."""
+        self.problems.append(ConfigProblem(code, message, where=self.document.at(path, key=key), help=help))
 
 
-def _marks(annotation: Any, metadata: Sequence[Any]) -> Iterator[Jq]:
-    yield from (mark for mark in metadata if isinstance(mark, Jq))
-    yield from (mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Jq))
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _marks(inner, ())
-
-
-def _texts(value: Any) -> Iterator[tuple[Path, str]]:
-    if isinstance(value, str):
-        yield (), value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from (((key, *path), text) for path, text in _texts(inner))
-    elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(value):
-            yield from (((index, *path), text) for path, text in _texts(inner))
+def _located(error: PenstockError, where: Location) -> ConfigProblem:
+    """An error as a problem of the file; where it names a place of its own, such as a line of a schema, that is kept in words."""
+    why = error.why
+    if isinstance(error.where, Location) and str(error.where) not in (why or ""):
+        why = f"{error.where}: {why}" if why else str(error.where)
+    return ConfigProblem(error.code, error.message, where=where, why=why, help=error.help)

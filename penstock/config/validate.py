@@ -1,18 +1,21 @@
-"""pydantic's findings as ours: located in the file, with the nearest field that exists."""
+"""pydantic's findings as ours: located in the file, in words, with what was probably meant."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from penstock.config import units
 from penstock.config.document import Document, Path
+from penstock.config.programs import models
 from penstock.config.refuse import SPELLINGS
+from penstock.config.suggest import did_you_mean, nearest
 from penstock.errors import ConfigProblem
 
 M = TypeVar("M", bound=BaseModel)
@@ -28,7 +31,6 @@ _PATTERNS = {
     r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$": "a name of letters, digits, _ and - was expected, a letter or _ first",
     r"^sqlite:.+": "sqlite:DIRECTORY was expected",
 }
-
 _EXPECTED = {
     "string_type": "text was expected; put it in quotes",
     "int_type": "a whole number was expected",
@@ -40,6 +42,18 @@ _EXPECTED = {
     "dict_type": "a block of fields was expected",
     "model_type": "a block of fields was expected",
     "model_attributes_type": "a block of fields was expected",
+}
+_BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+_LENGTHS = {
+    "string_too_short": ("min_length", "text of at least {} characters was expected"),
+    "string_too_long": ("max_length", "text of at most {} characters was expected"),
+    "too_short": ("min_length", "at least {} items were expected"),
+    "too_long": ("max_length", "at most {} items were expected"),
+}
+_FORMATS: dict[Any, Callable[[Any], str]] = {
+    units.parse_duration: units.format_duration,
+    units.parse_size: units.format_size,
+    units.parse_rate: units.format_rate,
 }
 
 
@@ -56,7 +70,7 @@ def validated(model: type[M], data: Any, document: Document, path: Path, problem
                 others[detail["loc"]] = document.others[place]
         if others:
             return validated(model, _with_others(data, others), document, path, problems)
-        problems.extend(_problem(detail, model, document, path) for detail in details)
+        problems.extend(_problem(detail, inner, model, document, path) for detail, inner in _one_of_each_union(details, data))
         return None
 
 
@@ -71,84 +85,94 @@ def _with_others(data: Any, others: Mapping[Path, Any], path: Path = ()) -> Any:
     return data
 
 
-def _problem(detail: ErrorDetails, model: type[BaseModel], document: Document, path: Path) -> ConfigProblem:
-    kind = detail["type"]
-    inner = tuple(part for part in detail["loc"] if isinstance(part, int) or not _is_type_name(part))
+def _one_of_each_union(details: Sequence[ErrorDetails], data: Any) -> Iterator[tuple[ErrorDetails, Path]]:
+    """What is wrong, with its path in the data. Of a union pydantic tells what is wrong with each member: what is told here is
+    what goes wrong inside one, else that none fits."""
+    found = [(detail, _written(detail, data)) for detail in details]
+    inside = {inner[:length] for _, inner in found for length in range(len(inner))}
+    told = set()
+    for detail, inner in found:
+        is_union = inner != detail["loc"]
+        if is_union and (inner in inside or inner in told):
+            continue
+        told.add(inner)
+        yield detail, inner
+
+
+def _written(detail: ErrorDetails, data: Any) -> Path:
+    """The place as it is in the data: pydantic puts the names of a union's members, and of validators, between."""
+    path: list[str | int] = []
+    for part in detail["loc"]:
+        if not (part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int)):
+            continue
+        data = data[part]
+        path.append(part)
+    return (*path, detail["loc"][-1]) if detail["type"] == "missing" else tuple(path)
+
+
+def _problem(detail: ErrorDetails, inner: Path, model: type[BaseModel], document: Document, path: Path) -> ConfigProblem:
     full = (*path, *inner)
-    if kind == "extra_forbidden":
+    if detail["type"] == "extra_forbidden":
         return unknown_field(str(inner[-1]), fields_at(model, inner[:-1]), document, full, model)
-    if kind == "missing":
-        return ConfigProblem(
-            "config.missing_field",
-            f"'{inner[-1]}' is missing",
-            where=document.at(full[:-1]),
-            help=_describe(model, inner),
-        )
-    help = _describe(model, inner)
-    message = _EXPECTED.get(kind) or detail["msg"].removeprefix("Value error, ")
-    if kind == "literal_error":
+    info = _field(model, inner)
+    help = info.description if info is not None else None
+    if detail["type"] == "missing":
+        return ConfigProblem("config.missing_field", f"'{inner[-1]}' is missing", where=document.at(full[:-1]), help=help)
+    if detail["type"] == "literal_error":
         expected = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        message = f"{expected[0]} was expected" if len(expected) == 1 else f"one of {', '.join(expected)} was expected"
-        close = nearest(str(detail["input"]), expected)  # Invariant 9: the input itself may be a secret, and is not shown
-        help = f"did you mean '{close}'?" if close else help
-    elif kind == "string_pattern_mismatch":
-        message = _PATTERNS.get(detail["ctx"]["pattern"], "the text does not have the expected form")
-    return ConfigProblem("config.invalid_value", message, where=document.at(full), help=help)
+        help = did_you_mean(str(detail["input"]), expected) or help  # Invariant 9: the input may be a secret, and is not shown
+    return ConfigProblem("config.invalid_value", _message(detail, info), where=document.at(full), help=help)
 
 
-def nearest(word: str, words: Sequence[str], cutoff: float = 0.6) -> str | None:
-    """The word that was probably meant."""
-    return next(iter(get_close_matches(word, words, n=1, cutoff=cutoff)), None)
+def _message(detail: ErrorDetails, info: FieldInfo | None) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
+    if kind == "literal_error":
+        expected = re.findall(r"'([^']*)'", context["expected"])
+        return f"{expected[0]} was expected" if len(expected) == 1 else f"one of {', '.join(expected)} was expected"
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(context["pattern"], "the text does not have the expected form")
+    if kind in _LENGTHS:
+        key, message = _LENGTHS[kind]
+        return message.format(context[key]) if context[key] != 1 else "it must not be empty"
+    bound = next((name for name in _BOUNDS if name in context), None)
+    if bound is not None:
+        return f"{_BOUNDS[bound].format(_quantity(context[bound], info))} was expected"
+    return detail["msg"].removeprefix("Value error, ")
+
+
+def _quantity(number: float, info: FieldInfo | None) -> str:
+    """A bound in the unit of its field."""
+    parsers = [each.func for each in (info.metadata if info is not None else ()) if isinstance(each, BeforeValidator)]
+    form = next((_FORMATS[parser] for parser in parsers if parser in _FORMATS), None)
+    return form(number) if form is not None else f"{number:,}"
 
 
 def unknown_field(
-    name: str, siblings: Iterator[str] | list[str], document: Document, path: Path, model: type[BaseModel] | None = None
+    name: str, siblings: Sequence[str], document: Document, path: Path, model: type[BaseModel] | None = None
 ) -> ConfigProblem:
     """An unknown field, with the nearest one that exists, here or (with its path) elsewhere in the model."""
-    near = get_close_matches(name, list(siblings), n=1, cutoff=0.7)
-    known = list(dotted_fields(model)) if model is not None else []
-    spelled = SPELLINGS.get(name)
-    if spelled is not None and spelled not in {*known, *siblings} and spelled.partition(".")[0] not in siblings:
-        spelled = None
-    if near:
-        hint: str | None = f"did you mean '{near[0]}'?"
-    elif spelled is not None:
-        hint = f"did you mean '{spelled}'?"
-    else:
-        elsewhere = [path for path in known if path.rpartition(".")[2] == name]
-        hint = f"did you mean '{elsewhere[0]}'?" if elsewhere else None
-    return ConfigProblem(
-        "config.unknown_field", f"unknown field '{name}'", where=document.at(path, key=True), help=hint or _known(list(siblings))
-    )
+    help = did_you_mean(name, siblings, 0.7)
+    if help is None:
+        elsewhere = _elsewhere(name, siblings, list(dotted_fields(model)) if model is not None else [])
+        known = f"known here: {', '.join(siblings)}" if siblings else None
+        help = f"did you mean '{elsewhere}'?" if elsewhere else known
+    return ConfigProblem("config.unknown_field", f"unknown field '{name}'", where=document.at(path, key=True), help=help)
 
 
-def _known(siblings: list[str]) -> str | None:
-    return f"known here: {', '.join(siblings)}" if siblings else None
+def _elsewhere(name: str, siblings: Sequence[str], known: Sequence[str]) -> str | None:
+    """Our field for a spelling from elsewhere, where it exists; else a field of that name in another place."""
+    meant = SPELLINGS.get(nearest(name, SPELLINGS, 0.8) or "")
+    if meant is not None and (meant in (*known, *siblings) or meant.partition(".")[0] in siblings):
+        return meant
+    return next((path for path in known if path.rpartition(".")[2] == name), None)
 
 
 def fields_at(model: type[BaseModel], path: Path) -> list[str]:
     """Names of the fields of the (sub)model at a path."""
-    for part in path:
-        if isinstance(part, str):
-            inner = _submodel(model, part)
-            if inner is None:
-                return []
-            model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _submodel(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    for key, field in model.model_fields.items():
-        if name in (key, field.alias):
-            return next(_models(field.annotation), None)
-    return None
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _models(inner)
+    inner = _submodel(model, path)
+    return [field.alias or name for name, field in inner.model_fields.items()] if inner is not None else []
 
 
 def dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -157,22 +181,28 @@ def dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         dotted = f"{prefix}{field.alias or name}"
         yield dotted
         if getattr(field.annotation, "__origin__", None) is not list:
-            for inner in _models(field.annotation):
+            for inner in models(field.annotation):
                 yield from dotted_fields(inner, dotted + ".")
 
 
-def _describe(model: type[BaseModel], path: Path) -> str | None:
-    for part in path[:-1]:
-        inner = _submodel(model, part) if isinstance(part, str) else None
-        if inner is None:
-            return None
-        model = inner
-    for name, field in model.model_fields.items():
-        if path and path[-1] in (name, field.alias):
-            return field.description
-    return None
+def _submodel(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
+    for part in path:
+        if isinstance(part, str):
+            info = _own_field(model, part)
+            inner = next(models(info.annotation), None) if info is not None else None
+            if inner is None:
+                return None
+            model = inner
+    return model
 
 
-def _is_type_name(part: str) -> bool:
-    """Whether pydantic put the name of a union's member into the place (`str`, `ValidateFile`, `function-before[…]`)."""
-    return part in ("str", "int", "float", "bool") or "[" in part or (part[:1].isupper() and part.isidentifier())
+def _field(model: type[BaseModel], path: Path) -> FieldInfo | None:
+    """The field at a path; of an element of a list or map the field that holds it."""
+    while path and isinstance(path[-1], int):
+        path = path[:-1]
+    inner = _submodel(model, path[:-1]) if path else None
+    return _own_field(inner, str(path[-1])) if inner is not None else None
+
+
+def _own_field(model: type[BaseModel], name: str) -> FieldInfo | None:
+    return next((field for key, field in model.model_fields.items() if name in (key, field.alias)), None)

@@ -6,31 +6,23 @@ expanded nodes are capped. Source: YAML 1.2.2, chapter 10.3 (core schema).
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from penstock.config.scalars import joined, resolve
 from penstock.errors import ConfigProblem, ConfigurationError, Location
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_ALIASES = 100
-MAX_NODES = 100_000
+MAX_NODES = 50_000
 
-Style = Literal["plain", "quoted", "block", "given"]
+Style = Literal["plain", "quoted", "literal", "folded"]
 Mark = tuple[int, int]
 
-_INTEGER = re.compile(r"[-+]?[0-9]+")
-_OCTAL_OR_HEX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_WORDS: dict[str, Any] = {
-    "": None, "~": None, "null": None, "Null": None, "NULL": None,
-    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
-}  # fmt: skip
+_STYLES: dict[str | None, Style] = {"'": "quoted", '"': "quoted", "|": "literal", ">": "folded"}
 
 
 @dataclass(slots=True)
@@ -40,9 +32,10 @@ class Node:
     :ivar value: a scalar, a list of nodes, or a mapping of nodes by key.
     :ivar mark: line and column of the value, one-based.
     :ivar keys: for a mapping, the place of each key.
-    :ivar style: how a scalar is written; only a plain one can be anything but text. `given`: it does not come from a file.
-    :ivar interpolated: the text came about through `${…}`, so it is not shown in messages.
-    :ivar text: a block scalar's first line is `mark[0] + 1`.
+    :ivar style: how a scalar is written; only a plain one can be anything but text. The text of a literal one (`|`) begins on the
+        line behind the mark.
+    :ivar size: values in it, itself included, aliases expanded.
+    :ivar height: levels of lists and mappings in it.
     """
 
     value: Any
@@ -50,8 +43,8 @@ class Node:
     mark: Mark = (0, 0)
     keys: dict[str, Mark] = field(default_factory=dict)
     style: Style = "plain"
-    interpolated: bool = False
     size: int = 1
+    height: int = 0
 
     def at(self, path: str, *, key: str | None = None) -> Location:
         """Where it stands; with `key`, where that key of the mapping stands."""
@@ -75,10 +68,6 @@ class Node:
         elif isinstance(self.value, list):
             for index, node in enumerate(self.value):
                 yield from node.walk(f"{path}[{index}]")
-
-    def with_value(self, value: Any) -> Node:
-        """The same place with another value."""
-        return replace(self, value=value)
 
 
 def join(path: str, key: str) -> str:
@@ -130,33 +119,10 @@ def parse_yaml(text: str, file: str) -> Node:
         raise _refused("config.yaml", f"this is not YAML: {str(error).splitlines()[0]}", Location(file)) from error
 
 
-def resolve(text: str) -> Any:
-    """A plain scalar's value by the YAML 1.2 core schema.
-
-    :raises ValueError: it is a number that JSON cannot say.
-    """
-    if text in _WORDS:
-        return _WORDS[text]
-    if text[0] not in "+-.0123456789":
-        return text
-    if _NOT_FINITE.fullmatch(text):
-        raise ValueError("infinity and NaN cannot be used")
-    if _INTEGER.fullmatch(text):
-        return _integer(text)
-    if _OCTAL_OR_HEX.fullmatch(text):
-        return int(text, 0)
-    if _FLOAT.fullmatch(text):
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError(f"{text} is too large for a number")
-        return number
-    return text
-
-
-def _integer(text: str) -> int:
-    if len(text) > 1000:
-        raise ValueError("the number has more than 1,000 digits")
-    return int(text)
+def _sized(node: Node, inner: Collection[Node]) -> Node:
+    node.size = 1 + sum(each.size for each in inner)
+    node.height = 1 + max((each.height for each in inner), default=0)
+    return node
 
 
 def _syntax_help(error: Any) -> str | None:
@@ -205,10 +171,12 @@ class _Builder:
     def _node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
         kind = type(event).__name__
         self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise _refused("config.too_large", f"the file holds more than {MAX_NODES} values", self._place(event))
         if depth > MAX_DEPTH:
-            raise _refused("config.too_deep", f"nested more than {MAX_DEPTH} deep", self._place(event))
+            raise self._too_deep(event)
         if kind == "AliasEvent":
-            return self._alias(event)
+            return self._alias(event, depth)
         self._refuse_tag(event)
         mark = (event.start_mark.line + 1, event.start_mark.column + 1)
         if kind == "ScalarEvent":
@@ -224,11 +192,14 @@ class _Builder:
         return node
 
     def _scalar(self, event: Any, mark: Mark) -> Node:
-        style: Style = "block" if event.style in ("|", ">") else "quoted" if event.style else "plain"
+        style = _STYLES.get(event.style, "plain")
         try:
-            value = resolve(event.value) if style == "plain" else event.value
+            value = resolve(event.value) if style == "plain" else joined(event.value)
+        except UnicodeError:
+            self._problem("config.not_utf8", "half of a surrogate pair is no character", event)
+            value = None
         except ValueError as error:
-            self.problems.append(ConfigProblem("config.number_out_of_range", str(error), where=Location(self.file, *mark)))
+            self._problem("config.number_out_of_range", str(error), event)
             value = None
         return Node(value, self.file, mark, style=style)
 
@@ -238,7 +209,7 @@ class _Builder:
             if type(event).__name__ == "SequenceEndEvent":
                 break
             items.append(self._node(event, events, depth + 1))
-        return Node(items, self.file, mark, size=1 + sum(item.size for item in items))
+        return _sized(Node(items, self.file, mark), items)
 
     def _mapping(self, events: Iterator[Any], mark: Mark, depth: int) -> Node:
         node = Node({}, self.file, mark)
@@ -253,8 +224,7 @@ class _Builder:
                 continue
             node.value[key] = value
             node.keys[key] = (event.start_mark.line + 1, event.start_mark.column + 1)
-        node.size = 1 + sum(value.size for value in node.value.values())
-        return node
+        return _sized(node, node.value.values())
 
     def _key(self, event: Any, events: Iterator[Any], depth: int) -> str:
         key = self._node(event, events, depth + 1)
@@ -265,16 +235,21 @@ class _Builder:
             self._problem(
                 "config.merge_key", "merge keys (<<) are not part of YAML 1.2", event, "write the fields out, or use an alias"
             )
-        return str(event.value) if not isinstance(key.value, str) else key.value
+        return key.value if isinstance(key.value, str) else str(getattr(event, "value", key.value))
 
-    def _alias(self, event: Any) -> Node:
+    def _alias(self, event: Any, depth: int) -> Node:
         self.aliases += 1
         if self.aliases > MAX_ALIASES:
             raise _refused("config.too_many_aliases", f"more than {MAX_ALIASES} aliases", self._place(event))
         anchor = self.anchors.get(str(event.anchor))
         if anchor is None:
             raise _refused("config.unknown_alias", f"there is no anchor '&{event.anchor}' before this alias", self._place(event))
+        if depth + anchor.height > MAX_DEPTH:
+            raise self._too_deep(event)
         return anchor
+
+    def _too_deep(self, event: Any) -> ConfigurationError:
+        return _refused("config.too_deep", f"nested more than {MAX_DEPTH} deep", self._place(event))
 
     def _refuse_tag(self, event: Any) -> None:
         tag = event.tag

@@ -145,7 +145,7 @@ def test_a_file_of_another_shape_is_recognised(load: Load, text: str) -> None:
         ("transforms: { jq: . }", [("config.invalid_value", "p.yaml:4:13")]),
         ("transforms: [{ jq: ., filter: . }]", [("config.several_components", "p.yaml:4:14")]),
         ("transforms: [{ name: x }]", [("config.no_component", "p.yaml:4:14")]),
-        ("transforms: [{ name: a, jq: . }, { name: a, jq: . }]", [("config.duplicate_name", "p.yaml:4:13")]),
+        ("transforms: [{ name: a, jq: . }, { name: a, jq: . }]", [("config.duplicate_name", "p.yaml:4:34")]),
         ("transforms: [{ jq: ., set: { BAD: x } }]", [("config.invalid_value", "p.yaml:4:28")]),
         ("transforms: [{ jq: ., when: '.a (' }]", [("jq.syntax", "p.yaml:4:29")]),
         ("transforms: [{ jq: env.HOME }]", [("jq.forbidden", "p.yaml:4:20")]),

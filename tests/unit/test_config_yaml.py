@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.config import yaml
+from penstock.config.scalars import resolve
 from penstock.config.yaml import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml
 from penstock.errors import ConfigurationError, Location
 
@@ -39,7 +39,7 @@ def test_every_key_and_value_knows_its_place() -> None:
     assert root.keys == {"a": (1, 1), "b": (2, 1)}
     assert root.value["a"].at("a") == Location("p.yaml", 1, 4, "a")
     assert root.at("b", key="b") == Location("p.yaml", 2, 1, "b")
-    assert (step.keys["c"], step.value["c"].mark, step.value["c"].style) == ((4, 5), (4, 8), "block")
+    assert (step.keys["c"], step.value["c"].mark, step.value["c"].style) == ((4, 5), (4, 8), "literal")
     assert [path for path, _ in root.walk()] == ["", "a", "b", "b[0]", "b[1]", "b[1].c"]
 
 
@@ -108,4 +108,4 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
 
 def test_a_number_of_absurd_length_is_refused() -> None:
     with pytest.raises(ValueError, match="more than 1,000 digits"):
-        yaml.resolve("9" * 1001)
+        resolve("9" * 1001)
