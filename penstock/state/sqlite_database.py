@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from penstock.errors import ComponentError, EnvironmentFault, Fatal, Unavailable
 
 T = TypeVar("T")
@@ -148,11 +150,19 @@ class Database:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Inside, `sqlite3.Error` becomes a `ComponentError`."""
+        """Inside, `sqlite3.Error` becomes a `ComponentError`, and so does what a stored value cannot be read for."""
         try:
             yield
         except sqlite3.Error as error:
             raise self.classify(error) from error
+        except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> EnvironmentFault:
+        naming = self._naming
+        return EnvironmentFault(
+            f"{naming.prefix}.damaged", f"{naming.what} {self.path} is damaged", why=str(error), help=naming.repair
+        )
 
     def classify(self, error: sqlite3.Error) -> ComponentError:
         """What the engine should do about an error of SQLite."""
@@ -167,7 +177,7 @@ class Database:
                 f"{prefix}.no_space", f"{what} cannot be written: {error}", help="make space on its disk; it goes on by itself"
             )
         if primary in _DAMAGED:
-            return EnvironmentFault(f"{prefix}.damaged", f"{what} is damaged", why=str(error), help=self._naming.repair)
+            return self._damaged(error)
         if primary in _CLOSED_TO_US:
             return EnvironmentFault(
                 f"{prefix}.inaccessible",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from penstock.errors import EnvironmentFault
 from penstock.faults import Faults
@@ -48,6 +49,21 @@ def stored_version(connection: sqlite3.Connection, schema: Schema) -> int:
             help="run it with the newer version of penstock that wrote them",
         )
     return version
+
+
+def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """Of a file that holds no state store yet: it must hold nothing else either.
+
+    :raises EnvironmentFault: `state.foreign`.
+    """
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name LIMIT 3").fetchall()
+    if tables:
+        raise EnvironmentFault(
+            "state.foreign",
+            f"{path} is a database, but no state store",
+            why=f"it holds {', '.join(name for (name,) in tables)}",
+            help="give `state:` a directory of its own, or move the file away",
+        )
 
 
 def migrate(connection: sqlite3.Connection, schemas: Sequence[Schema], faults: Faults) -> None:

@@ -24,7 +24,7 @@ from penstock.state.lock import PipelineLock, holder_of
 from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.sqlite_database import BUSY_TIMEOUT, Database, Naming
 from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
-from penstock.state.sqlite_migrate import migrate, stored_version
+from penstock.state.sqlite_migrate import migrate, refuse_foreign, stored_version
 from penstock.state.sqlite_pipeline import STORE_SCHEMA
 
 _NAMING = Naming(
@@ -71,10 +71,22 @@ class SqliteStateStore:
             raise EnvironmentFault(
                 "state.missing", f"there is no state of pipeline {self.pipeline}: {self.path}", help="run the pipeline first"
             )
+        self._check_not_emptied()
         await self._database.open(self._prepare, create=create)
+
+    def _check_not_emptied(self) -> None:
+        """A crash may leave an empty file, but only before anything was held: the lock is made when the tables are."""
+        if self.path.is_file() and self.path.stat().st_size == 0 and self._lock.path.exists():
+            raise EnvironmentFault(
+                "state.damaged",
+                f"the state store {self.path} is empty, and the pipeline has run before",
+                help=_NAMING.repair,
+            )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         stored = [stored_version(connection, schema) for schema in _SCHEMAS]
+        if stored[-1] == 0:
+            refuse_foreign(connection, self.path)
         outdated = any(0 < version < schema.version for version, schema in zip(stored, _SCHEMAS, strict=True))
         if outdated and (pid := self._lock.acquire()) is not None:  # never under an older program that is alive
             raise EnvironmentFault(

@@ -20,7 +20,7 @@ class StateStore(Ledger, Protocol):
     """
 
     async def open(self, *, create: bool = True) -> None:
-        """:raises EnvironmentFault: `state.damaged`, `state.newer`, `state.missing` (without `create`)."""
+        """:raises EnvironmentFault: `state.damaged`, `state.foreign`, `state.newer`, `state.missing` (without `create`)."""
         ...
 
     async def close(self) -> None: ...
