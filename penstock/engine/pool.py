@@ -25,6 +25,10 @@ from penstock.event import Event
 from penstock.observe.status import RunStatus
 
 TICK = 0.05
+LARGEST_BLOCK = 1 << 20
+"""Events a block may hold before its size has been found to matter; batches are far smaller."""
+Outputs = tuple[list[Event], list[int] | None]
+"""Outputs in order with their routes."""
 START_TIMEOUT = 60.0
 _HOME = str(Path(__file__).resolve().parents[2])
 _BOOT = f"import sys; sys.path.insert(0, {_HOME!r}); from penstock.engine.worker import main; main()"
@@ -81,10 +85,12 @@ class WorkerPool:
 
     def __init__(self, pipeline: Pipeline, surroundings: Surroundings, status: RunStatus) -> None:
         self._pipeline = pipeline
+        self._clock = surroundings.clock
         self._status = status
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._live: list[Worker] = []
         self._task = pickle.dumps(Task(_without_ends(pipeline), pipeline.worker_memory))
+        self._limit = LARGEST_BLOCK
 
     async def start(self) -> None:
         for worker in await asyncio.gather(*(self._spawn() for _ in range(self._pipeline.workers))):
@@ -97,63 +103,71 @@ class WorkerPool:
     async def run(self, events: list[Event], tally: Tally, *, prepare: bool) -> tuple[list[Event], list[int] | None]:
         """Outputs in order with their routes, as `Chain.run` gives them; failures and counts go to the tally."""
         events = _packed(events, tally)
-        if not events:
-            return [], None
+        return await self._run(events, tally, prepare) if events else ([], None)
+
+    async def _run(self, events: list[Event], tally: Tally, prepare: bool) -> Outputs:
+        if len(events) > self._limit:
+            return await self._halves(events, tally, prepare)
         worker = await self._idle.get()
         try:
             reply = await self._exchange(worker, events, prepare)
         except Exceeded as why:
-            await self._replace(worker)
-            return await self._narrow(events, tally, prepare, why)
+            if len(events) > 1:
+                self._idle.put_nowait(await self._renew(worker))
+                self._limit = max(1, len(events) // 2)
+                return await self._halves(events, tally, prepare)
+            return await self._once_more(await self._renew(worker), events, tally, prepare, why)
         except BaseException:
-            await self._replace(worker, again=False)
+            await self._end(worker)
             raise
         self._idle.put_nowait(worker)
-        if reply.fatal is not None:
-            raise reply.fatal.error()
-        return reply.into(tally)
+        return _told(reply, tally)
 
     async def _exchange(self, worker: Worker, events: list[Event], prepare: bool) -> Reply:
+        """One block. Where it took a small part of the time allowed, the next may be larger."""
+        allowed = self._pipeline.transform_timeout
         body = encode_request(Request(prepare, events))
-        return decode_reply(await worker.exchange(body, self._pipeline.transform_timeout))
+        started = self._clock.monotonic()
+        reply = decode_reply(await worker.exchange(body, allowed))
+        if len(events) >= self._limit and self._clock.monotonic() - started < allowed / 4:
+            self._limit = min(LARGEST_BLOCK, 2 * self._limit)
+        return reply
 
-    async def _narrow(
-        self, events: list[Event], tally: Tally, prepare: bool, why: Exceeded
-    ) -> tuple[list[Event], list[int] | None]:
-        """Halves, in order; a single event has one more chance, alone in a fresh worker."""
-        if len(events) == 1:
-            return await self._alone(events, tally, prepare, why)
+    async def _halves(self, events: list[Event], tally: Tally, prepare: bool) -> Outputs:
+        """The block in two parts, one behind the other."""
         half = len(events) // 2
-        outputs, routes = await self.run(events[:half], tally, prepare=prepare)
-        more, more_routes = await self.run(events[half:], tally, prepare=prepare)
+        outputs, routes = await self._run(events[:half], tally, prepare)
+        more, more_routes = await self._run(events[half:], tally, prepare)
         if routes is None and more_routes is None:
             return outputs + more, None
         everywhere = (1 << len(self._pipeline.sinks)) - 1
         joined = [*(routes or [everywhere] * len(outputs)), *(more_routes or [everywhere] * len(more))]
         return outputs + more, joined
 
-    async def _alone(
-        self, events: list[Event], tally: Tally, prepare: bool, why: Exceeded
-    ) -> tuple[list[Event], list[int] | None]:
-        worker = await self._idle.get()
+    async def _once_more(self, fresh: Worker, events: list[Event], tally: Tally, prepare: bool, why: Exceeded) -> Outputs:
+        """A single event has one more chance, alone in a fresh worker."""
         try:
-            reply = await self._exchange(worker, events, prepare)
+            reply = await self._exchange(fresh, events, prepare)
         except Exceeded:
-            await self._replace(worker)
+            self._idle.put_nowait(await self._renew(fresh))
             error = Permanent(why.code, why.message, help=why.help)
             tally.fail("transforms", events[0], error, attempts=2)
             return [], None
-        self._idle.put_nowait(worker)
-        if reply.fatal is not None:
-            raise reply.fatal.error()
-        return reply.into(tally)
+        except BaseException:
+            await self._end(fresh)
+            raise
+        self._idle.put_nowait(fresh)
+        return _told(reply, tally)
 
-    async def _replace(self, worker: Worker, *, again: bool = True) -> None:
+    async def _renew(self, worker: Worker) -> Worker:
+        """Another worker in the place of one that has to be ended."""
+        await self._end(worker)
+        self._status.retries["workers"] += 1
+        return await self._spawn()
+
+    async def _end(self, worker: Worker) -> None:
         await worker.end()
         self._live.remove(worker)
-        if again:
-            self._status.retries["workers"] += 1
-            self._idle.put_nowait(await self._spawn())
 
     async def _spawn(self) -> Worker:
         """A fresh worker, its programs compiled. Its environment is empty; it finds Penstock where this process did."""
@@ -167,6 +181,16 @@ class WorkerPool:
         except Exceeded as error:
             raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=error.message) from error
         return worker
+
+
+def _told(reply: Reply, tally: Tally) -> Outputs:
+    """What a worker answered; failures and counts go to the tally.
+
+    :raises ComponentError: why the run must stop.
+    """
+    if reply.fatal is not None:
+        raise reply.fatal.error()
+    return reply.into(tally)
 
 
 def _without_ends(pipeline: Pipeline) -> Pipeline:
