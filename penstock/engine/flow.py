@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from penstock.config.model import Limits
@@ -16,15 +17,31 @@ class Flow:
     limits: Limits
     status: RunStatus
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    pressed: asyncio.Event = field(default_factory=asyncio.Event)
     batches: int = 0
+    waiting: int = 0
 
     async def acquire(self, events: int, size: int) -> None:
         """Wait until the batch fits. One that is larger than the limits alone goes when nothing else is in flight."""
+        await self.until(lambda: self._fits(events, size))  # Invariant 8: bounded by configuration
+        self.batches += 1
+        self.status.in_flight_events += events
+        self.status.in_flight_bytes += size
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for commits until the condition holds. Meanwhile `pressed` is set: nothing is gained by waiting for more to
+        commit."""
         async with self.changed:
-            await self.changed.wait_for(lambda: self._fits(events, size))  # Invariant 8: bounded by configuration
-            self.batches += 1
-            self.status.in_flight_events += events
-            self.status.in_flight_bytes += size
+            if condition():
+                return
+            self.waiting += 1
+            self.pressed.set()
+            try:
+                await self.changed.wait_for(condition)
+            finally:
+                self.waiting -= 1
+                if not self.waiting:
+                    self.pressed.clear()
 
     def _fits(self, events: int, size: int) -> bool:
         if self.batches == 0:

@@ -106,8 +106,7 @@ class Processor:
         positional = self._keys is None or self._keys.positional  # a position is never read twice in one run
         names: set[bytes] = set() if positional else {key.key for key in given.values()}
         if not self._in_flight.isdisjoint(names):  # a repetition of what is on its way waits for the outcome of its first
-            async with self._flow.changed:
-                await self._flow.changed.wait_for(lambda: self._outstanding == 0)
+            await self._flow.until(lambda: self._outstanding == 0)
         ahead = [ledger for ledger in self._ledgers if ledger.ahead]
         held = held_by_position(work.batch, ahead) if ahead else {}
         if given or held:

@@ -20,12 +20,12 @@ from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.flow import Flow
 from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
-from penstock.engine.retry import delays, gave_up
+from penstock.engine.retry import PATIENT, delays, gave_up
 from penstock.engine.supervise import blaming, bug
 from penstock.engine.upkeep import Upkeep
 from penstock.engine.watchdog import Watchdog
 from penstock.engine.work import Work
-from penstock.errors import PenstockError, Transient
+from penstock.errors import PenstockError, Transient, Unavailable
 from penstock.faults import Faults
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus, RunSummary
@@ -251,10 +251,14 @@ class Run:
         left = self.pipeline.batching.period - waited
         if left <= 0 or self.stopping.is_set():
             return None
+        more, pressed = asyncio.ensure_future(self._ready.get()), asyncio.ensure_future(self._flow.pressed.wait())
         try:
-            return await asyncio.wait_for(self._ready.get(), left)
-        except TimeoutError:
-            return None
+            await asyncio.wait((more, pressed), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            return more.result() if more.done() else None
+        finally:
+            for task in (more, pressed):
+                task.cancel()
+            await asyncio.gather(more, pressed, return_exceptions=True)
 
     async def _finish(self, works: list[Work], assembly: Assembly, processor: Processor) -> None:
         """After the commit: the source is acknowledged (Invariant 1), credits and keys are free again."""
@@ -274,15 +278,16 @@ class Run:
         await self._flow.release(events, sum(work.batch.size for work in works), sum(work.whole for work in works))
 
     async def _acknowledge(self, assembly: Assembly, tokens: list[object]) -> None:
-        waits = delays(self.pipeline.retry, self.options.random, self.options.clock)
+        rng, clock = self.options.random, self.options.clock
+        waits, patient = delays(self.pipeline.retry, rng, clock), delays(PATIENT, rng, clock)
         while tokens:
             try:
                 with blaming("source"):
                     await assembly.source.ack(tokens)
                 return
             except Transient as error:
-                delay = next(waits, None)
+                delay = next(patient if isinstance(error, Unavailable) else waits, None)
                 if delay is None:
                     raise gave_up(error, "source") from error
                 self.status.retries["source"] += 1
-                await self.options.clock.sleep(delay)
+                await clock.sleep(delay)

@@ -47,16 +47,20 @@ class PartConfig(BaseModel):
 
 # ---- what is read
 
+BEAT = b"beat"
+
 
 @dataclass
 class Feed:
     """The records that there are, and what the source was told.
 
-    :ivar records: JSON text by partition. A record may be an exception: a `ComponentError` that the source rejects it with.
+    :ivar records: JSON text by partition. A record may be an exception: a `ComponentError` that the source rejects it with; or
+        `BEAT`, of which no event is made: it only moves the position.
     :ivar ids: an id for a record, instead of its number; several records may share one.
     :ivar batch: events a batch holds.
     :ivar divisible: batches know their inner positions (`Batch.cut`).
     :ivar unplugged: raised instead of reading record N of any partition, once.
+    :ivar faults: raised one after the other by every attempt to read, before it may.
     :ivar after: called with each batch before it is handed over.
     """
 
@@ -67,6 +71,7 @@ class Feed:
     divisible: bool = True
     identity: str = "list:orders"
     unplugged: dict[int, BaseException] = field(default_factory=dict)
+    faults: list[Exception] = field(default_factory=list)
     after: Callable[[Batch], None] = lambda batch: None
     more: asyncio.Event = field(default_factory=asyncio.Event)
     acked: list[tuple[str, int]] = field(default_factory=list)
@@ -136,6 +141,8 @@ class ListSource:
 
     def _next(self, partition: str) -> Batch | None:
         feed, start = self.feed, self._at.get(partition, 0)
+        if feed.faults:
+            raise feed.faults.pop(0)
         records = feed.records[partition][start : start + feed.batch]
         if not records:
             return None
@@ -144,7 +151,7 @@ class ListSource:
             raise fault
         end = self._at[partition] = start + len(records)
         feed.read += len(records)
-        events = [self._event(partition, start + n, record) for n, record in enumerate(records)]
+        events = [self._event(partition, start + n, record) for n, record in enumerate(records) if record is not BEAT]
         return Batch(
             partition,
             events,

@@ -304,4 +304,4 @@ async def test_two_shelves_share_the_ledger_of_the_state_store(tmp_path: Path) -
     pipeline = make_pipeline(tmp_path, feed, sink("one", one), sink("two", two), dedup=dedup(BY_ID))
     summary = await run_once(pipeline)
     assert (one.ids, two.ids, summary.counts) == (["p0", "p1"], ["p0", "p1"], counts(3, 2, deduplicated=1))
-    assert list((await kept(pipeline)).note.ledgers) == ["state"]
+    assert list((await kept(pipeline)).note.ledgers) == ["state", "state/one", "state/two"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import Feed, Shelf, Table, at, crash_at, kept, make_pipeline, run_once, sink, step
+from engine_parts import BEAT, Feed, Shelf, Table, at, crash_at, dedup, kept, make_pipeline, run_once, sink, step
 from engine_parts import parts as parts
 
 from penstock.config.model import Batching, DeadLetters, Limits, Retry
@@ -92,6 +92,26 @@ async def test_a_source_that_fails_for_a_moment_is_read_on_behind_the_last_batch
     await pass_time(clock, task)
     await finish(task)
     assert (shelf.ids, run.status.retries["source"]) == ([f"p{n}" for n in range(5)], 2)
+
+
+async def test_a_source_whose_disk_is_gone_is_waited_for_without_limit_and_not_ready(tmp_path: Path) -> None:
+    feed, shelf, clock, seen = Feed.of(*numbers(4)), Shelf(), FakeClock(), set()
+    gone = [Unavailable("list.gone", "input/output error") for _ in range(20)]
+    feed.faults, feed.ack_errors = list(gone), list(gone)
+    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), retry=Retry(max_attempts=2))
+    run = Run(pipeline, RunOptions(once=True, clock=clock))
+    task = asyncio.create_task(run.execute())
+    await pass_time(clock, task, lambda: seen.add((run.status.ready, run.status.waiting)) if 0 < len(feed.faults) < 19 else None)
+    assert ((await finish(task)).counts, shelf.ids, feed.acked[-1]) == (delivered(4), ["p0", "p1", "p2", "p3"], ("p", 4))
+    assert (seen, run.status.waiting) == ({(False, "source: input/output error")}, None)
+
+
+async def test_a_batch_without_events_moves_the_position(tmp_path: Path) -> None:
+    feed, table, shelf = Feed.of({"n": 0}, BEAT, BEAT, BEAT), Table(tmp_path / "t.db"), Shelf()
+    pipeline = make_pipeline(tmp_path, feed, sink("table", table), sink("shelf", shelf))
+    summary = await run_once(pipeline)
+    await run_once(pipeline)
+    assert (summary.counts, feed.resumed[1], feed.acked) == (delivered(1), {"p": at(4)}, [("p", 2), ("p", 4)])
 
 
 async def test_a_source_that_stays_down_ends_the_run_after_all_that_was_read(tmp_path: Path) -> None:
@@ -234,6 +254,18 @@ async def test_batching_period_waits_for_the_bytes(tmp_path: Path) -> None:
     pipeline = make_pipeline(tmp_path, feed, sink("table", table), batching=Batching(count=500, bytes=28, period=600.0))
     await run_once(pipeline)
     assert [commit.counts.received for commit in table.commits] == [4, 8, 9]
+
+
+@pytest.mark.parametrize("why", ["credits", "a repetition"])
+async def test_batching_period_does_not_hold_up_what_waits_for_its_commit(tmp_path: Path, why: str) -> None:
+    """The period is ten minutes; the run waits for a commit to read on, or to learn what became of an event's first."""
+    feed, table = Feed.of({"n": 0}, {"n": 1}, {"n": 0}, {"n": 2}), Table(tmp_path / "t.db")
+    pipeline = make_pipeline(
+        tmp_path, feed, sink("table", table), batching=Batching(count=500, period=600.0),
+        limits=Limits(in_flight_events=2) if why == "credits" else Limits(), dedup=dedup() if why == "a repetition" else None,
+    )  # fmt: skip
+    await run_once(pipeline)
+    assert table.ids == (["p0", "p1", "p2", "p3"] if why == "credits" else ["p0", "p1", "p3"])
 
 
 async def test_a_rate_spreads_the_batches_and_costs_nothing_behind_the_last(tmp_path: Path) -> None:
