@@ -27,7 +27,7 @@ from penstock.event import Event
 from penstock.faults import Faults
 from penstock.observe.status import RunSummary
 from penstock.spi import Batch, Claim, Claimant, Commit, Context, Counts, Position, Resume
-from penstock.state.records import DeadLetter, LetterQuery, Note
+from penstock.state.records import DeadLetter, LetterQuery, Note, Status
 from penstock.state.sqlite_database import Database, Naming
 from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
 from penstock.state.sqlite_migrate import migrate
@@ -163,13 +163,13 @@ class ListSource:
         )
 
     def _event(self, partition: str, number: int, record: bytes | ComponentError) -> Event:
-        rejected = isinstance(record, ComponentError)
+        raw = record if isinstance(record, bytes) else None
         return Event(
-            self.feed.ids.get(b"" if rejected else record, f"{partition}{number}"),
+            self.feed.ids.get(raw or b"", f"{partition}{number}"),
             "list:orders",
             "order",
-            raw=None if rejected else record,
-            original=b"what came" if rejected else None,
+            raw=raw,
+            original=b"what came" if raw is None else None,
             position=at(number + 1) if self.feed.positions else b"",
         )
 
@@ -454,7 +454,7 @@ class Kept:
         return [letter for letter in self.letters if letter.status == "open"]
 
 
-ANY_STATUS = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
+ANY_STATUS: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import PLACE, Feed, Shelf, Table, dedup, kept, make_pipeline, run_once, sink
+from engine_parts import PLACE, Feed, Plan, Shelf, Table, dedup, kept, make_pipeline, run_once, sink
 from engine_parts import parts as parts
 
 from penstock.config.model import Component, EventFields, Limits, Step
@@ -74,6 +74,11 @@ def children() -> str:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
 
 
+def noting(seen: list[Any]) -> Plan:
+    """A plan that keeps what sinks are given besides the data."""
+    return lambda events: seen.extend((event.type, event.steps) for event in events)
+
+
 def outcome(found: Any) -> list[tuple[str, str, str, bytes]]:
     return sorted((letter.event_id, letter.step, letter.code, letter.original) for letter in found.letters)
 
@@ -90,7 +95,7 @@ async def test_results_are_those_of_no_workers(tmp_path: Path, key: str | None) 
         directory.mkdir()
         module(directory)
         seen: list[Any] = []
-        shelf, big = Shelf(plan=lambda events, seen=seen: seen.extend((e.type, e.steps) for e in events)), Shelf()
+        shelf, big = Shelf(plan=noting(seen)), Shelf()
         pipeline = make_pipeline(
             directory, Feed.of(*RECORDS, batch=4), sink("all", shelf), sink("big", big, when=".n > 4"),
             steps=[python("grade"), jq("double", ". + {double: (.n * 2)}", when=".n < 100", set={"type": "doubled"})],

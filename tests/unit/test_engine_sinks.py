@@ -8,9 +8,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from pydantic import BaseModel
 from state_builders import HandClock
 
 from penstock.config.model import Retry
@@ -28,6 +29,8 @@ Plan = Callable[[list[str]], None]
 class Wire:
     """Delivers at once. `plan` sees the ids of each write and may raise; so do the entries of `flushes`, one a flush."""
 
+    name: ClassVar[str] = "wire"
+    Config: ClassVar[type[BaseModel]] = BaseModel
     plan: Plan = lambda ids: None
     flushes: list[Exception] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
@@ -77,7 +80,7 @@ class Outcome:
 
 
 async def deliver(sink: Wire, ids: str, *, chunk: int = 100, retry: Retry = RETRY, committed: bytes | None = None) -> Outcome:
-    clock, waited = HandClock(), []
+    clock, waited = HandClock(), list[str | None]()
     end = SinkEnd(
         "wire", sink, "state", retry, chunk, clock, random.Random(7), Faults(), RunStatus("orders", "v1"), committed=committed
     )  # fmt: skip
