@@ -101,12 +101,14 @@ class Document:
 def _without(text: str, values: Iterable[str]) -> str:
     """The text with the values masked, also as they look in quotes; of a very short one, which may be a part of any word, only
     these."""
-    for value in values:
-        for form in {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}:
-            if len(form) >= _SHORT:
-                text = text.replace(form, MASK)
-            elif form:
-                text = re.sub(rf"""(['"`]){re.escape(form)}(?=['"`])""", rf"\1{MASK}", text)
+    spelled = [
+        {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]} for value in values
+    ]
+    for form in sorted(set().union(*spelled), key=len, reverse=True):
+        if len(form) >= _SHORT:
+            text = text.replace(form, MASK)
+        elif form:
+            text = re.sub(rf"""(['"`]){re.escape(form)}(?=['"`])""", rf"\1{MASK}", text)
     return text
 
 

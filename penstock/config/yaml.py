@@ -217,7 +217,10 @@ class _Builder:
             if type(event).__name__ == "MappingEndEvent":
                 break
             key = self._key(event, events, depth)
-            value = self._node(next(events), events, depth + 1)
+            inner = next(events)
+            value = self._node(inner, events, depth + 1)
+            if value.value is None and inner.start_mark.index == inner.end_mark.index:
+                value.mark = (event.start_mark.line + 1, event.start_mark.column + 1)  # nothing is there: show its key
             if key in node.value:
                 help = f"the first is at line {node.keys[key][0]}: keep one of them"
                 self._problem("config.duplicate_key", f"the key '{key}' stands twice", event, help)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from penstock.config import schema
 from penstock.config.lint import lint
 from penstock.config.loader import load_pipeline
 from penstock.config.model import Pipeline
+from penstock.config.yaml import parse_yaml
 from penstock.errors import ConfigurationError
 
 BASE = "pipeline: p\nsource: {file: a.jsonl}\nsink: stdout\n"
+EXAMPLES = Path(schema.__file__).parents[2] / "pipelines"
 Load = Callable[..., Pipeline]
 Found = list[tuple[str, str]]
 
@@ -296,6 +300,29 @@ def test_lint_reports_every_file_and_a_name_used_twice(load: Load, tmp_path: Pat
         ["config.unknown_field", "config.unknown_field"],
         ["config.duplicate_pipeline"],
     ]
+
+
+def test_lint_takes_one_file_named_in_two_ways_as_one(load: Load) -> None:
+    file = load(BASE).file
+    assert [list(report.problems) for report in lint([file, Path(file.name)], environment={})] == [[], []]
+
+
+def test_loading_a_pipeline_imports_no_more_than_it_needs(load: Load) -> None:
+    file = load(BASE + "transforms: [{ jq: .a }]\n").file
+    code = (
+        "import sys; from pathlib import Path; from penstock.config.loader import load_pipeline;"
+        f"load_pipeline(Path({str(file)!r}), environment={{}});"
+        "heavy = ('rich', 'prometheus_client', 'click', 'orjson', 'sqlite3', 'penstock.engine', 'transforms.python');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_pipeline_fits_the_published_schema(example: Path) -> None:
+    document = parse_yaml(example.read_text(encoding="utf-8"), example.name).plain()
+    published = json.loads(schema.FILE.read_text(encoding="utf-8"))
+    assert [error.message for error in jsonschema_rs.validator_for(published).iter_errors(document)] == []
 
 
 def test_the_published_schema_is_current() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from penstock.config.loader import expand, find_pipeline, find_project
+from penstock.config.paths import pipeline_name, pipelines_in
 from penstock.errors import UsageError
 
 
@@ -30,6 +31,37 @@ def test_files_globs_and_directories_each_once_in_order(project: Path) -> None:
     assert expand(["pipelines/b.yaml", "pipelines", "pipelines/*.yml"]) == [
         Path(f"pipelines/{name}") for name in ("b.yaml", "a.yml", "broken.yaml")
     ]
+
+
+def test_one_file_by_several_spellings_is_one(project: Path) -> None:
+    (project / "link.yaml").symlink_to(project / "pipelines/b.yaml")
+    arguments = ["pipelines/b.yaml", "./pipelines/../pipelines/b.yaml", str(project / "pipelines/b.yaml"), "link.yaml"]
+    assert expand(arguments) == [Path("pipelines/b.yaml")]
+
+
+def test_only_readable_files_that_declare_a_pipeline_count_in_a_directory(project: Path) -> None:
+    place = project / "odd"
+    (place / "folder.yaml").mkdir(parents=True)
+    contents = {
+        "bom.yaml": "\ufeffpipeline: a\n",
+        "quoted.yaml": "'pipeline': 'b'\n",
+        "benthos.yaml": "pipeline:\n  processors: []\n",
+        "list.yaml": "pipeline: [a]\n",
+        "nested.yaml": "x:\n  pipeline: a\n",
+    }
+    for name, text in contents.items():
+        (place / name).write_text(text, encoding="utf-8")
+    (place / "penstock.yaml").write_text("pipeline: a\n")
+    assert {path.name: pipeline_name(path) for path in pipelines_in(place)} == {"bom.yaml": "a", "quoted.yaml": "b"}
+    assert pipeline_name(place / "gone.yaml") is None
+
+
+def test_a_name_that_two_files_have_is_refused(project: Path) -> None:
+    (project / "pipelines/copy.yaml").write_text("pipeline: billing\n")
+    with pytest.raises(UsageError) as caught:
+        find_pipeline("billing", project)
+    assert caught.value.code == "usage.same_pipeline"
+    assert find_pipeline("pipelines/copy.yaml", project) == Path("pipelines/copy.yaml")
 
 
 @pytest.mark.parametrize("argument", ["gone.yaml", "pipelines/deep", "gone/*.yaml"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.config import yaml
 from penstock.config.scalars import resolve
 from penstock.config.yaml import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml
 from penstock.errors import ConfigurationError, Location
@@ -63,6 +64,27 @@ def test_what_is_refused_names_its_place(text: str, found: list[tuple[str, str]]
     assert refused(text) == found
 
 
+def test_the_place_of_nothing_is_that_of_its_key() -> None:
+    root = parse_yaml("a:\nb:\n  c: 1\n", "p.yaml")
+    assert (root.value["a"].mark, root.value["b"].mark) == ((1, 1), (3, 3))
+
+
+def test_a_character_written_as_two_escapes_is_one_and_half_of_it_is_none() -> None:
+    assert parse_yaml('a: "\\ud83d\\ude00 é"\n', "p.yaml").plain() == {"a": "😀 é"}
+    assert refused('a: "\\ud83d"\n"\\ude00": 1\n') == [("config.not_utf8", "p.yaml:1:4"), ("config.not_utf8", "p.yaml:2:1")]
+
+
+def test_nesting_is_bounded_through_aliases_too() -> None:
+    levels = "".join(f"a{n}: &a{n} {'[' * 30}*a{n - 1}{']' * 30}\n" for n in range(1, 5))
+    assert [code for code, _ in refused("a0: &a0 x\n" + levels)] == ["config.too_deep"]
+
+
+def test_values_are_counted_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml, "MAX_NODES", 10)
+    assert parse_yaml("[1, 2, 3, 4, 5, 6, 7, 8, 9]", "p.yaml").plain() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert refused("[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, {") == [("config.too_large", "p.yaml:1:29")]
+
+
 def test_nesting_is_bounded_before_it_costs_anything() -> None:
     assert refused("[" * 100_000) == [("config.too_deep", f"p.yaml:1:{MAX_DEPTH + 2}")]
 
@@ -109,3 +131,5 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
 def test_a_number_of_absurd_length_is_refused() -> None:
     with pytest.raises(ValueError, match="more than 1,000 digits"):
         resolve("9" * 1001)
+    with pytest.raises(ValueError, match="more than 1,000 digits"):
+        resolve("0x" + "f" * 1001)
