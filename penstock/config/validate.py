@@ -16,7 +16,7 @@ from penstock.config.document import Document, Path
 from penstock.config.programs import models
 from penstock.config.refuse import SPELLINGS
 from penstock.config.suggest import did_you_mean, nearest
-from penstock.errors import ConfigProblem
+from penstock.errors import ConfigProblem, Location
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -70,8 +70,22 @@ def validated(model: type[M], data: Any, document: Document, path: Path, problem
                 others[detail["loc"]] = document.others[place]
         if others:
             return validated(model, _with_others(data, others), document, path, problems)
-        problems.extend(_problem(detail, inner, model, document, path) for detail, inner in _one_of_each_union(details, data))
+        found = [_problem(detail, inner, model, document, path) for detail, inner in _one_of_each_union(details, data)]
+        problems.extend(_without_misspelt(found))
         return None
+
+
+def _without_misspelt(found: Sequence[ConfigProblem]) -> Iterator[ConfigProblem]:
+    """A field that is there under a wrong name is one mistake: it is not missing too."""
+    meant = {(_path(each).rpartition(".")[0], each.help) for each in found if each.code == "config.unknown_field"}
+    for each in found:
+        name = each.message.partition(" ")[0]
+        if each.code != "config.missing_field" or (_path(each), f"did you mean {name}?") not in meant:
+            yield each
+
+
+def _path(problem: ConfigProblem) -> str:
+    return problem.where.path if isinstance(problem.where, Location) else ""
 
 
 def _with_others(data: Any, others: Mapping[Path, Any], path: Path = ()) -> Any:

@@ -122,6 +122,17 @@ def test_a_name_used_twice_is_told_where_it_comes_again(project: Project, lines:
     assert project.found(BASE + lines + "\n") == [("config.duplicate_name", place) for place in places]
 
 
+def test_a_required_field_under_a_wrong_name_is_one_mistake(project: Project) -> None:
+    text = "piepline: p\nsource: {file: {path: a}}\nsink: {sqlite: {tabel: a, zzz: b}}\n"
+    assert project.found(text) == [
+        ("config.unknown_field", "p.yaml:1:1"),
+        ("config.unknown_field", "p.yaml:2:17"),
+        ("config.missing_field", "p.yaml:3:16"),
+        ("config.unknown_field", "p.yaml:3:17"),
+        ("config.unknown_field", "p.yaml:3:27"),
+    ]
+
+
 def test_names_of_sinks_are_unique_too(project: Project) -> None:
     text = "pipeline: p\nsource: stdin\nsinks: [{ name: file-2, drop: }, { file: a }, { file: b }]\n"
     assert project.found(text) == [("config.duplicate_name", "p.yaml:3:47")]
@@ -131,7 +142,6 @@ def test_programs_are_checked_though_other_fields_are_wrong(project: Project) ->
     sink = "{ sqlite: { path: x, tabel: y, columns: { a: '.x (' } }, when: '.y (' }"
     transforms = "[{ set: { extension: '.z (' } }, { jq: ., when: '.w (', timeout: 5 }]"
     assert project.found(f"pipeline: p\nsource: stdin\nsink: {sink}\ntransforms: {transforms}\n") == [
-        ("config.missing_field", "p.yaml:3:17"),
         ("config.unknown_field", "p.yaml:3:28"),
         ("jq.syntax", "p.yaml:3:52"),
         ("jq.syntax", "p.yaml:3:70"),
