@@ -142,7 +142,7 @@ class Run:
         tasks = [
             asyncio.create_task(self._reading(reader), name="read"),
             asyncio.create_task(self._processing(processor), name="process"),
-            asyncio.create_task(upkeep.run(), name="upkeep"),
+            asyncio.create_task(self._keeping(upkeep), name="upkeep"),
         ]
         deliver = asyncio.create_task(self._delivering(assembly, claimed, processor), name="deliver")
         deadline = asyncio.create_task(self._deadline(deliver), name="deadline")
@@ -198,6 +198,14 @@ class Run:
                 self._ready.put_nowait(End(bug("processing", error)))
                 return
             await asyncio.sleep(0)
+
+    async def _keeping(self, upkeep: Upkeep) -> None:
+        try:
+            await upkeep.run()
+        except PenstockError as error:
+            self._ready.put_nowait(End(error))
+        except Exception as error:  # supervision point: what goes wrong beside the events ends the run all the same
+            self._ready.put_nowait(End(bug("upkeep", error)))
 
     async def _delivering(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
         committer = claimed.committer

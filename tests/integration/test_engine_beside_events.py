@@ -1,4 +1,4 @@
-"""A state store that another process locks is waited for at the start too, and said so."""
+"""Before and beside the events: a locked state store is waited for at the start, a fault in the upkeep ends the run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import pytest
 from engine_parts import Feed, Table, make_pipeline, run_once, sink
 from engine_parts import parts as parts
 
 from penstock.engine.run import Run, RunOptions
+from penstock.engine.upkeep import Upkeep
+from penstock.errors import Fatal
 from penstock.observe.log import Incident
 from penstock.state import sqlite_database
 
@@ -36,3 +39,14 @@ async def test_a_run_waits_for_a_locked_state_store_before_it_claims(tmp_path: P
     other.close()
     summary = await asyncio.wait_for(task, 30)
     assert (summary.counts.received, run.status.totals.delivered) == (0, 3)
+
+
+async def test_what_goes_wrong_beside_the_events_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Upkeep) -> None:
+        raise LookupError("no such thing")
+
+    monkeypatch.setattr(Upkeep, "expire", broken)
+    feed, table = Feed.of({"n": 0}), Table(tmp_path / "t.db")
+    with pytest.raises(Fatal, match="no such thing") as caught:
+        await asyncio.wait_for(Run(make_pipeline(tmp_path, feed, sink("table", table)), RunOptions()).execute(), 30)
+    assert (caught.value.code, caught.value.where) == ("internal.error", "upkeep")
