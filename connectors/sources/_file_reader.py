@@ -123,6 +123,7 @@ class Reader:
         self._before = before
         self._block = b""
         self._block_start = self._given = stream.offset
+        self._last: Mark | None = None
         self._identify()
 
     def _identify(self) -> None:
@@ -174,6 +175,7 @@ class Reader:
     def _batch(self, cut: Cut) -> Batch:
         start, self._given = self.stream.start_before(max(0, self._given - TAIL)), cut.end
         mark = self.mark(cut.end)
+        self._last = mark
         end = to_position(self.generation, cut.end, mark)
         inside = self._positions(cut, msgspec.structs.replace(mark, start=start))
         return Batch(self.partition, cut.events, end, cut.end, cut.size, cut.rejects, inside)
@@ -185,15 +187,24 @@ class Reader:
         def position(count: int) -> Position:
             offset = offset_of(events[count - 1].position)
             tail = _tail(block, block_start, before, offset)
-            return to_position(self.generation, offset, msgspec.structs.replace(mark, tail_length=len(tail), tail=digest(tail)))
+            return to_position(
+                self.generation, offset, msgspec.structs.replace(mark, tail_length=len(tail), tail=digest(tail), more=True)
+            )
 
         return position
 
     def mark(self, offset: int) -> Mark:
         """How to recognise the file and the place, `offset` being in or behind the last block."""
         tail = _tail(self._block, self._block_start, self._before, offset)
-        start = self.stream.start_before(max(0, offset - TAIL))
-        return Mark(self._heads, len(tail), digest(tail), *self.inode, start, self.finished)
+        stream, start = self.stream, self.stream.start_before(max(0, offset - TAIL))
+        more = offset < stream.offset or stream.consumed < self.size or stream.buffered
+        return Mark(self._heads, len(tail), digest(tail), *self.inode, start, self.finished, more)
+
+    def settled(self) -> Iterator[Batch]:
+        """At the end of the file: where the last checkpoint said that there is more, an empty batch that takes that back."""
+        if self._last is not None and self._last.more:
+            self._last = msgspec.structs.replace(self._last, more=False)
+            yield Batch(self.partition, [], to_position(self.generation, self._given, self._last), self._given)
 
     def known(self) -> Known:
         """The place behind everything that was read, whether it made records or not."""

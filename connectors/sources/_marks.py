@@ -38,12 +38,13 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """What `Position.detail` holds. Stored: a change of shape needs another version byte.
+    """What `Position.detail` holds. Stored: a change of shape needs another version byte, but for a last field with a default.
 
     :ivar heads: digests of the file's first bytes, as (length, digest), shortest first.
     :ivar tail: digest of the `tail_length` bytes before the checkpoint.
     :ivar start: where reading can begin to get there, as (in the file, decompressed).
     :ivar finished: earlier generations whose files are still about.
+    :ivar more: there were bytes behind the checkpoint when it was made.
     """
 
     heads: list[tuple[int, bytes]]
@@ -53,6 +54,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     inode: int
     start: tuple[int, int]
     finished: list[Finished] = []
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,14 @@ class Stream(Protocol):
 
     :ivar offset: of the next byte that `read` gives, among the decompressed bytes.
     :ivar consumed: bytes of the file itself that were read.
+    :ivar buffered: some of these were not given yet.
     """
 
     offset: int
     consumed: int
+
+    @property
+    def buffered(self) -> bool: ...
 
     def read(self, limit: int) -> bytes:
         """At most `limit` bytes; empty at what is the end of the file now (there may be more later).
@@ -87,6 +91,8 @@ def open_stream(path: Path, suffix: str, start: tuple[int, int] = (0, 0)) -> Str
 
 
 class _PlainStream:
+    buffered = False
+
     def __init__(self, file: int, start: tuple[int, int]) -> None:
         self._file = file
         self.offset = self.consumed = start[0]
@@ -133,6 +139,10 @@ class _MemberStream:
         self._ready_at += len(block)
         self.offset += len(block)
         return block
+
+    @property
+    def buffered(self) -> bool:
+        return bool(self._pending) or self._ready_at < len(self._ready)
 
     def _decompress(self, limit: int) -> bytes:
         pieces: list[bytes] = []

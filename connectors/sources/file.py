@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -23,6 +24,7 @@ from connectors.sources._marks import Known, from_position, order_text
 from connectors.sources._records import Limits
 from connectors.sources._reread import reread
 from connectors.sources._streams import Damaged
+from connectors.sources._vanished import Vanished
 from penstock.config.base import ComponentConfig, ProjectPath, Size
 from penstock.errors import EnvironmentFault, Fatal
 from penstock.event import Event
@@ -113,6 +115,7 @@ class FileSource:
         self._sizes: dict[str, int] = {}
         self._done: dict[str, int] = {}
         self._faults: dict[str, EnvironmentFault] = {}
+        self._vanished = Vanished()
         self._once = True
         self._opener = Opener(context.project, config.format, Limits(max_record=config.max_record))
         self._thread: ThreadPoolExecutor | None = None
@@ -143,7 +146,8 @@ class FileSource:
     async def batches(self) -> AsyncIterator[Batch]:
         """Batches file by file; followed, in turn.
 
-        :raises EnvironmentFault: after all else was read: `source.unreadable`, `source.truncated_gzip` (or `_zstd`, `_json`).
+        :raises EnvironmentFault: after all else was read: `source.unreadable`, `source.vanished`, `source.truncated_gzip` (or
+            `_zstd`, `_json`).
         :raises Fatal: `source.rewritten`.
         """
         async for batch in self._read_once() if self._once else self._follow():
@@ -183,6 +187,8 @@ class FileSource:
     async def _read_once(self) -> AsyncIterator[Batch]:
         for name in await self._run(self._names):
             reader = await self._run(partial(self._begin, name))
+            for batch in self._vanished.batches():
+                yield batch
             while reader is not None:
                 async for batch in self._drain(reader):
                     yield batch
@@ -197,7 +203,7 @@ class FileSource:
                     yield batch
             if not self.config.follow or reader.moved():
                 reader.stream.check_end()
-                for batch in reader.finish():
+                for batch in chain(reader.finish(), reader.settled()):
                     yield batch
         except Damaged as error:
             self._faults.setdefault(reader.partition, damaged(reader.partition, error))
@@ -216,6 +222,8 @@ class FileSource:
         while True:
             await self._run(self._begin_new)
             busy = False
+            for batch in self._vanished.batches():
+                yield batch
             for reader in list(self._active.values()):
                 async for batch in self._turn(reader):
                     busy = True
@@ -248,7 +256,7 @@ class FileSource:
             following = await self._run(partial(self._opener.hand_over, reader))
             gone = following is None and reader.deleted()
             if gone or following not in (None, reader):
-                for batch in reader.finish():
+                for batch in chain(reader.finish(), reader.settled()):
                     yield batch
                 await self._run(partial(self._retire, reader, following))
 
@@ -267,11 +275,13 @@ class FileSource:
     def _begin(self, name: str) -> Reader | None:
         if name not in self._known and self._discovery.is_renamed(name):
             return None
+        known = self._known.get(name)
         try:
-            reader = self._opener.begin(name, self._known.get(name), wait=not self._once)
+            reader = self._opener.begin(name, known, wait=not self._once)
         except EnvironmentFault as error:
             self._faults[name] = error
             return None
+        self._vanished.look(name, known, reader, self._opener.home(name))
         if reader is not None:
             self._adopt(reader)
         return reader
@@ -306,9 +316,10 @@ class FileSource:
         return self._discovery.scan(self._known.keys() - self._done.keys(), strict=False)
 
     def _raise_faults(self) -> None:
-        if not self._faults:
+        faults = [*self._faults.values(), *self._vanished.faults.values()]
+        if not faults:
             return
-        first, *others = self._faults.values()
+        first, *others = faults
         if not others:
             raise first
         why = "; ".join([*filter(None, [first.why]), *(f"also: {other.message}" for other in others)])

@@ -48,8 +48,8 @@ class Project:
         return file
 
     def make(self, **options: Any) -> Run:
-        """A run that ends when everything was read."""
-        return Run(load(self.root / "orders.yaml", environment={}), RunOptions(once=True, **options))
+        """A run, which ends when everything was read unless `once=False` is given."""
+        return Run(load(self.root / "orders.yaml", environment={}), RunOptions(**({"once": True} | options)))
 
     async def run(self, **options: Any) -> RunSummary:
         return await asyncio.wait_for(self.make(**options).execute(), 60)
