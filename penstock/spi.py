@@ -61,10 +61,12 @@ class Batch:
     rejects: dict[int, ComponentError] = field(default_factory=dict)
     cut: Callable[[int], Position] | None = None
 
-
     def divide(self, count: int) -> tuple[Batch, Batch]:
-        """The first `count` events and the others. The token goes with the second part, so that nothing is acknowledged before all
-        of the batch is durable; without `cut` the first part moves no position."""
+        """The first `count` events and the others.
+
+        The token goes with the second part, so that nothing is acknowledged before all of the batch is durable; without `cut` the
+        first part moves no position.
+        """
         share = self.size * count // max(1, len(self.events))
         end = self.cut(count) if self.cut is not None else None
         head = Batch(self.partition, self.events[:count], end, None, share)
