@@ -16,6 +16,10 @@ FIRST = "validate"
 """What the step is called that `validate:` at the top of the file makes."""
 
 
+_RESERVED = frozenset({"source", "decode", "event", "dedup", "transforms", "state"})
+"""What dead letters call the places of a failure that are no steps, and the ledger of the state store."""
+
+
 def source_of(resolver: Resolver) -> tuple[typed.Component, typed.EventFields] | None:
     """The source, and how its records become events."""
     data = resolver.document.data
@@ -130,6 +134,9 @@ def _sink_entries(resolver: Resolver) -> list[tuple[Any, Path]]:
 def _refuse_same(resolver: Resolver, what: str, named: Sequence[tuple[str, Path]]) -> None:
     first: dict[str, Path] = {}
     for name, path in named:
+        if name in _RESERVED:
+            message = f"a {what} cannot be named '{name}': dead letters and ledgers call a part of the pipeline itself so"
+            resolver.problem("config.reserved_name", message, path, "choose another `name`")
         other = first.setdefault(name, path)
         if other is not path:
             line = resolver.document.at(other).line
