@@ -23,7 +23,8 @@ from penstock.engine.prepare import Preparer
 from penstock.engine.stages import Tally
 from penstock.event import UNSET, Event
 from penstock.faults import Faults
-from penstock.spi import Batch, Claimant, Commit, Context, Counts, Key, Resume
+from penstock.ledger import Claimant, Commit, Counts, Key
+from penstock.spi import Batch, Context, Resume
 from penstock.state.open import open_store
 from penstock.state.records import Note, Version
 

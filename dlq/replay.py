@@ -30,8 +30,9 @@ from penstock.engine.work import Work
 from penstock.errors import ComponentError, Oversized, Permanent
 from penstock.event import Event
 from penstock.faults import Faults
+from penstock.ledger import Counts, Key
 from penstock.observe.status import RunStatus
-from penstock.spi import Batch, Counts, Key, Rereadable, Resume, Source
+from penstock.spi import Batch, Rereadable, Resume, Source
 from penstock.state.records import DeadLetter, LetterQuery
 from penstock.state.store import StateStore
 

@@ -45,26 +45,9 @@ if TYPE_CHECKING:
         Violation,
     )
     from penstock.event import Event
+    from penstock.ledger import Claim, Claimant, Commit, Counts, Key, Ledger, LedgerSink
     from penstock.observe.status import RunSummary
-    from penstock.spi import (
-        Batch,
-        Claim,
-        Claimant,
-        Commit,
-        Context,
-        Counts,
-        Healthy,
-        Key,
-        Ledger,
-        LedgerSink,
-        Position,
-        Rereadable,
-        Result,
-        Resume,
-        Sink,
-        Source,
-        Transform,
-    )
+    from penstock.spi import Batch, Context, Healthy, Position, Rereadable, Result, Resume, Sink, Source, Transform
 
 _HOMES = {
     "penstock.clock": ("Clock", "SystemClock"),
@@ -79,11 +62,9 @@ _HOMES = {
         *("PenstockError", "Permanent", "Transient", "Unavailable", "Violation"),
     ),
     "penstock.event": ("Event",),
+    "penstock.ledger": ("Claim", "Claimant", "Commit", "Counts", "Key", "Ledger", "LedgerSink"),
     "penstock.observe.status": ("RunSummary",),
-    "penstock.spi": (
-        *("Batch", "Claim", "Claimant", "Commit", "Context", "Counts", "Healthy", "Key", "Ledger", "LedgerSink", "Position"),
-        *("Rereadable", "Result", "Resume", "Sink", "Source", "Transform"),
-    ),
+    "penstock.spi": ("Batch", "Context", "Healthy", "Position", "Rereadable", "Result", "Resume", "Sink", "Source", "Transform"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -19,7 +19,8 @@ from connectors.sinks._sqlite_table import Row, Table, Writer, create, load
 from penstock.config.base import ComponentConfig, DataField, ProjectPath
 from penstock.errors import BatchError, ComponentError, EnvironmentFault, Permanent
 from penstock.event import Event
-from penstock.spi import Claim, Claimant, Commit, Context
+from penstock.ledger import Claim, Claimant, Commit
+from penstock.spi import Context
 from penstock.state.sqlite_database import Database, Naming
 from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
 from penstock.state.sqlite_migrate import migrate

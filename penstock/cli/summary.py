@@ -9,9 +9,9 @@ from penstock.cli.dlq_render import SHORT_FINGERPRINT, SHORT_ID, hint_lines
 from penstock.cli.supervise import Outcome
 from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style
+from penstock.ledger import Counts
 from penstock.observe.status import RunSummary
 from penstock.observe.text import printable
-from penstock.spi import Counts
 from penstock.state.records import Group
 
 SHOWN_GROUPS = 5

@@ -12,7 +12,8 @@ from penstock.config.model import Dedup, Pipeline
 from penstock.engine.prepare import Keys, Preparer
 from penstock.engine.stages import Chain, compile_chain
 from penstock.faults import Faults
-from penstock.spi import Context, Expressions, LedgerSink, Sink, Source
+from penstock.ledger import LedgerSink
+from penstock.spi import Context, Expressions, Sink, Source
 
 DEFAULT_WINDOW = 86400.0
 

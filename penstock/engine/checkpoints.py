@@ -10,8 +10,9 @@ from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings, assemble
 from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.run import RunOptions
+from penstock.ledger import Commit, Counts
 from penstock.observe.status import RunStatus
-from penstock.spi import Commit, Counts, Position
+from penstock.spi import Position
 
 
 async def reset_positions(pipeline: Pipeline, partitions: Sequence[str], options: RunOptions) -> None:

@@ -18,9 +18,10 @@ from penstock.engine.letters import LetterMaker
 from penstock.engine.retry import patiently
 from penstock.engine.sinks import SinkEnd
 from penstock.errors import Fenced, Unavailable
+from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
-from penstock.spi import Commit, LedgerSink, Sink
+from penstock.spi import Sink
 from penstock.state.open import open_store
 from penstock.state.records import Note, Version
 from penstock.state.store import StateStore

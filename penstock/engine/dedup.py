@@ -14,7 +14,8 @@ from hashlib import blake2b
 from penstock.engine.ledgers import LedgerState
 from penstock.engine.prepare import canonical
 from penstock.event import Event
-from penstock.spi import Batch, Key
+from penstock.ledger import Key
+from penstock.spi import Batch
 from penstock.state.records import OpenLetter, Repeat
 from penstock.state.store import StateStore
 

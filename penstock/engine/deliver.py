@@ -24,8 +24,8 @@ from penstock.engine.work import Work
 from penstock.errors import BatchError, ComponentError, Fatal, Transient, Unavailable
 from penstock.event import Event
 from penstock.faults import Faults
+from penstock.ledger import Commit, JobRecord, Key
 from penstock.observe.status import RunStatus
-from penstock.spi import Commit, JobRecord, Key
 from penstock.state.records import DeadLetter, Note
 from penstock.state.store import StateStore
 

@@ -11,7 +11,8 @@ from penstock.engine.outcomes import count_outcomes
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.stages import Failure
 from penstock.engine.work import Work
-from penstock.spi import Counts, Position
+from penstock.ledger import Counts
+from penstock.spi import Position
 from penstock.state.records import DeadLetter, Delivered, Repeat
 
 

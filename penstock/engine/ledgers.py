@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from penstock.clock import Clock
 from penstock.errors import EnvironmentFault, Fenced
-from penstock.spi import Claim, Claimant, Ledger, LedgerSink, Position
+from penstock.ledger import Claim, Claimant, Ledger, LedgerSink
+from penstock.spi import Position
 from penstock.state.records import Note
 from penstock.state.store import StateStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penstock.engine.work import Work
-from penstock.spi import Counts, Key
+from penstock.ledger import Counts, Key
 
 
 def count_outcomes(work: Work, sink_failed: set[int]) -> Counts:

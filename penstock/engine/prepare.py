@@ -18,7 +18,8 @@ from penstock.config.model import Dedup, EventFields, Pipeline
 from penstock.engine.stages import Tally
 from penstock.errors import ComponentError, Permanent
 from penstock.event import UNSET, Event
-from penstock.spi import Batch, Expressions, FieldsProgram, Key
+from penstock.ledger import Key
+from penstock.spi import Batch, Expressions, FieldsProgram
 
 _decode = msgspec.json.Decoder().decode
 canonical = msgspec.json.Encoder(order="sorted").encode

@@ -19,8 +19,9 @@ from penstock.engine.stages import Tally
 from penstock.engine.supervise import blaming
 from penstock.engine.work import Work
 from penstock.event import Event
+from penstock.ledger import Key
 from penstock.observe.status import RunStatus
-from penstock.spi import Batch, Key
+from penstock.spi import Batch
 from penstock.state.records import OpenLetter
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from penstock.engine.dedup import Verdicts
 from penstock.engine.stages import Failure, Tally
 from penstock.event import Event
-from penstock.spi import Batch, Key
+from penstock.ledger import Key
+from penstock.spi import Batch
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from penstock.errors import Violation
-from penstock.spi import Counts, Position
+from penstock.ledger import Counts
+from penstock.spi import Position
 
 Status = Literal["open", "parked", "replaying", "resolved", "superseded", "discarded"]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.errors import Fatal
-from penstock.spi import Key
+from penstock.ledger import Key
 
 KEY = 16
 ENTRY = 24

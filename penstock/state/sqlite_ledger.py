@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import msgspec
 
 from penstock.errors import EnvironmentFault, Fenced
-from penstock.spi import Claim, Claimant, Commit, Counts, JobRecord, Position
+from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord
+from penstock.spi import Position
 from penstock.state import sqlite_keys
 from penstock.state.sqlite_migrate import Schema
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.spi import Claim
+from penstock.ledger import Claim
 from penstock.state.records import DeadLetter, Delivered, Repeat, Status
 
 LIVE = "status IN ('open', 'parked', 'replaying')"

@@ -17,7 +17,8 @@ from pathlib import Path
 from penstock.clock import Clock
 from penstock.errors import EnvironmentFault
 from penstock.faults import Faults
-from penstock.spi import Claim, Claimant, Commit, Position
+from penstock.ledger import Claim, Claimant, Commit
+from penstock.spi import Position
 from penstock.state import sqlite_letter_queries as queries
 from penstock.state import sqlite_letters, sqlite_pipeline
 from penstock.state.lock import PipelineLock, holder_of

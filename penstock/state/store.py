@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from penstock.spi import Claim, Commit, Ledger, Position
+from penstock.ledger import Claim, Commit, Ledger
+from penstock.spi import Position
 from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 
 

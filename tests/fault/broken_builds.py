@@ -15,7 +15,7 @@ from penstock.cli.main import main
 from penstock.engine.deliver import Committer
 from penstock.engine.group import Group
 from penstock.event import Event
-from penstock.spi import Commit
+from penstock.ledger import Commit
 from penstock.state import sqlite_keys, sqlite_ledger, sqlite_pipeline
 from penstock.state.sqlite_ledger import LedgerTables
 from penstock.state.sqlite_store import SqliteStateStore

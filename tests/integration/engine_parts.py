@@ -25,8 +25,9 @@ from penstock.engine.run import Run, RunOptions
 from penstock.errors import BatchError, ComponentError, Fatal, Location
 from penstock.event import Event
 from penstock.faults import Faults
+from penstock.ledger import Claim, Claimant, Commit, Counts
 from penstock.observe.status import RunSummary
-from penstock.spi import Batch, Claim, Claimant, Commit, Context, Counts, Position, Resume
+from penstock.spi import Batch, Context, Position, Resume
 from penstock.state.records import DeadLetter, LetterQuery, Note, Status
 from penstock.state.sqlite_database import Database, Naming
 from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables

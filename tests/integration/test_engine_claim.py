@@ -16,8 +16,8 @@ from engine_parts import parts as parts
 from penstock.config.model import Limits, Pipeline
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import EnvironmentFault, Fenced
+from penstock.ledger import Counts
 from penstock.observe.status import RunSummary
-from penstock.spi import Counts
 from penstock.testing.clock import FakeClock
 
 

@@ -13,7 +13,7 @@ from engine_parts import parts as parts
 from penstock.config.model import EventFields, Limits, Pipeline, Retry
 from penstock.errors import Permanent, Transient
 from penstock.event import Event
-from penstock.spi import Counts
+from penstock.ledger import Counts
 from penstock.testing.clock import FakeClock
 
 A, B = {"id": 1, "total": 1}, {"id": 2, "total": 2}

@@ -19,7 +19,7 @@ from penstock.engine.run import Run, RunOptions
 from penstock.errors import BatchError, EnvironmentFault, Fatal, Oversized, Permanent
 from penstock.event import Event
 from penstock.faults import Faults
-from penstock.spi import Counts
+from penstock.ledger import Counts
 from penstock.state.records import LetterQuery
 
 NOBODY = LetterQuery()

@@ -16,9 +16,10 @@ from penstock.config.model import Batching, DeadLetters, Limits, Retry
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import EnvironmentFault, Fatal, Permanent, Transient, Unavailable
 from penstock.event import Event
+from penstock.ledger import Counts
 from penstock.observe.log import Incident
 from penstock.observe.status import RunSummary
-from penstock.spi import Batch, Counts
+from penstock.spi import Batch
 from penstock.testing.clock import FakeClock
 
 

@@ -14,8 +14,8 @@ from engine_parts import parts as parts
 from penstock.config.model import EventFields, Retry
 from penstock.errors import BatchError, Fatal, Oversized, Permanent, Transient, Violation
 from penstock.event import Event
+from penstock.ledger import Counts
 from penstock.observe.status import RunSummary
-from penstock.spi import Counts
 from penstock.state.records import Delivered
 from penstock.testing.clock import FakeClock
 

@@ -15,7 +15,7 @@ from engine_parts import parts as parts
 from penstock.config.model import Component, EventFields, Limits, Step
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import Fatal
-from penstock.spi import Counts
+from penstock.ledger import Counts
 from penstock.testing.clock import FakeClock
 from transforms.jq import Jq
 from transforms.python import Python

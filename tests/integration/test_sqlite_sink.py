@@ -16,7 +16,8 @@ from penstock.clock import SystemClock
 from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal, Fenced, Permanent, Transient, Unavailable
 from penstock.event import Event
 from penstock.faults import Faults
-from penstock.spi import Claimant, Commit, Context, Counts, FieldsProgram, Key, LedgerSink, Position, Program, View
+from penstock.ledger import Claimant, Commit, Counts, Key, LedgerSink
+from penstock.spi import Context, FieldsProgram, Position, Program, View
 
 ORDERS = "CREATE TABLE orders (id TEXT PRIMARY KEY, price REAL NOT NULL CHECK (price > 0), qty INTEGER DEFAULT 7, note)"
 

@@ -12,7 +12,7 @@ import pytest
 
 from penstock.clock import SystemClock
 from penstock.faults import Faults
-from penstock.spi import Claimant
+from penstock.ledger import Claimant
 from penstock.state.open import open_store
 from penstock.state.records import LetterQuery, Version
 from penstock.state.sqlite_ledger import LedgerTables

@@ -7,7 +7,7 @@ import sqlite3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.spi import Claimant, Commit, Counts, Key
+from penstock.ledger import Claimant, Commit, Counts, Key
 from penstock.state import sqlite_keys
 from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
 

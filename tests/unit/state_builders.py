@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.faults import Faults
-from penstock.spi import Claim, Claimant, Commit, Counts, Key, Position
+from penstock.ledger import Claim, Claimant, Commit, Counts, Key
+from penstock.spi import Position
 from penstock.state.records import DeadLetter, Note, Version
 from penstock.state.sqlite_store import SqliteStateStore
 

@@ -12,8 +12,8 @@ from penstock.cli.summary import equation_lines, plain_summary, summary_lines
 from penstock.cli.supervise import Outcome, worst
 from penstock.cli.terminal import Style
 from penstock.errors import EnvironmentFault, ExitStatus, Fatal, PenstockError, UsageError
+from penstock.ledger import Counts
 from penstock.observe.status import RunStatus, RunSummary
-from penstock.spi import Counts
 from penstock.state.records import Group
 
 PLAIN = Style()

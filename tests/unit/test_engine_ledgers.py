@@ -11,7 +11,8 @@ from state_builders import HandClock
 
 from penstock.engine.ledgers import STATE, Claims, LedgerState, Standing, claim_all
 from penstock.errors import EnvironmentFault, Fenced
-from penstock.spi import Claim, Claimant, Commit, Counts, Position
+from penstock.ledger import Claim, Claimant, Commit, Counts
+from penstock.spi import Position
 from penstock.state.records import Note
 
 TEN, TWENTY = Counts(received=10, delivered=10), Counts(received=20, delivered=20)

@@ -11,11 +11,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.errors import EnvironmentFault, UsageError
+from penstock.ledger import Counts
 from penstock.observe import http
 from penstock.observe.http import Address, ObserveServer, not_ready, parse_address
 from penstock.observe.metrics import render_metrics
 from penstock.observe.status import Phase, RunStatus
-from penstock.spi import Counts
 
 
 class FixedClock:

@@ -10,7 +10,8 @@ import pytest
 from state_builders import at, claimant, commit, key, make_store
 
 from penstock.errors import EnvironmentFault, Fatal, Fenced
-from penstock.spi import Counts, JobRecord, Position
+from penstock.ledger import Counts, JobRecord
+from penstock.spi import Position
 from penstock.state.sqlite_store import SqliteStateStore
 
 

@@ -9,7 +9,7 @@ import pytest
 from state_builders import at, claim_at, claimant, commit, letter, make_store, note, version
 
 from penstock.errors import Fenced, UsageError, Violation
-from penstock.spi import Claim, JobRecord
+from penstock.ledger import Claim, JobRecord
 from penstock.state.records import Delivered, LetterQuery, Repeat
 from penstock.state.sqlite_store import SqliteStateStore
 

@@ -14,7 +14,8 @@ from state_builders import HandClock, at, claimant, commit, key, letter, make_st
 
 from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable
 from penstock.faults import Faults
-from penstock.spi import Counts, Position
+from penstock.ledger import Counts
+from penstock.spi import Position
 from penstock.state.lock import PipelineLock
 from penstock.state.open import open_store
 from penstock.state.records import LetterQuery, Note, RunRecord
