@@ -6,7 +6,8 @@ before any connection is opened, so constructors check and compile, and only `op
 
 Concurrency: one asyncio loop. No two calls of one component overlap, but `Source.ack`, `release` and `close` may be called while
 `batches()` waits. A blocking client runs in a thread that its component owns. Errors are classified at this edge (`Transient`,
-`Permanent`, `Fatal` of `penstock.errors`), and a component never retries by itself what the engine retries. Ledgers, a sink's own among them: `penstock.ledger`.
+`Permanent`, `Fatal` of `penstock.errors`), and a component never retries by itself what the engine retries. The contract of ledgers, a sink's own among
+them, is `penstock.ledger`.
 """
 
 from __future__ import annotations
