@@ -1,83 +1,42 @@
 """Workers: processes that can be killed, so that an endless loop or a memory bomb costs only the event that caused it.
 
-A block that exceeds a limit is divided until the guilty event stands alone; when it exceeds the limit twice, alone, in fresh
-workers, it becomes a dead letter, and everything around it goes on. The clock counts only while the parent itself runs.
+A block that exceeds a limit is divided until the guilty event stands alone; when it exceeds the limit again, alone in a fresh
+worker, it becomes a dead letter, and everything around it goes on. The clock counts only while the parent itself runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import pickle
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from penstock.config.base import ComponentConfig
 from penstock.config.model import Component, Pipeline
 from penstock.engine.assemble import Surroundings
 from penstock.engine.stages import Tally
 from penstock.engine.wire import Reply, Request, decode_reply, encode_request, packed
-from penstock.engine.worker import LENGTH, OUT_OF_MEMORY, Task
+from penstock.engine.worker import Task
+from penstock.engine.worker_handle import Bystander, Exceeded, WorkerHandle
 from penstock.errors import EnvironmentFault, Permanent
 from penstock.event import Event
 from penstock.observe.status import RunStatus
 
-TICK = 0.05
+AHEAD = 2
+"""Blocks that a worker is given at a time: one to work on, and one in its pipe."""
 LARGEST_BLOCK = 1 << 20
 """Events a block may hold before its size has been found to matter; batches are far smaller."""
 Outputs = tuple[list[Event], list[int] | None]
 """Outputs in order with their routes."""
 START_TIMEOUT = 60.0
-_HOME = str(Path(__file__).resolve().parents[2])
-_BOOT = f"import sys; sys.path.insert(0, {_HOME!r}); from penstock.engine.worker import main; main()"
-
-
-class Exceeded(Exception):  # a verdict about a block, caught in this module
-    """A worker took too long, or died."""
-
-    def __init__(self, code: str, message: str, help: str) -> None:
-        super().__init__(message)
-        self.code, self.message, self.help = code, message, help
 
 
 @dataclass(slots=True)
-class Worker:
-    """One live worker process."""
+class Seat:
+    """A worker's place in the pool: when its process ends, another takes it."""
 
-    process: Process
-
-    async def exchange(self, body: bytes, seconds: float) -> bytes:
-        """Send a block, wait for its reply.
-
-        :raises Exceeded: no reply within so many seconds of the parent's running time, or the process died.
-        """
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        reply = asyncio.ensure_future(_read(stdout))
-        try:
-            stdin.write(LENGTH.pack(len(body)) + body)
-            await stdin.drain()
-            return await _within(reply, seconds)
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            status = await self.process.wait()
-            raise Exceeded(
-                "worker.died",
-                f"the event ended its worker process ({_ending(status)})",
-                "worker_memory bounds what a step may allocate: look for a program that grows without end",
-            ) from error
-        finally:
-            reply.cancel()
-            await asyncio.gather(reply, return_exceptions=True)
-
-    async def end(self) -> None:
-        """Now, whatever it is doing."""
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-        self.process._transport.close()  # type: ignore[attr-defined]  # asyncio keeps a killed child's pipes open otherwise
+    worker: WorkerHandle
+    renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class WorkerPool:
@@ -87,51 +46,59 @@ class WorkerPool:
         self._pipeline = pipeline
         self._clock = surroundings.clock
         self._status = status
-        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        self._live: list[Worker] = []
+        self._free: asyncio.Queue[Seat] = asyncio.Queue()
+        self._live: list[WorkerHandle] = []
+        self._solitary = asyncio.Lock()
         self._task = pickle.dumps(Task(_without_ends(pipeline), pipeline.worker_memory))
         self._limit = LARGEST_BLOCK
 
     async def start(self) -> None:
-        for worker in await asyncio.gather(*(self._spawn() for _ in range(self._pipeline.workers))):
-            self._idle.put_nowait(worker)
+        seats = [Seat(worker) for worker in await asyncio.gather(*(self._spawn() for _ in range(self._pipeline.workers)))]
+        for seat in seats * AHEAD:
+            self._free.put_nowait(seat)
 
     async def close(self) -> None:
         await asyncio.gather(*(worker.end() for worker in self._live))
         self._live.clear()
 
-    async def run(self, events: list[Event], tally: Tally, *, prepare: bool) -> tuple[list[Event], list[int] | None]:
+    async def run(self, events: list[Event], tally: Tally, *, prepare: bool) -> Outputs:
         """Outputs in order with their routes, as `Chain.run` gives them; failures and counts go to the tally."""
         events = _packed(events, tally)
         return await self._run(events, tally, prepare) if events else ([], None)
 
     async def _run(self, events: list[Event], tally: Tally, prepare: bool) -> Outputs:
-        if len(events) > self._limit:
-            return await self._halves(events, tally, prepare)
-        worker = await self._idle.get()
-        try:
-            reply = await self._exchange(worker, events, prepare)
-        except Exceeded as why:
-            if len(events) > 1:
-                self._idle.put_nowait(await self._renew(worker))
-                self._limit = max(1, len(events) // 2)
-                return await self._halves(events, tally, prepare)
-            return await self._once_more(await self._renew(worker), events, tally, prepare, why)
-        except BaseException:
-            await self._end(worker)
-            raise
-        self._idle.put_nowait(worker)
-        return _told(reply, tally)
+        if len(events) <= self._limit:
+            reply = await self._seated(events, prepare)
+            if reply is not None:
+                return _told(reply, tally)
+            if len(events) == 1:
+                return await self._alone(events, tally, prepare)
+            self._limit = max(1, len(events) // 2)
+        return await self._halves(events, tally, prepare)
 
-    async def _exchange(self, worker: Worker, events: list[Event], prepare: bool) -> Reply:
+    async def _seated(self, events: list[Event], prepare: bool) -> Reply | None:
+        """What the next free worker made of a block; None where that exceeded a limit."""
+        seat = await self._free.get()
+        try:
+            while True:
+                worker = seat.worker
+                try:
+                    return await self._exchange(worker, events, prepare)
+                except Bystander:
+                    await self._renew(seat, worker)
+                except Exceeded:
+                    await self._renew(seat, worker)
+                    return None
+        finally:
+            self._free.put_nowait(seat)
+
+    async def _exchange(self, worker: WorkerHandle, events: list[Event], prepare: bool) -> Reply:
         """One block. Where it took a small part of the time allowed, the next may be larger."""
         allowed = self._pipeline.transform_timeout
-        body = encode_request(Request(prepare, events))
-        started = self._clock.monotonic()
-        reply = decode_reply(await worker.exchange(body, allowed))
-        if len(events) >= self._limit and self._clock.monotonic() - started < allowed / 4:
+        body, seconds = await worker.exchange(encode_request(Request(prepare, events)), allowed)
+        if len(events) >= self._limit and seconds < allowed / 4:
             self._limit = min(LARGEST_BLOCK, 2 * self._limit)
-        return reply
+        return decode_reply(body)
 
     async def _halves(self, events: list[Event], tally: Tally, prepare: bool) -> Outputs:
         """The block in two parts, one behind the other."""
@@ -144,37 +111,33 @@ class WorkerPool:
         joined = [*(routes or [everywhere] * len(outputs)), *(more_routes or [everywhere] * len(more))]
         return outputs + more, joined
 
-    async def _once_more(self, fresh: Worker, events: list[Event], tally: Tally, prepare: bool, why: Exceeded) -> Outputs:
-        """A single event has one more chance, alone in a fresh worker."""
-        try:
-            reply = await self._exchange(fresh, events, prepare)
-        except Exceeded:
-            self._idle.put_nowait(await self._renew(fresh))
-            error = Permanent(why.code, why.message, help=why.help)
-            tally.fail("transforms", events[0], error, attempts=2)
-            return [], None
-        except BaseException:
-            await self._end(fresh)
-            raise
-        self._idle.put_nowait(fresh)
-        return _told(reply, tally)
+    async def _alone(self, events: list[Event], tally: Tally, prepare: bool) -> Outputs:
+        """A single event has one more chance, in a fresh worker of its own."""
+        async with self._solitary:
+            worker = await self._spawn()
+            try:
+                return _told(await self._exchange(worker, events, prepare), tally)
+            except Exceeded as why:
+                tally.fail(why.step, events[0], Permanent(why.code, why.message, help=why.help), attempts=2)
+                return [], None
+            finally:
+                await self._end(worker)
 
-    async def _renew(self, worker: Worker) -> Worker:
-        """Another worker in the place of one that has to be ended."""
-        await self._end(worker)
-        self._status.retries["workers"] += 1
-        return await self._spawn()
+    async def _renew(self, seat: Seat, spent: WorkerHandle) -> None:
+        """Another process in the place of one that has to be ended, unless it has been replaced meanwhile."""
+        async with seat.renewing:
+            if seat.worker is spent:
+                await self._end(spent)
+                self._status.retries["workers"] += 1
+                seat.worker = await self._spawn()
 
-    async def _end(self, worker: Worker) -> None:
+    async def _end(self, worker: WorkerHandle) -> None:
         await worker.end()
         self._live.remove(worker)
 
-    async def _spawn(self) -> Worker:
-        """A fresh worker, its programs compiled. Its environment is empty; it finds Penstock where this process did."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-c", _BOOT, stdin=PIPE, stdout=PIPE, env={}, cwd=self._pipeline.project
-        )
-        worker = Worker(process)
+    async def _spawn(self) -> WorkerHandle:
+        """A fresh worker, its programs compiled."""
+        worker = await WorkerHandle.start(self._pipeline.project, self._clock)
         self._live.append(worker)
         try:
             await worker.exchange(self._task, START_TIMEOUT)
@@ -212,30 +175,3 @@ def _packed(events: Sequence[Event], tally: Tally) -> list[Event]:
         except Permanent as error:
             tally.fail("decode", event, error)
     return ready
-
-
-async def _read(stdout: asyncio.StreamReader) -> bytes:
-    (length,) = LENGTH.unpack(await stdout.readexactly(LENGTH.size))
-    return await stdout.readexactly(length)
-
-
-async def _within(reply: asyncio.Future[bytes], seconds: float) -> bytes:
-    """Wait in ticks: time in which this process was stopped or starved shows as one long tick, and counts as one short one."""
-    left = seconds
-    while True:
-        done, _ = await asyncio.wait((reply,), timeout=min(TICK, left))
-        if done:
-            return reply.result()
-        left -= TICK
-        if left <= 0:
-            raise Exceeded(
-                "worker.timeout",
-                f"the steps took longer than {seconds:g} s for one event",
-                "raise transform_timeout, or mend the program that does not end",
-            )
-
-
-def _ending(status: int) -> str:
-    if status == OUT_OF_MEMORY:
-        return "out of memory"
-    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -210,18 +210,24 @@ def decide(program: Program, events: Sequence[Event]) -> list[bool | ComponentEr
     return verdicts
 
 
+def _nobody(step: str) -> None:
+    """Where nobody asks which step it is."""
+
+
 @dataclass(slots=True)
 class Chain:
     """All steps of a pipeline, and the conditions of its sinks: what a worker runs.
 
     :ivar conditions: for each sink its `when`, or None.
     :ivar first_only: `route: first`, an output goes to the first sink that takes it.
+    :ivar entering: is told the name of each step before it runs.
     """
 
     stages: list[Stage]
     sinks: list[str]
     conditions: list[Program | None]
     first_only: bool
+    entering: Callable[[str], None] = _nobody
 
     @property
     def routes_all(self) -> bool:
@@ -232,6 +238,7 @@ class Chain:
         """Outputs in order, and for each a bit mask of the sinks that take it; None where all take all."""
         for stage in self.stages:
             if events:
+                self.entering(stage.name)
                 events = await stage.run(events, tally)
         routes = None if self.routes_all else self._route(events, tally)
         failed = tally.failures
@@ -245,6 +252,7 @@ class Chain:
         masks = [0] * len(events)
         for bit, (sink, condition) in enumerate(zip(self.sinks, self.conditions, strict=True)):
             places = [i for i, mask in enumerate(masks) if not mask] if self.first_only else range(len(events))
+            self.entering(f"{sink}.when")
             asked = [events[i] for i in places]
             verdicts = decide(condition, asked) if condition is not None else [True] * len(asked)
             for i, verdict in zip(places, verdicts, strict=True):

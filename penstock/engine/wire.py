@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,6 +20,13 @@ from penstock.errors import (
     Violation,
 )
 from penstock.event import UNSET, Event, decode, encode
+
+LENGTH = struct.Struct(">I")
+"""Before each block that goes to a worker: how many bytes follow."""
+FRAME = struct.Struct(">cI")
+"""Before each frame that comes from a worker: its kind, and how many bytes follow."""
+ANSWER, STEP, WAITING, WORKING = b"a", b"s", b"w", b"g"
+"""Kinds of frames: a reply; the name of the step that begins; a pause before a step's next attempt begins, and ends."""
 
 _KINDS: dict[str, type[ComponentError]] = {
     kind.__name__: kind for kind in (Transient, Unavailable, Permanent, Fatal, EnvironmentFault)

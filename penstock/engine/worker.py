@@ -1,7 +1,7 @@
 """A worker process: reads its task and then blocks of events from stdin, writes replies to stdout, and knows nothing else.
 
 It has an empty environment, no open files but its pipes, and a limit on its address space. It is ended by its parent, at any
-moment; it ends by itself when its parent does. Frames are a length of four bytes and that many bytes.
+moment; it ends by itself when its parent does. Beside its replies it says which step it is at, for the day it does not come back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import pickle
 import random
 import resource
 import signal
-import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -22,11 +21,22 @@ from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings, make_context
 from penstock.engine.prepare import Preparer
 from penstock.engine.stages import Chain, Tally, compile_chain
-from penstock.engine.wire import Reply, Request, WireError, decode_request, encode_reply
+from penstock.engine.wire import (
+    ANSWER,
+    FRAME,
+    LENGTH,
+    STEP,
+    WAITING,
+    WORKING,
+    Reply,
+    Request,
+    WireError,
+    decode_request,
+    encode_reply,
+)
 from penstock.errors import ComponentError, Fatal
 from penstock.faults import Faults
 
-LENGTH = struct.Struct(">I")
 OUT_OF_MEMORY = 71
 """Exit status of a worker whose steps needed more than `worker_memory` (EX_OSERR of sysexits.h)."""
 
@@ -39,10 +49,37 @@ class Task:
     memory: int
 
 
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What the worker says to its parent."""
+
+    stream: BinaryIO
+
+    def say(self, kind: bytes, body: bytes = b"") -> None:
+        self.stream.write(FRAME.pack(kind, len(body)) + body)
+        self.stream.flush()
+
+    def enter(self, step: str) -> None:
+        """A step begins."""
+        self.say(STEP, step.encode())
+
+
+class AnnouncedSleep(SystemClock):
+    """A clock whose sleeps the parent knows of: they do not count against `transform_timeout`."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+
+    async def sleep(self, seconds: float) -> None:
+        self._talk.say(WAITING)
+        await asyncio.sleep(seconds)
+        self._talk.say(WORKING)
+
+
 def main() -> None:
     """Serve blocks until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to act on
-    stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    stdin, talk = os.fdopen(os.dup(0), "rb"), Talk(os.fdopen(os.dup(1), "wb"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a step that reads stdin must not eat the frames
     os.dup2(2, 1)  # what a step prints goes to stderr, never between the frames
     first = read_frame(stdin)
@@ -50,25 +87,28 @@ def main() -> None:
         return
     task: Task = pickle.loads(first)  # noqa: S301  # from the parent alone: the pipe is its own
     expressions = room("expressions")()
-    surroundings = Surroundings(SystemClock(), random.Random(), Faults())
+    surroundings = Surroundings(AnnouncedSleep(talk), random.Random(), Faults())
     chain = compile_chain(
         task.pipeline.steps, task.pipeline, lambda name: make_context(task.pipeline, name, expressions, surroundings)
     )
+    chain.entering = talk.enter
     preparer = Preparer.compile(task.pipeline.event, expressions)
     _limit_memory(task.memory)
-    _send(stdout, b"ready")
+    talk.say(ANSWER)
     with asyncio.Runner() as runner:
         while (frame := read_frame(stdin)) is not None:
             try:
                 reply = encode_reply(runner.run(_serve(decode_request(frame), chain, preparer)))
             except MemoryError:  # nothing that needs memory can be done any more
                 os._exit(OUT_OF_MEMORY)
-            _send(stdout, reply)
+            talk.say(ANSWER, reply)
 
 
 async def _serve(request: Request, chain: Chain, preparer: Preparer) -> Reply:
     tally = Tally()
     try:
+        if request.prepare:
+            chain.entering("event")
         events = preparer.prepare(request.events, tally, {}) if request.prepare else request.events
         outputs, routes = await chain.run(events, tally)
         return Reply.of(outputs, routes, tally)
@@ -96,11 +136,6 @@ def read_frame(stream: BinaryIO) -> bytes | None:
         return None
     (length,) = LENGTH.unpack(head)
     return stream.read(length)
-
-
-def _send(stream: BinaryIO, body: bytes) -> None:
-    stream.write(LENGTH.pack(len(body)) + body)
-    stream.flush()
 
 
 if __name__ == "__main__":
