@@ -7,6 +7,7 @@ moment; it ends by itself when its parent does. Beside its replies it says which
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import pickle
 import random
@@ -37,6 +38,8 @@ from penstock.engine.wire import (
 from penstock.errors import ComponentError, Fatal
 from penstock.faults import Faults
 
+PIPE_BYTES = 1 << 20
+"""What Linux lets any user ask for by default (/proc/sys/fs/pipe-max-size)."""
 OUT_OF_MEMORY = 71
 """Exit status of a worker whose steps needed more than `worker_memory` (EX_OSERR of sysexits.h)."""
 
@@ -79,6 +82,7 @@ class AnnouncedSleep(SystemClock):
 def main() -> None:
     """Serve blocks until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to act on
+    _widen(0, 1)
     stdin, talk = os.fdopen(os.dup(0), "rb"), Talk(os.fdopen(os.dup(1), "wb"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a step that reads stdin must not eat the frames
     os.dup2(2, 1)  # what a step prints goes to stderr, never between the frames
@@ -118,6 +122,15 @@ async def _serve(request: Request, chain: Chain, preparer: Preparer) -> Reply:
         raise
     except Exception as error:  # supervision point: a bug in a step stops the run with a reason
         return Reply([], None, [], [], 0, WireError.of(Fatal("internal.error", f"{type(error).__name__}: {error}")))
+
+
+def _widen(*pipes: int) -> None:
+    """Room for a whole block in each pipe, so that neither side wakes up for a part of one (pipe(7), "Pipe capacity")."""
+    for pipe in pipes:
+        try:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except PermissionError:  # the system allows this user no more: slower, and right all the same
+            return
 
 
 def _limit_memory(limit: int) -> None:

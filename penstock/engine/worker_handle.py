@@ -13,7 +13,7 @@ from pathlib import Path
 
 from penstock.clock import Clock
 from penstock.engine.wire import ANSWER, FRAME, LENGTH, STEP, WAITING
-from penstock.engine.worker import OUT_OF_MEMORY
+from penstock.engine.worker import OUT_OF_MEMORY, PIPE_BYTES
 
 TICK = 0.05
 _HOME = str(Path(__file__).resolve().parents[2])
@@ -51,8 +51,10 @@ class WorkerHandle:
     @classmethod
     async def start(cls, directory: Path, clock: Clock) -> WorkerHandle:
         """A fresh process in `directory`. Its environment is empty; it finds Penstock where this process did."""
-        command = (sys.executable, "-P", "-c", _BOOT)
-        return cls(await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env={}, cwd=directory), clock)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-c", _BOOT, stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES, env={}, cwd=directory
+        )
+        return cls(process, clock)
 
     async def exchange(self, body: bytes, seconds: float) -> tuple[bytes, float]:
         """Send a block, wait for its reply; also for how many seconds it took, not counting the blocks ahead of it.

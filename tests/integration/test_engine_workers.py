@@ -12,7 +12,7 @@ import pytest
 from engine_parts import PLACE, Feed, Plan, Shelf, Table, dedup, kept, make_pipeline, run_once, sink
 from engine_parts import parts as parts
 
-from penstock.config.model import Component, EventFields, Limits, Step
+from penstock.config.model import Component, EventFields, Limits, Retry, Step
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import Fatal
 from penstock.ledger import Counts
@@ -22,7 +22,7 @@ from transforms.python import Python
 
 CODE = """
     import os, sys, time
-    from penstock.errors import Fatal
+    from penstock.errors import Fatal, Transient
 
     def grade(data):
         n = data["n"]
@@ -48,6 +48,11 @@ CODE = """
             return {"stdin": sys.stdin.read()}
         if what == "look":
             return {"environment": sorted(os.environ)}
+        if what == "again":
+            with open("attempts", "a+") as attempts:
+                attempts.write("x")
+                if attempts.tell() < 4:
+                    raise Transient("customer.busy", "come back later")
         if what == "stop":
             raise Fatal("customer.gone", "the customers are gone")
         if what == "nan":
@@ -147,6 +152,37 @@ async def test_a_jq_memory_bomb_costs_only_the_guilty_event(tmp_path: Path) -> N
     await run_once(pipeline)
     (letter,) = (await kept(pipeline)).letters
     assert (shelf.ids, letter.event_id, letter.code) == (["p0"], "p1", "worker.died")
+
+
+async def test_blocks_behind_a_guilty_one_in_the_same_pipe_are_processed(tmp_path: Path) -> None:
+    records = [{"do": "die"} if n % 3 == 0 else {"n": n} for n in range(9)]
+    feed, table = Feed.of(*records, batch=1), Table(tmp_path / "t.db")
+    module(tmp_path)
+    pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[python("mischief")], workers=1)
+    summary = await run_once(pipeline)
+    assert (table.ids, summary.counts) == (["p1", "p2", "p4", "p5", "p7", "p8"], Counts(9, 6, dead_lettered=3))
+    assert {letter.event_id for letter in (await kept(pipeline)).letters} == {"p0", "p3", "p6"}
+
+
+async def test_the_letter_names_the_step_that_did_not_end(tmp_path: Path) -> None:
+    module(tmp_path)
+    steps = [jq("first", "."), python("mischief"), jq("last", ".")]
+    feed, shelf = Feed.of({"do": "die"}, {"n": 1}), Shelf()
+    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), steps=steps, workers=1)
+    await run_once(pipeline)
+    (letter,) = (await kept(pipeline)).letters
+    assert (letter.event_id, letter.step, shelf.ids) == ("p0", "mischief", ["p1"])
+
+
+async def test_waiting_for_a_steps_next_attempt_is_no_part_of_its_timeout(tmp_path: Path) -> None:
+    module(tmp_path)
+    retry = Retry(backoff="constant", initial_delay=1.0)
+    feed, shelf = Feed.of({"do": "again"}), Shelf()
+    pipeline = make_pipeline(
+        tmp_path, feed, sink("shelf", shelf), steps=[python("mischief", retry=retry)], workers=1, transform_timeout=0.3
+    )  # fmt: skip
+    await run_once(pipeline)
+    assert (shelf.ids, (tmp_path / "attempts").read_text()) == (["p0"], "xxxx")
 
 
 async def test_two_guilty_events_of_one_block_are_found_among_their_neighbours(tmp_path: Path) -> None:
