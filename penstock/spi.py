@@ -38,7 +38,8 @@ class Position(NamedTuple):
 
 
 Token = Any
-"""What a source needs to acknowledge a batch; opaque to the engine, which hands back each token exactly once."""
+"""What a source needs to acknowledge a batch; opaque to the engine, which hands back each token until `ack` has returned for it:
+once with success, and before that in each `ack` that failed."""
 
 
 @dataclass(slots=True)
@@ -178,7 +179,11 @@ class Source(Protocol):
     async def open(self, resume: Resume) -> None: ...
 
     def batches(self) -> AsyncIterator[Batch]:
-        """Batches as they become available; ends when the source is drained. Cancellation is how the engine stops it."""
+        """Batches as they become available; ends when the source is drained. Cancellation is how the engine stops it.
+
+        After a `Transient` it is called again, and goes on behind the last batch that it gave, acknowledged or not. Positions rise
+        within a partition from event to event and from batch to batch, or the run stops with `source.positions`.
+        """
         ...
 
     async def ack(self, tokens: Sequence[Token]) -> None:

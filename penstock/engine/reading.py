@@ -12,7 +12,7 @@ from penstock.engine.assemble import Assembly
 from penstock.engine.flow import Flow
 from penstock.engine.retry import PATIENT, delays, gave_up
 from penstock.engine.supervise import blaming
-from penstock.errors import Transient, Unavailable
+from penstock.errors import Fatal, Transient, Unavailable
 from penstock.spi import Batch, Batched, Source
 
 if TYPE_CHECKING:
@@ -24,6 +24,47 @@ def set_batching(source: Source, batching: Batching, max_events: int | None) -> 
     if isinstance(source, Batched):
         source.batch_count = batching.count if max_events is None else min(batching.count, max(1, max_events))
         source.batch_bytes = batching.bytes
+
+
+class Positions:
+    """Holds a source to its positions: within a partition they rise from event to event, up to the batch's end.
+
+    After a crash, what a ledger holds is told from what it does not hold by position alone: a source that breaks this would lose
+    events, and nothing would show it.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._reached: dict[str, bytes] = {}
+
+    def check(self, batch: Batch) -> None:
+        """:raises Fatal: `source.positions`, before anything of the batch is processed."""
+        has = self._source.has_positions
+        if (batch.end is not None) is not has:
+            raise self._broken(batch, f"`has_positions` is {has}, and the batch has {'an' if batch.end else 'no'} end")
+        if batch.end is None:
+            return
+        reached = last = self._reached.get(batch.partition, b"")
+        for event in batch.events:  # Invariant 2: a checkpoint between two events tells them apart
+            position = event.position
+            if position <= last:
+                raise self._broken(
+                    batch, f"event {event.id} is at {position.hex() or 'no position'}, what came before it at {last.hex()}"
+                )
+            last = position
+        if batch.end.order < last:
+            what = "its last event" if last != reached else "the batch before it"
+            raise self._broken(batch, f"it ends at {batch.end.order.hex()}, {what} at {last.hex()}")
+        self._reached[batch.partition] = batch.end.order
+
+    def _broken(self, batch: Batch, why: str) -> Fatal:
+        return Fatal(
+            "source.positions",
+            f"the source {self._source.name} gave a batch whose positions do not rise",
+            where=f"source {self._source.name}, partition {batch.partition}",
+            why=why,
+            help="this is a bug of the source: report it; nothing of the batch was processed",
+        )
 
 
 class Reader:
@@ -41,6 +82,7 @@ class Reader:
         self._left = options.max_events
         self._next_at = 0.0
         self._failing = ""
+        self._positions = Positions(assembly.source)
         self.drained = False
 
     async def batches(self, stopping: asyncio.Event) -> AsyncGenerator[Batch, None]:
@@ -91,6 +133,7 @@ class Reader:
                 if batch is None:
                     self.drained = True
                     return
+                self._positions.check(batch)
                 batch = self._limited(batch)
                 if not await self._paced(len(batch.events), stopping):
                     return

@@ -121,6 +121,8 @@ class SourceContract:
             for event in batch.events:
                 assert last.get(batch.partition, b"") < event.position <= batch.end.order
                 last[batch.partition] = event.position
+            assert last.get(batch.partition, b"") <= batch.end.order
+            last[batch.partition] = batch.end.order
 
     async def test_reading_again_gives_the_same_events_in_the_same_order(self, tmp_path: Path) -> None:
         await self.prepare(tmp_path, self.COUNT)
