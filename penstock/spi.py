@@ -6,8 +6,8 @@ before any connection is opened, so constructors check and compile, and only `op
 
 Concurrency: one asyncio loop. No two calls of one component overlap, but `Source.ack`, `release` and `close` may be called while
 `batches()` waits. A blocking client runs in a thread that its component owns. Errors are classified at this edge (`Transient`,
-`Permanent`, `Fatal` of `penstock.errors`), and a component never retries by itself what the engine retries. The contract of ledgers, a sink's own among
-them, is `penstock.ledger`.
+`Permanent`, `Fatal` of `penstock.errors`), and a component never retries by itself what the engine retries. The contract of
+ledgers, a sink's own among them, is `penstock.ledger`.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Context:
     :ivar pipeline: the pipeline's name.
     :ivar component: the component's own name within the pipeline (a step's, a sink's, or `source`).
     :ivar project: the project's root; relative paths resolve here.
-    :ivar directory: where the pipeline file lies; `schemas/` is beside it.
+    :ivar directory: where the pipeline file lies.
+    :ivar registry: directory of the schemas, where the configuration names one.
     """
 
     pipeline: str
@@ -153,6 +154,12 @@ class Context:
     clock: Clock
     random: random.Random
     faults: Faults
+    registry: Path | None = None
+
+    @property
+    def schemas(self) -> Path:
+        """Directory of the schemas: `registry`, or `schemas` beside the pipeline file."""
+        return self.registry or self.directory / "schemas"
 
 
 @runtime_checkable

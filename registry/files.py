@@ -85,7 +85,8 @@ class FileRegistry:
     def _unknown_subject(self, subject: str) -> ConfigProblem:
         close = difflib.get_close_matches(subject, self.subjects(), n=1)
         help = f"did you mean {close[0]!r}?" if close else f"put the schema into {self.directory / subject / '1.json'}"
-        return ConfigProblem("registry.unknown_subject", f"there is no schema of the subject {subject!r}", help=help)
+        why = None if self.directory.is_dir() else f"there is no directory {self.directory}"
+        return ConfigProblem("registry.unknown_subject", f"there is no schema of the subject {subject!r}", why=why, help=help)
 
     def path(self, ref: Ref) -> Path:
         """The file of a schema."""

@@ -22,7 +22,7 @@ class ValidateConfig(ComponentConfig):
     subject: str = Field(
         alias="schema",
         min_length=1,
-        description="The schema: `SUBJECT@VERSION`, or `SUBJECT@latest`. It lies in `schemas/` beside the pipeline file.",
+        description="The schema: `SUBJECT@VERSION`, or `SUBJECT@latest`. It lies in the directory that `registry` names.",
         examples=["shop.order_line@1"],
     )
     on_invalid: Literal["dead_letter", "drop", "stop"] = Field(
@@ -38,7 +38,7 @@ class Validate:
     Config: ClassVar[type[ValidateConfig]] = ValidateConfig
 
     def __init__(self, config: ValidateConfig, context: Context) -> None:
-        self._registry = FileRegistry(context.directory / "schemas")
+        self._registry = FileRegistry(context.schemas)
         self._ref = self._registry.resolve(config.subject)
         self._validator = self._registry.validator(self._ref)
         self._on_invalid = config.on_invalid

@@ -1,4 +1,4 @@
-"""`pipe schema ls | show | check | config`: the registry in files, `schemas/SUBJECT/VERSION.json` beside the pipelines."""
+"""`pipe schema ls | show | check | config`: the registry in files, `SUBJECT/VERSION.json` in one directory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from penstock.cli.project import project_root
 from penstock.cli.table import Column, table
 from penstock.cli.terminal import Terminal, paint_error
 from penstock.components import Catalog
+from penstock.config.loader import project_registry
 from penstock.config.schema import pipeline_schema, text
 from penstock.errors import ExitStatus, PenstockError, Permanent, UsageError, Violation
 from penstock.event import decode
@@ -46,12 +47,13 @@ _directory = click.option(
     "directory",
     type=click.Path(file_okay=False, exists=True, path_type=Path),
     metavar="DIR",
-    help="The registry.  [default: pipelines/schemas]",
+    help="The registry.  [default: `registry` of penstock.yaml, or pipelines/schemas]",
 )
 
 
 def _registry(settings: Settings, directory: Path | None) -> Registry:
-    registry: Registry = room("registry")(directory or project_root(settings) / "pipelines" / "schemas")
+    place = directory or project_registry(project_root(settings), settings.environment())
+    registry: Registry = room("registry")(place)
     return registry
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock.config.interpolate import Interpolated
 from penstock.config.scalars import resolve
@@ -20,6 +20,19 @@ from penstock.config.yaml import Node, read_yaml
 from penstock.errors import ConfigProblem, ConfigurationError, Location
 
 Path = tuple[str | int, ...]
+
+
+class Reference(NamedTuple):
+    """A value as it stands in the file, and what it refers to (`VAR`, `file:/path`)."""
+
+    text: str
+    names: list[str]
+
+    @property
+    def is_secret(self) -> bool:
+        """A file holds a secret; whether a variable does, its field says."""
+        return any(name.startswith("file:") for name in self.names)
+
 
 _SHORT = 4
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -31,6 +44,7 @@ class Document:
 
     :ivar keys: where each key stands; `values`: where each value begins.
     :ivar blocks: values that are literal block scalars, whose text begins on the next line, with the indentation of that text.
+    :ivar references: values that refer to something outside the file.
     :ivar foreign: for each value that came from outside the file, in whole or in part, what came: errors do not show it.
     :ivar others: values with references as they may be read too: what the plain `${PORT}` is as text, the quoted one as a number.
         The field decides.
@@ -45,6 +59,7 @@ class Document:
     blocks: dict[Path, int] = field(default_factory=dict)
     others: dict[Path, Any] = field(default_factory=dict)
     given: dict[Path, str] = field(default_factory=dict)
+    references: dict[Path, Reference] = field(default_factory=dict)
     foreign: dict[Path, list[str]] = field(default_factory=dict)
     bare: dict[Path, Path] = field(default_factory=dict)
 
@@ -79,7 +94,7 @@ class Document:
     def stand_in(self, path: Path, filled: Path) -> None:
         """A bare value stands for a block: its place is that of the field that it fills."""
         self.bare[filled] = path
-        places: tuple[dict[Path, Any], ...] = (self.values, self.blocks, self.others, self.given)
+        places: tuple[dict[Path, Any], ...] = (self.values, self.blocks, self.others, self.given, self.references)
         for known in places:
             if path in known:
                 known[filled] = known[path]
@@ -172,11 +187,13 @@ class _Reader:
 
     def _replaced(self, node: Node, path: Path) -> Any:
         try:
-            text, values = self.interpolate(node.value)
+            text, values, names = self.interpolate(node.value)
         except ConfigProblem as error:
             error.where = self.document.at(path)
             self.problems.append(error)
             return node.value
+        if names:
+            self.document.references[path] = Reference(node.value, names)
         if values:
             self.document.foreign[path] = values
         if text != node.value:

@@ -85,7 +85,10 @@ def _with_on_invalid(resolver: Resolver, entry: Any, path: Path) -> Any:
         return entry
     around = {key: value for key, value in entry.items() if key != "on_invalid"}
     inside = entry.get("validate")
-    block = {"schema": inside} if isinstance(inside, str) else inside
+    block = inside
+    if isinstance(inside, str):
+        block = {"schema": inside}
+        resolver.document.stand_in((*path, "validate"), (*path, "validate", "schema"))
     if not isinstance(block, dict):
         resolver.problem(
             "config.invalid_value",
@@ -98,6 +101,7 @@ def _with_on_invalid(resolver: Resolver, entry: Any, path: Path) -> Any:
     if "on_invalid" in block:
         resolver.problem("config.duplicate_key", "on_invalid stands twice", (*path, "on_invalid"), "keep one of them", key=True)
         return around
+    resolver.document.stand_in((*path, "on_invalid"), (*path, "validate", "on_invalid"))
     return {**around, "validate": {**block, "on_invalid": entry["on_invalid"]}}
 
 

@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from penstock.config.base import ComponentConfig, DataField, DataProgram, Duration, EventField, Rate, RecordField, Size
+from penstock.config.base import (
+    ComponentConfig,
+    DataField,
+    DataProgram,
+    Duration,
+    EventField,
+    ProjectPath,
+    Rate,
+    RecordField,
+    Size,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}$")]
 StepName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$")]
@@ -139,6 +149,11 @@ class Defaults(ComponentConfig):
     journal: Literal["off"] = Field("off", description="The journal is not kept yet.")
     state: str = Field(
         "sqlite:.penstock/", pattern=r"^sqlite:.+", description="Directory of the state stores: `sqlite:DIRECTORY`."
+    )
+    registry: ProjectPath | None = Field(
+        None,
+        description="Directory of the schemas, `SUBJECT/VERSION.json`; by default `schemas` beside the pipeline file.",
+        examples=["schemas"],
     )
 
 

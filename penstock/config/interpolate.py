@@ -25,10 +25,12 @@ class Interpolated(NamedTuple):
     """A text with its references replaced.
 
     :ivar values: what came from variables and files, and is shown to nobody (Invariant 9); defaults stand in the file.
+    :ivar names: what it refers to: `VAR`, `file:/path`.
     """
 
     text: str
     values: list[str]
+    names: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +43,18 @@ class Interpolator:
     def __call__(self, text: str) -> Interpolated:
         """:raises ConfigProblem: `config.undefined_variable`, `config.bad_reference`, `config.unreadable_file`."""
         values: list[str] = []
-        replaced = _REFERENCE.sub(lambda match: self._replace(match, values), text)
-        return Interpolated(replaced, values)
+        names: list[str] = []
+        replaced = _REFERENCE.sub(lambda match: self._replace(match, values, names), text)
+        return Interpolated(replaced, values, names)
 
-    def _replace(self, match: re.Match[str], values: list[str]) -> str:
+    def _replace(self, match: re.Match[str], values: list[str], names: list[str]) -> str:
         if match[1] is None:
             return "${"
         name, colon, default = match[1].partition(":")
-        _check(name, default, is_file=name == "file" and bool(colon), is_closed=bool(match[2]))
-        if name == "file" and colon:
+        is_file = name == "file" and bool(colon)
+        _check(name, default, is_file=is_file, is_closed=bool(match[2]))
+        names.append(match[1] if is_file else name)
+        if is_file:
             value: str | None = self._file(default)
         else:
             value = self.environment.get(name)

@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from penstock.components import Catalog
 from penstock.config import model as typed
 from penstock.config.document import Document, read_document
 from penstock.config.entries import retry_of, sinks_of, source_of, steps_of
 from penstock.config.format import DedupFile, Defaults, PipelineFile
 from penstock.config.interpolate import Interpolator
 from penstock.config.notes import notes
-from penstock.config.overlay import apply_environment, apply_overrides, ignored_variables, merge_defaults
+from penstock.config.overlay import PREFIX, apply_environment, apply_overrides, ignored_variables, merge_defaults
 from penstock.config.paths import PROJECT_FILE, expand, find_pipeline, find_project
 from penstock.config.refuse import is_foreign_shape, refuse_later
 from penstock.config.resolve import Resolver
 from penstock.config.validate import validated
-from penstock.config.version import canonical, digest
+from penstock.config.version import canonical, content_of, digest, kept
 from penstock.errors import ConfigProblem, ConfigurationError, Location
 
-__all__ = ["expand", "find_pipeline", "find_project", "load_pipeline"]
+__all__ = ["expand", "find_pipeline", "find_project", "load_pipeline", "project_registry"]
 
 _UNREAD = frozenset({"config.undefined_variable", "config.bad_reference", "config.unreadable_file", "config.number_out_of_range"})
 """Codes of values that could not be made; whatever else seems wrong with these follows from it."""
@@ -40,11 +41,11 @@ def load_pipeline(
     """
     root = (project or find_project(Path.cwd())).absolute()
     problems: list[ConfigProblem] = []
-    document = _read(file, root, environment, problems)
+    document, catalog = _read(file, root, environment, problems), Catalog()
     pipeline = None
     if isinstance(document.data, dict):
-        _overlay(document, root, overrides, environment, problems)
-        pipeline = _pipeline(document, file.absolute(), root, problems, ignored_variables(environment))
+        _overlay(document, root, overrides, environment, problems, catalog)
+        pipeline = _pipeline(document, file.absolute(), root, problems, ignored_variables(environment), catalog)
     elif not problems:
         where = Location(document.file, 1, 1)
         problems.append(ConfigProblem("config.not_a_pipeline", "a pipeline is a block of fields", where=where))
@@ -81,36 +82,66 @@ def _shown(file: Path) -> str:
 
 
 def _overlay(
-    document: Document, project: Path, overrides: Sequence[str], environment: Mapping[str, str], problems: list[ConfigProblem]
+    document: Document,
+    project: Path,
+    overrides: Sequence[str],
+    environment: Mapping[str, str],
+    problems: list[ConfigProblem],
+    catalog: Catalog,
 ) -> None:
-    defaults = project / PROJECT_FILE
-    if defaults.is_file():
-        below = _read(defaults, project, environment, problems)
-        found = len(problems)
-        if isinstance(below.data, dict):
-            problems.extend(refuse_later(below))
-        if below.data is not None:
-            form = validated(Defaults, below.data, below, (), problems)
-            if form is not None:
-                merge_defaults(document.data, form)
-        for problem in problems[found:]:
-            below.conceal(problem)
-    problems.extend(apply_environment(document, environment))
-    problems.extend(apply_overrides(document, overrides))
+    defaults = _defaults(project, environment, problems)
+    if defaults is not None:
+        merge_defaults(document.data, defaults)
+    problems.extend(apply_environment(document, environment, catalog))
+    problems.extend(apply_overrides(document, overrides, catalog))
+
+
+def _defaults(project: Path, environment: Mapping[str, str], problems: list[ConfigProblem]) -> Defaults | None:
+    """What `penstock.yaml` says; None where there is none, or problems were found."""
+    file = project / PROJECT_FILE
+    if not file.is_file():
+        return None
+    document = _read(file, project, environment, problems)
+    if document.data is None:
+        return None
+    found = len(problems)
+    if isinstance(document.data, dict):
+        problems.extend(refuse_later(document))
+    form = validated(Defaults, document.data, document, (), problems)
+    for problem in problems[found:]:
+        document.conceal(problem)
+    return form
+
+
+def project_registry(project: Path, environment: Mapping[str, str]) -> Path:
+    """Directory of the schemas of a whole project: what a variable or `penstock.yaml` says, else `schemas` beside its pipelines.
+
+    :raises ConfigurationError: with every mistake of `penstock.yaml`.
+    """
+    problems: list[ConfigProblem] = []
+    defaults = _defaults(project, environment, problems)
+    if problems:
+        raise ConfigurationError(problems)
+    named = environment.get(f"{PREFIX}REGISTRY") or (defaults.registry if defaults is not None else None)
+    return project / (named or Path("pipelines", "schemas"))
 
 
 def _pipeline(
-    document: Document, file: Path, project: Path, problems: list[ConfigProblem], warnings: Sequence[str]
+    document: Document, file: Path, project: Path, problems: list[ConfigProblem], warnings: Sequence[str], catalog: Catalog
 ) -> typed.Pipeline | None:
     """None where problems were found."""
     if is_foreign_shape(document.data):
         problems.append(_foreign_file(document))
         return None
     problems.extend(refuse_later(document))
-    resolver = Resolver(document, str(document.data.get("pipeline", "")), file, project, problems)
+    registry = document.data.get("registry")
+    directory = project / registry if isinstance(registry, str) else None
+    resolver = Resolver(document, str(document.data.get("pipeline", "")), file, project, problems, directory, catalog=catalog)
     form = validated(PipelineFile, document.data, document, (), problems)
     source, steps, sinks = source_of(resolver), steps_of(resolver), sinks_of(resolver)
     resolver.check_programs(DedupFile, document.data.get("dedup"), ("dedup",))
+    for name in ("pipeline", "dedup"):
+        resolver.refuse_secrets((name,))
     if form is None or source is None or problems:
         return None
     return _typed(form, resolver, source, steps, sinks, warnings)
@@ -133,7 +164,8 @@ def _typed(
     sinks: Sequence[typed.SinkEntry],
     warnings: Sequence[str],
 ) -> typed.Pipeline:
-    resolved = canonical(form, *source, steps, sinks)
+    content = content_of(form, *source, steps, sinks)
+    text = canonical(content)
     letters, limits, batching = form.dead_letter, form.limits, form.batching
     return typed.Pipeline(
         name=form.pipeline,
@@ -144,11 +176,13 @@ def _typed(
         event=source[1],
         steps=steps,
         sinks=sinks,
-        version=digest(resolved, resolver.parts),
-        resolved=resolved,
+        version=digest(text, resolver.parts),
+        resolved=kept(content, resolver.document),
+        content=text,
         schemas=_parts(resolver, "schema:"),
         steps_digest=_parts(resolver, "python:"),
         state=resolver.project / form.state.removeprefix("sqlite:"),
+        registry=resolver.registry,
         dedup=None if form.dedup is None else typed.Dedup(form.dedup.window, form.dedup.key),
         route=form.route,
         batching=typed.Batching(batching.count, batching.bytes, batching.period),

@@ -131,10 +131,12 @@ class Pipeline:
     """A pipeline, resolved.
 
     :ivar version: content hash of everything that decides what happens to an event, secrets excluded.
-    :ivar resolved: that content, canonical, secrets masked.
+    :ivar resolved: that content as it may be stored: secrets masked, references instead of what variables brought.
+    :ivar content: the same with what they brought, for this process alone: never stored, never shown.
     :ivar schemas: text of every schema named, by `subject@version`.
     :ivar steps_digest: digest of the source of each Python step, by function (`module:name`).
     :ivar state: directory of the state store, resolved.
+    :ivar registry: directory of the schemas, resolved; None: `schemas/` beside the file.
     """
 
     name: str
@@ -150,6 +152,8 @@ class Pipeline:
     schemas: Mapping[str, str]
     steps_digest: Mapping[str, str]
     state: Path
+    content: str = field(default="", repr=False)
+    registry: Path | None = None
     dedup: Dedup | None = None
     route: Literal["all", "first"] = "all"
     batching: Batching = Batching()
@@ -165,5 +169,5 @@ class Pipeline:
 
     @property
     def directory(self) -> Path:
-        """Where the file lies; `schemas/` is beside it."""
+        """Where the file lies."""
         return self.file.parent

@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from penstock.components import Catalog
 from penstock.config.document import Document, Path, dotted
 from penstock.config.format import Defaults
 from penstock.config.scalars import resolve
+from penstock.config.shorthand import unfold
 from penstock.config.suggest import nearest
 from penstock.config.validate import dotted_fields
 from penstock.config.yaml import MAX_DEPTH
@@ -16,7 +18,10 @@ from penstock.errors import ConfigProblem, Location
 
 PREFIX = "PENSTOCK_"
 FROM_ENVIRONMENT = frozenset(
-    {"batching", "retry", "dead_letter", "limits", "workers", "transform_timeout", "worker_memory", "shutdown_timeout", "state"}
+    {
+        *("batching", "retry", "dead_letter", "limits", "workers", "transform_timeout", "worker_memory", "shutdown_timeout"),
+        *("state", "registry"),
+    }
 )
 """Fields that a variable may set: `PENSTOCK_WORKERS=2`, `PENSTOCK_RETRY__MAX_ATTEMPTS=3`."""
 
@@ -32,13 +37,13 @@ def merge_defaults(data: dict[str, Any], defaults: Defaults) -> None:
             data.setdefault(name, value)
 
 
-def apply_environment(document: Document, environment: Mapping[str, str]) -> list[ConfigProblem]:
+def apply_environment(document: Document, environment: Mapping[str, str], catalog: Catalog) -> list[ConfigProblem]:
     """Let `PENSTOCK_…` variables win over the file."""
     problems = []
     for variable, text in sorted(environment.items()):
         path: Path = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         if variable.startswith(PREFIX) and path[0] in FROM_ENVIRONMENT:
-            problems.extend(_give(document, path, text, f"environment variable {variable}"))
+            problems.extend(_give(document, path, text, f"environment variable {variable}", catalog))
     return problems
 
 
@@ -54,7 +59,7 @@ def ignored_variables(environment: Mapping[str, str]) -> list[str]:
     return warnings
 
 
-def apply_overrides(document: Document, overrides: Sequence[str]) -> list[ConfigProblem]:
+def apply_overrides(document: Document, overrides: Sequence[str], catalog: Catalog) -> list[ConfigProblem]:
     """Let `--set path=value` win over everything; values are typed as YAML scalars are."""
     problems = []
     for override in overrides:
@@ -65,11 +70,11 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> list[Config
             help = "--set retry.max_attempts=3, --set transforms[0].jq=.data"
             problems.append(ConfigProblem("config.bad_override", f"'{path}' is not path=value", where=where, help=help))
         else:
-            problems.extend(_give(document, parts, text, f"--set {path}"))
+            problems.extend(_give(document, parts, text, f"--set {path}", catalog))
     return problems
 
 
-def _give(document: Document, path: Path, text: str, shown: str) -> list[ConfigProblem]:
+def _give(document: Document, path: Path, text: str, shown: str, catalog: Catalog) -> list[ConfigProblem]:
     """Put a value, typed as a YAML scalar, and remember where it came from."""
     try:
         text.encode()
@@ -78,13 +83,11 @@ def _give(document: Document, path: Path, text: str, shown: str) -> list[ConfigP
         return [ConfigProblem("config.not_utf8", "the value is not UTF-8", where=Location(shown))]
     except ValueError as error:
         return [ConfigProblem("config.number_out_of_range", str(error), where=Location(shown))]
-    place = _put(document.data, path, value)
-    if place is None:
-        help = "a value can be set inside a block, or in place of an element of a list"
-        return [
-            ConfigProblem("config.bad_override", f"there is nothing at {dotted(path)} to set", where=Location(shown), help=help)
-        ]
-    stale: tuple[dict[Path, Any], ...] = (document.others, document.foreign)
+    unfold(document, path, catalog)
+    place, rest = _put(document.data, path, value)
+    if rest:
+        return [_nowhere(document, path, place, shown)]
+    stale: tuple[dict[Path, Any], ...] = (document.others, document.foreign, document.references)
     for written in stale:
         for known in [known for known in written if known[: len(place)] == place]:
             del written[known]
@@ -107,28 +110,44 @@ def _split(path: str) -> Path | None:
     return tuple(parts) if 0 < len(parts) <= MAX_DEPTH else None
 
 
-def _put(data: Any, path: Path, value: Any) -> Path | None:
-    """The path that was set, with `transforms.0` read as `transforms[0]`; None where there is no such place."""
-    place: list[str | int] = []
+def _put(data: Any, path: Path, value: Any) -> tuple[Path, Path]:
+    """The path that was set, with `transforms.0` read as `transforms[0]`; and what is left of it where it leads nowhere."""
+    place: Path = ()
     for number, part in enumerate(path):
-        last = number == len(path) - 1
-        if isinstance(data, list):
-            index = int(part) if isinstance(part, int) or part.isdecimal() else len(data)
-            if index >= len(data):
-                return None
-            place.append(index)
-            if last:
-                data[index] = value
-            data = data[index]
-        elif isinstance(data, dict) and isinstance(part, str):
-            place.append(part)
-            if last:
-                data[part] = value
-            elif data.get(part) is None:
-                if isinstance(path[number + 1], int):
-                    return None
-                data[part] = {}
-            data = data[part]
-        else:
-            return None
-    return tuple(place)
+        rest = path[number + 1 :]
+        index = _index(data, part)
+        if index is None or (isinstance(data, dict) and data.get(index) is None and rest and isinstance(rest[0], int)):
+            return place, path[number:]
+        place = (*place, index)
+        if not rest:
+            data[index] = value
+        elif isinstance(data, dict) and data.get(index) is None:
+            data[index] = {}
+        data = data[index]
+    return place, ()
+
+
+def _index(data: Any, part: str | int) -> str | int | None:
+    """What to look up in a block or a list; None where there can be nothing."""
+    if isinstance(data, dict):
+        return part if isinstance(part, str) else None
+    if isinstance(data, list) and (isinstance(part, int) or part.isdecimal()) and int(part) < len(data):
+        return int(part)
+    return None
+
+
+def _nowhere(document: Document, path: Path, place: Path, shown: str) -> ConfigProblem:
+    """Why a path leads nowhere, and where in the file it stops."""
+    found = document.data
+    for part in place:
+        found = found[part]
+    at = document.at(place)
+    what = f"{dotted(place)} at {at.file}:{at.line}:{at.column}" if place else at.file
+    why = f"{what} is a list of {len(found)}, counted from 0" if isinstance(found, list) else f"{what} is no block of fields"
+    return ConfigProblem(
+        "config.bad_override",
+        f"there is nothing at {dotted(path)} to set",
+        where=Location(shown),
+        why=why if place and not isinstance(found, dict) else None,
+        help="a value can be set inside a block, or in place of an element of a list",
+    )

@@ -76,7 +76,7 @@ def refuse_later(document: Document) -> Iterator[ConfigProblem]:
     """Everything in the file that the format describes and this version does not do, a line each; removed, so that nothing else
     complains of it."""
     data = document.data
-    for name in ("registry", "http", "connections"):
+    for name in ("http", "connections"):
         if name in data:
             yield _later(document, (name,), f"`{name}`", "leave it out")
             del data[name]
@@ -96,6 +96,9 @@ def refuse_later(document: Document) -> Iterator[ConfigProblem]:
     if isinstance(data.get("state"), str) and re.match(r"postgres(ql)?:", data["state"]):
         yield _later(document, ("state",), "state in PostgreSQL", "write `sqlite:DIRECTORY`")
         del data["state"]
+    if isinstance(data.get("registry"), str) and re.match(r"https?:", data["registry"]):
+        yield _later(document, ("registry",), "a registry behind HTTP", "name a directory")
+        del data["registry"]
     yield from _refuse_in_components(document)
 
 

@@ -23,8 +23,9 @@ from penstock.config.document import Document, Path
 from penstock.config.model import Component
 from penstock.config.programs import programs
 from penstock.config.refuse import SPELLINGS, foreign_program, later_component
+from penstock.config.shorthand import as_block
 from penstock.config.suggest import nearest
-from penstock.config.validate import fields_at, unknown_field, validated
+from penstock.config.validate import fields_at, takes_secret, unknown_field, validated
 from penstock.errors import ConfigProblem, Location, PenstockError
 from penstock.faults import Faults
 from penstock.spi import Context, Expressions
@@ -38,6 +39,7 @@ _PLACE = re.compile(r"line (\d+), column (\d+) of the program")
 class Resolver:
     """Resolves the blocks of one file; every problem is told to `problems`.
 
+    :ivar registry: directory of the schemas, where the configuration names one.
     :ivar parts: what the pipeline's version depends on beyond the file: texts of schemas, digests of Python steps.
     """
 
@@ -46,6 +48,7 @@ class Resolver:
     file: FilePath
     project: FilePath
     problems: list[ConfigProblem]
+    registry: FilePath | None = None
     expressions: Expressions = field(default_factory=lambda: room("expressions")())
     parts: dict[str, str] = field(default_factory=dict)
     catalog: Catalog = field(default_factory=Catalog)
@@ -64,6 +67,8 @@ class Resolver:
             siblings = [field for field in siblings if field not in named]
         name = self._choose(kind, named, path, siblings)
         around = {key: block[key] for key in block if key in siblings}
+        for place in [path] if isinstance(entry, str) else [(*path, key) for key in around]:
+            self.refuse_secrets(place)
         self.check_programs(beside, around, path)
         fields = validated(beside, around, self.document, path, self.problems)
         if name is None:
@@ -107,8 +112,9 @@ class Resolver:
             return None
         model: type[ComponentConfig] = cls.Config
         inside: Path = (*path, name)
-        options = self._block(model, options, inside)
+        options = as_block(model, options, self.document, inside)
         found = len(self.problems)
+        self.refuse_secrets(inside, model)
         self.check_programs(model, options, inside)
         config = validated(model, options, self.document, inside, self.problems)
         if config is None:
@@ -129,17 +135,6 @@ class Resolver:
         missing = unknown(kind, name, self.catalog.names(kind), self._meant(kind, name))
         self.problems.append(later or _located(missing, at))
         return None
-
-    def _block(self, model: type[ComponentConfig], options: Any, path: Path) -> Any:
-        """The options as a block: nothing is an empty one, a bare value fills the field that is declared for it."""
-        if options is None:
-            return {}
-        if isinstance(options, dict) or model.shorthand is None:
-            return options
-        field = model.model_fields.get(model.shorthand)
-        written = field.alias if field is not None and field.alias else model.shorthand
-        self.document.stand_in(path, (*path, written))
-        return {written: options}
 
     def _construct(self, kind: Kind, component: Component) -> None:
         try:
@@ -162,7 +157,26 @@ class Resolver:
             clock=SystemClock(),
             random=random.Random(0),
             faults=Faults(),
+            registry=self.registry,
         )
+
+    def refuse_secrets(self, path: Path, model: type[BaseModel] | None = None) -> None:
+        """A file that holds a secret may fill secret fields alone: whatever stands in others is kept, named and shown.
+
+        :param model: of the block at the path; None where it has no secret field.
+        """
+        for place, reference in self.document.references.items():
+            inside = place[: len(path)] == path and place not in self.document.bare.values()
+            if inside and reference.is_secret and not (model is not None and takes_secret(model, place[len(path) :])):
+                self.problems.append(  # Invariant 9: refused before anything can keep it
+                    ConfigProblem(
+                        "config.secret_in_plain_field",
+                        "${file:…} brings a secret, and this field is for none",
+                        where=self.document.at(place),
+                        why="what stands here is kept with the pipeline's version, and shown",
+                        help="write ${VAR} for what is no secret; `pipe connectors NAME` shows which fields are secret",
+                    )
+                )
 
     def check_programs(self, model: type[BaseModel], data: Any, path: Path) -> None:
         """Compile every program of a block, and look for spellings from elsewhere."""

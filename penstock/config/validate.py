@@ -15,6 +15,7 @@ from penstock.config import units
 from penstock.config.document import Document, Path
 from penstock.config.programs import models
 from penstock.config.refuse import SPELLINGS
+from penstock.config.secret import Secret
 from penstock.config.suggest import did_you_mean, nearest
 from penstock.errors import ConfigProblem, Location
 
@@ -187,6 +188,16 @@ def fields_at(model: type[BaseModel], path: Path) -> list[str]:
     """Names of the fields of the (sub)model at a path."""
     inner = _submodel(model, path)
     return [field.alias or name for name, field in inner.model_fields.items()] if inner is not None else []
+
+
+def takes_secret(model: type[BaseModel], path: Path) -> bool:
+    """Whether the field at a path, or one that holds it, is a secret."""
+    around = (_field(model, path[:length]) for length in range(1, len(path) + 1))
+    return any(field is not None and _mentions(field.annotation, Secret) for field in around)
+
+
+def _mentions(annotation: Any, kind: type) -> bool:
+    return annotation is kind or any(_mentions(inner, kind) for inner in getattr(annotation, "__args__", ()))
 
 
 def dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

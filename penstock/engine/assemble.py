@@ -81,4 +81,5 @@ def make_context(pipeline: Pipeline, component: str, expressions: Expressions, s
         clock=surroundings.clock,
         random=surroundings.random,
         faults=surroundings.faults,
+        registry=pipeline.registry,
     )

@@ -296,7 +296,7 @@ def _stage(step: Step, pipeline: Pipeline, context: Context, expressions: Expres
 
 def _asked_steps(pipeline: Pipeline) -> set[str]:
     """Names that any program of the pipeline mentions as `$steps.NAME`; all of them where `$steps` is used otherwise."""
-    text = pipeline.resolved
+    text = pipeline.content
     if "$steps" not in text:
         return set()
     names = set(re.findall(r"\$steps\.([A-Za-z_][A-Za-z0-9_]*)", text)) | set(re.findall(r'\$steps\[\\?"([^"\\]+)', text))

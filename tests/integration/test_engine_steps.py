@@ -179,7 +179,7 @@ async def test_later_steps_see_the_outputs_of_earlier_ones(tmp_path: Path) -> No
     seen: list[tuple[str, str]] = []
     shelf.plan = lambda events: seen.extend((event.id, event.type) for event in events)
     pipeline = make_pipeline(
-        tmp_path, Feed.of(*numbers(3)), sink("shelf", shelf), steps=[names, join], resolved='"$steps.names.name"'
+        tmp_path, Feed.of(*numbers(3)), sink("shelf", shelf), steps=[names, join], content='"$steps.names.name"'
     )  # fmt: skip
     await run_once(pipeline)
     assert seen == [("p0", "order"), ("p1", "customer 1"), ("p2", "order")]

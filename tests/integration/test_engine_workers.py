@@ -104,7 +104,7 @@ async def test_results_are_those_of_no_workers(tmp_path: Path, key: str | None) 
         pipeline = make_pipeline(
             directory, Feed.of(*RECORDS, batch=4), sink("all", shelf), sink("big", big, when=".n > 4"),
             steps=[python("grade"), jq("double", ". + {double: (.n * 2)}", when=".n < 100", set={"type": "doubled"})],
-            event=EventFields(subject=".n"), dedup=dedup(key) if key else None, workers=workers, resolved="$steps.grade",
+            event=EventFields(subject=".n"), dedup=dedup(key) if key else None, workers=workers, content="$steps.grade",
         )  # fmt: skip
         summary = await run_once(pipeline)
         results.append((summary.counts, summary.sinks, shelf.taken, big.taken, seen, outcome(await kept(pipeline))))

@@ -15,13 +15,13 @@ VALUES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 @given(TEXTS)
 def test_every_text_can_be_escaped(text: str) -> None:
-    assert Interpolator({}, Path())(text.replace("${", "$${")) == (text, [])
+    assert Interpolator({}, Path())(text.replace("${", "$${")) == (text, [], [])
 
 
 @given(TEXTS, VALUES)
 def test_a_variable_is_put_in_as_it_is(text: str, value: str) -> None:
     before, after = text.replace("${", "").rstrip("$"), text.replace("${", "")
-    assert Interpolator({"A": value}, Path())(f"{before}${{A}}{after}") == (before + value + after, [value])
+    assert Interpolator({"A": value}, Path())(f"{before}${{A}}{after}") == (before + value + after, [value], ["A"])
 
 
 @given(VALUES.filter(lambda value: len(value) >= 4))

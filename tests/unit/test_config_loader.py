@@ -88,7 +88,7 @@ sink: stdot
         ("dead_letter: { retry: webhook }", 16),
         ("dead_letter: { retry: [5s, 5m] }", 16),
         ("state: postgresql://host/db", 1),
-        ("registry: schemas", 1),
+        ("registry: https://schemas.example.com", 1),
         ("transforms: [{ jq: ., effects: write }]", 23),
         ("transforms: [{ jq: ., idempotency_key: .id }]", 23),
         ("transforms: [{ http: { url: x } }]", 16),
@@ -237,7 +237,7 @@ def test_a_mistake_of_the_project_file_is_shown_there(load: Load) -> None:
         ("workers=two", ("config.invalid_value", "--set workers")),
         ("workers=.nan", ("config.number_out_of_range", "--set workers")),
         ("transforms[4].jq=.a", ("config.bad_override", "--set transforms[4].jq")),
-        ("source.file.format=csv", ("config.bad_override", "--set source.file.format")),
+        ("source.file.paths.x=1", ("config.bad_override", "--set source.file.paths.x")),
         ("workers", ("config.bad_override", "--set workers")),
     ],
 )
