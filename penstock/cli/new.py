@@ -1,9 +1,10 @@
-"""`pipe new`: a pipeline to begin with, that lints clean and says what else could be set."""
+"""`pipe new`: a pipeline to begin with, that lints clean, passes its test, runs, and says what else could be set."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import load_file, project_root
 from penstock.cli.terminal import Terminal
 from penstock.components import Catalog, Kind
+from penstock.config.loader import project_registry
 from penstock.config.schema import pipeline_schema, text
 from penstock.errors import UsageError
 
 SCHEMA_FILE = "pipeline.schema.json"
+SAMPLE = '{"id": 1}\n'
 _COMMENTS = 50
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 
@@ -26,9 +29,9 @@ _NAME = re.compile(r"[a-z0-9-]{1,63}")
 @click.command(
     "new",
     cls=Verb,
-    help="""Start a pipeline: pipelines/NAME.yaml, a schema for its events, and completion in editors.
+    help="""Start a pipeline: pipelines/NAME.yaml, a schema for its events, a record to try it on, and completion in editors.
 
-    `pipe connectors` lists what can be read from and written to.""",
+    `pipe connectors` lists what can be read from and written to. Files that exist are left alone.""",
 )
 @click.argument("name")
 @click.option("--from", "source", default="file", show_default=True, metavar="SOURCE", help="What it reads.")
@@ -40,42 +43,53 @@ def new(settings: Settings, name: str, source: str, sink: str) -> None:
         raise UsageError("usage.bad_name", f"{name!r} cannot name a pipeline", help="a to z, 0 to 9 and -, at most 63")
     parts = {"source": _component(catalog, "source", source, name), "sink": _component(catalog, "sink", sink, name)}
     root = project_root(settings)
-    directory = root / "pipelines"
-    files = {
-        directory / f"{name}.yaml": pipeline_text(name, parts["source"], parts["sink"]),
-        directory / "schemas" / f"{name}.record" / "1.json": schema_text(name),
-    }
-    _write(files, directory / SCHEMA_FILE)
-    load_file(settings, directory / f"{name}.yaml")
-    terminal.say(*(f"wrote {_shown(file)}" for file in files), "")
-    file = _shown(directory / f"{name}.yaml")
-    hints = [
+    registry = project_registry(root, settings.environment())
+    file, schema = root / "pipelines" / f"{name}.yaml", registry / f"{name}.record" / "1.json"
+    files = {file: pipeline_text(name, _place(schema, root), parts["source"], parts["sink"]), schema: schema_text(name)}
+    aids = {file.with_name(SCHEMA_FILE): text(pipeline_schema(catalog))}
+    if source == "file":
+        aids[root / "data" / f"{name}.jsonl"] = SAMPLE
+    written = _write(files, aids)
+    load_file(settings, file)
+    terminal.say(*(f"wrote {_place(each, Path.cwd())}" for each in written), "")
+    terminal.say(terminal.err_style.bold("next"), *hint_lines(_hints(_place(file, Path.cwd())), terminal.err_style))
+
+
+def _hints(file: str) -> list[tuple[str, str]]:
+    return [
         (f"pipe lint {file}", "after each change"),
         (f"pipe test {file}", "its tests"),
         (f"pipe run --once --dry-run {file}", "what would be delivered"),
-        (f"pipe run {file}", "in earnest"),
+        (f"pipe run --once {file}", "in earnest"),
     ]
-    terminal.say(terminal.err_style.bold("next"), *hint_lines(hints, terminal.err_style))
 
 
-def _shown(file: Path) -> str:
-    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+def _place(file: Path, start: Path) -> str:
+    """As short as it can be said from there."""
+    return str(file.relative_to(start)) if file.is_relative_to(start) else str(file)
 
 
-def _write(files: dict[Path, str], schema: Path) -> None:
-    """New files only; the editor's schema is brought up to date.
+def _write(files: Mapping[Path, str], aids: Mapping[Path, str]) -> list[Path]:
+    """Write the files, which must be new, and of the aids those that are missing; the editor's schema is brought up to date.
 
+    :return: what was written.
     :raises UsageError: `new.exists`, `new.cannot_write`.
     """
     for file in files:
         if file.exists():
-            raise UsageError("new.exists", f"{_shown(file)} exists already", help="choose another name, or remove it")
+            shown = _place(file, Path.cwd())
+            raise UsageError("new.exists", f"{shown} exists already", help="choose another name, or remove it")
+    written = []
     try:
-        for file, content in {**files, schema: text(pipeline_schema(Catalog()))}.items():
+        for file, content in {**files, **aids}.items():
+            if file.exists() and (file.name != SCHEMA_FILE or file.read_bytes() == content.encode()):
+                continue
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content, "utf-8")
+            written.append(file)
     except OSError as error:
         raise UsageError("new.cannot_write", f"cannot write {error.filename}", why=error.strerror) from error
+    return written
 
 
 def _component(catalog: Catalog, kind: Kind, name: str, pipeline: str) -> str:
@@ -86,10 +100,9 @@ def _component(catalog: Catalog, kind: Kind, name: str, pipeline: str) -> str:
         value = values.get(field.name)
         if value is None and field.required:
             value = f"${{{name.upper()}_{field.name.upper()}:}}" if field.type == "secret" else field.example or "change-me"
-        text = f"    {field.name}: {value}" if value is not None else f"    # {field.name}: {field.example or field.default}"
+        text = f"    {field.name}: {value}" if value is not None else f"    # {field.name}: {_offer(field)}"
         lines.append(f"{text.ljust(_COMMENTS - 2)}  # {_brief(field)}")
-    empty = all(line.startswith("    #") for line in lines)
-    return "\n".join([f"  {name}:" + (" {}" if empty else ""), *lines, ""])
+    return "\n".join([f"  {name}:", *lines])
 
 
 def _values(pipeline: str) -> dict[tuple[Kind, str], dict[str, str]]:
@@ -107,14 +120,24 @@ def _values(pipeline: str) -> dict[tuple[Kind, str], dict[str, str]]:
     }
 
 
+def _offer(field: Field) -> str:
+    """What stands in a comment: valid, should somebody uncomment it."""
+    if field.example is not None:
+        return field.example
+    return field.default if field.default != "none" else "1" if field.type == "integer" else '""'
+
+
 def _brief(field: Field) -> str:
     """The first clause of its description; its type where that only begins a list of choices."""
     first = re.split(r"(?<=[.;:]) ", field.description)[0].rstrip(".;:")
     return field.type if first.startswith("`") or not first else first
 
 
-def pipeline_text(name: str, source: str, sink: str) -> str:
-    """The pipeline file."""
+def pipeline_text(name: str, schema: str, source: str, sink: str) -> str:
+    """The pipeline file.
+
+    :param schema: where its schema lies, for the comment.
+    """
     return f"""\
 # yaml-language-server: $schema={SCHEMA_FILE}
 pipeline: {name}
@@ -127,7 +150,7 @@ source:
     # subject: .id
     # time: .created_at
 
-validate: {f"{name}.record@1".ljust(_COMMENTS - 10)}# schemas/{name}.record/1.json
+validate: {f"{name}.record@1".ljust(_COMMENTS - 10)}# {schema}
 
 transforms:
   - name: shape
@@ -135,6 +158,7 @@ transforms:
 
 sink:
 {sink}
+
 tests:
   - name: a record passes through
     input: {{ data: {{ id: 1 }} }}

@@ -158,7 +158,7 @@ class Defaults(ComponentConfig):
 
 
 class PipelineFile(Defaults):
-    """One pipeline."""
+    """A pipeline: a source, transforms, one or more sinks, and how events are delivered."""
 
     pipeline: Name = Field(description="Its name, which is also the namespace of its state.", examples=["orders"])
     description: str = Field("", description="One line about it.")

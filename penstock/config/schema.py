@@ -15,6 +15,13 @@ from penstock.components import Catalog, Kind
 from penstock.config.format import PipelineFile, SinkFields, SourceFields, StepFields
 
 FILE = Path(__file__).with_name("pipeline.schema.json")
+_HEAD = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "$id": "urn:penstock:pipeline-file",
+    "title": "Penstock pipeline",
+}
+_VALUES = frozenset({"const", "enum", "default", "examples", "required"})
+"""Keywords that hold values, not schemas."""
 _BESIDE: dict[Kind, type[BaseModel]] = {"source": SourceFields, "transform": StepFields, "sink": SinkFields}
 
 
@@ -30,14 +37,14 @@ def pipeline_schema(catalog: Catalog | None = None) -> dict[str, Any]:
     properties["sink"] = _described(properties["sink"], {"$ref": "#/$defs/sink"})
     properties["transforms"]["items"] = {"$ref": "#/$defs/transform"}
     properties["sinks"]["items"] = {"$ref": "#/$defs/sink"}
-    schema = {"title": "Penstock pipeline", **root, "$defs": dict(sorted(definitions.items()))}
+    schema = {**root, "$defs": dict(sorted(definitions.items()))}
     _allow_references(schema)
     schema["$defs"]["reference"] = {
         "type": "string",
         "pattern": r"\$\{",
         "description": "${VAR}, ${VAR:default} or ${file:/path}",
     }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return {**_HEAD, **schema}
 
 
 def _allow_references(schema: Any) -> None:
@@ -48,13 +55,13 @@ def _allow_references(schema: Any) -> None:
     if not isinstance(schema, dict):
         return
     for keyword, value in schema.items():
-        if keyword not in ("const", "enum", "default", "examples", "required"):
+        if keyword not in _VALUES:
             _allow_references(value)
     narrow = schema.get("type") in ("integer", "number", "boolean") or (
         schema.get("type") == "string" and ({"pattern", "enum", "const", "format"} & schema.keys())
     )
     if narrow and isinstance(schema["type"], str):
-        about = {key: schema.pop(key) for key in ("description", "default", "examples", "title") if key in schema}
+        about = {key: schema.pop(key) for key in ("description", "default", "examples") if key in schema}
         wrapped = dict(schema)
         schema.clear()
         schema.update({"anyOf": [wrapped, {"$ref": "#/$defs/reference"}], **about})
@@ -92,7 +99,6 @@ def _only(name: str, names: list[str], beside: type[BaseModel]) -> dict[str, Any
 
 def _options(config: Any, definitions: dict[str, Any], summary: str) -> dict[str, Any]:
     schema = _inline(config, definitions)
-    schema.pop("title", None)
     forms = [{**schema, "description": summary}]
     shorthand = config.shorthand
     if shorthand is not None:
@@ -105,9 +111,24 @@ def _options(config: Any, definitions: dict[str, Any], summary: str) -> dict[str
 
 
 def _inline(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
-    schema = model.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+    schema: dict[str, Any] = _untitled(model.model_json_schema(by_alias=True, ref_template="#/$defs/{model}"))
     definitions.update(schema.pop("$defs", {}))
     return schema
+
+
+def _untitled(schema: Any) -> Any:
+    """Without the titles that pydantic makes of the names of fields and classes: editors would show them above the description."""
+    if isinstance(schema, list):
+        return [_untitled(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {keyword: value for keyword, value in schema.items() if keyword != "title"}
+    for keyword, value in kept.items():
+        if keyword in ("properties", "$defs"):
+            kept[keyword] = {name: _untitled(inner) for name, inner in value.items()}
+        elif keyword not in _VALUES:
+            kept[keyword] = _untitled(value)
+    return kept
 
 
 def _described(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

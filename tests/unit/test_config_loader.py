@@ -329,6 +329,17 @@ def test_the_published_schema_is_current() -> None:
     assert schema.FILE.read_text(encoding="utf-8") == schema.text(schema.pipeline_schema())
 
 
+def test_the_published_schema_is_titled_for_people_and_says_nothing_in_the_names_of_classes() -> None:
+    text = schema.FILE.read_text(encoding="utf-8")
+    published = json.loads(text)
+    assert (published["title"], published["$id"], published["description"]) == (
+        "Penstock pipeline",
+        "urn:penstock:pipeline-file",
+        "A pipeline: a source, transforms, one or more sinks, and how events are delivered.",
+    )
+    assert text.count('"title"') == 1
+
+
 @pytest.mark.parametrize(
     ("change", "valid"),
     [

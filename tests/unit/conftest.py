@@ -1,0 +1,45 @@
+"""Fixtures of the tests of the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_parts import PIPELINE, SCHEMA, Pipe
+
+from penstock.cli.lazy import Settings
+from penstock.cli.main import execute
+from penstock.cli.terminal import Terminal
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one pipeline, its schema and six records; it is the working directory."""
+    (tmp_path / "pipelines/schemas/shop.line").mkdir(parents=True)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "pipelines/shop.yaml").write_text(PIPELINE)
+    (tmp_path / "pipelines/schemas/shop.line/1.json").write_text(json.dumps(SCHEMA))
+    lines = [{"n": 1}, {"n": 2}, {"n": 3}, {"n": 0}, {"n": -1}, {"m": 1}]
+    (tmp_path / "in/a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def pipe(capsys: pytest.CaptureFixture[str]) -> Pipe:
+    """The command, called in this process."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = execute(list(arguments), Settings(), Terminal.of_process())
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def ran(shop: Path, pipe: Pipe) -> Path:
+    """The shop, after its pipeline has run once: two delivered, one filtered, three dead letters."""
+    assert pipe("run", "--once", "pipelines/shop.yaml")[0] == 0
+    return shop

@@ -1,0 +1,93 @@
+"""`pipe dlq`: dead letters listed, shown, replayed, discarded, exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cli_parts import PIPELINE, SCHEMA, Pipe, items
+
+
+def test_letters_are_listed_page_by_page_grouped_and_shown(ran: Path, pipe: Pipe) -> None:
+    first = json.loads(pipe("dlq", "ls", "shop", "--limit", "2", "--json")[1])
+    rest = json.loads(pipe("dlq", "ls", "shop", "--limit", "2", "--json", "--after", first["next"])[1])
+    letters = first["items"] + rest["items"]
+    assert (len(letters), rest["next"]) == (3, None)
+    assert {letter["event"]["id"] for letter in letters} == {"0-27", "0-36", "0-46"}
+    groups = items(pipe("dlq", "groups", "--json")[1])
+    assert [group["count"] for group in groups] == [2, 1]
+    shown = json.loads(pipe("dlq", "show", letters[0]["id"][:8], "--json")[1])
+    assert letters[0].items() <= shown.items()
+    assert shown["received"]["id"] == letters[0]["event"]["id"]
+    assert "what is wrong" in pipe("dlq", "show", letters[0]["id"])[1]
+
+
+def test_letters_are_found_by_every_filter(ran: Path, pipe: Pipe) -> None:
+    fingerprint = items(pipe("dlq", "groups", "--json")[1])[0]["fingerprint"]
+    expected = {
+        ("--fingerprint", fingerprint[:6]): 2,
+        ("--code", "validate.failed"): 3,
+        ("--code", "validate.faild"): 0,
+        ("--step", "validate"): 3,
+        ("--type", "shop.line"): 3,
+        ("--since", "-1h"): 3,
+        ("--until", "-1h"): 0,
+        ("--since", "yesterday", "--until", "-1h"): 0,
+        ("--status", "resolved"): 0,
+        ("--status", "any"): 3,
+    }
+    found = {options: len(items(pipe("dlq", "ls", "--json", *options)[1])) for options in expected}
+    assert found == expected
+    assert "failed first from 20" in pipe("dlq", "ls", "--since", "-1h")[2]
+
+
+def test_a_mended_cause_is_replayed_once_and_resolved(ran: Path, pipe: Pipe) -> None:
+    fingerprint = items(pipe("dlq", "groups", "--json")[1])[0]["fingerprint"]
+    schema = ran / "pipelines/schemas/shop.line/1.json"
+    schema.write_text(json.dumps({**SCHEMA, "properties": {"n": {"type": "integer"}}}))
+    assert "2 dead letters would be replayed: 2 delivered" in pipe("dlq", "replay", "shop", "-f", fingerprint, "--dry-run")[2]
+    status, out, _ = pipe("dlq", "replay", "shop", "--fingerprint", fingerprint[:6], "--json")
+    summary = json.loads(out)
+    assert status == 0
+    assert {k: summary[k] for k in ("selected", "delivered", "filtered", "deduplicated", "failed_again")} == {
+        "selected": 2,
+        "delivered": 2,
+        "filtered": 0,
+        "deduplicated": 0,
+        "failed_again": 0,
+    }
+    assert sorted((ran / "out/shop.jsonl").read_text().split()) == sorted(
+        ['{"id":1,"total":2}', '{"id":2,"total":4}', '{"id":0,"total":0}', '{"id":-1,"total":-2}']
+    )
+    assert pipe("dlq", "replay", "shop", "-f", fingerprint)[2] == "shop: no open dead letter was selected\n"
+    [standing] = items(pipe("status", "--json")[1])
+    assert standing["dead_letters"] == {"open": 1, "resolved": 2}
+    status, _, err = pipe("dlq", "replay", "shop", "--all")
+    assert (status, "1 failed again" in err) == (4, True)
+
+
+def test_replay_and_discard_want_to_know_which(ran: Path, pipe: Pipe) -> None:
+    for verb in ("replay", "discard"):
+        assert "error[usage.choose]" in pipe("dlq", verb, "shop")[2]
+        assert "error[usage.choose]" in pipe("dlq", verb, "shop", "--all", "--code", "x")[2]
+
+
+def test_discarding_asks_or_is_told_not_to(ran: Path, pipe: Pipe) -> None:
+    status, _, err = pipe("dlq", "discard", "shop", "--all")
+    assert (status, "3 dead letters would be discarded" in err) == (2, True)
+    assert json.loads(pipe("dlq", "discard", "shop", "--all", "--yes", "--json")[1]) == {"pipeline": "shop", "discarded": 3}
+    assert pipe("dlq", "ls")[1:] == ("", "no dead letters\n")
+
+
+def test_an_export_is_json_lines_and_never_overwrites(ran: Path, pipe: Pipe) -> None:
+    assert pipe("dlq", "export", "shop", "-o", "letters.jsonl")[0] == 0
+    documents = [json.loads(line) for line in (ran / "letters.jsonl").read_text().splitlines()]
+    assert sorted(str(document["received"]["data"]) for document in documents) == ["{'m': 1}", "{'n': -1}", "{'n': 0}"]
+    status, _, err = pipe("dlq", "export", "shop", "-o", "letters.jsonl")
+    assert (status, "error[dlq.cannot_write]" in err) == (2, True)
+    assert [json.loads(line) for line in pipe("dlq", "export")[1].splitlines()] == documents
+
+
+def test_dead_letters_can_be_read_while_the_pipeline_file_has_mistakes(ran: Path, pipe: Pipe) -> None:
+    (ran / "pipelines/shop.yaml").write_text(PIPELINE.replace("filter: .n", "filtr: .n"))
+    assert len(items(pipe("dlq", "ls", "shop", "--json")[1])) == 3
