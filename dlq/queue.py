@@ -54,7 +54,8 @@ class DeadLetterQueue:
         changed, cursor = 0, None
         while chosen.status:
             letters, cursor = await self._store.letters(chosen, after=cursor, limit=_PAGE, bodies=False)
-            changed += await self._store.set_status(None, [letter.id for letter in letters], "discarded")
+            ids = [letter.id for letter in letters]  # a replay may have taken one up since it was looked at
+            changed += len(await self._store.set_status(None, ids, "discarded", among=chosen.status))
             if cursor is None:
                 break
         return changed

@@ -33,10 +33,11 @@ from penstock.faults import Faults
 from penstock.ledger import Counts, Key
 from penstock.observe.status import RunStatus
 from penstock.spi import Batch, Rereadable, Resume, Source
-from penstock.state.records import DeadLetter, LetterQuery
+from penstock.state.records import DeadLetter, LetterQuery, Status
 from penstock.state.store import StateStore
 
 PAGE = 200
+REPLAYABLE: frozenset[Status] = frozenset({"open", "parked", "replaying"})
 SOURCE = "source"
 """Step of what the source could make no event of."""
 
@@ -101,18 +102,25 @@ class _Replay:
     async def run_page(self, letters: Sequence[DeadLetter], *, dry_run: bool) -> None:
         """One page, a partition at a time in read order, committed as one group. What shares its dedup key with a letter before
         it goes in a later group: whether it is a repetition depends on what became of the other."""
+        if not dry_run:
+            letters = await self._take_up(letters)
         received = {letter.id: await self._received(letter) for letter in letters}
         left = sorted(letters, key=lambda letter: (letter.partition, letter.position))
         while left:
             portions, left = self._divided(left, received)
             await self._run_group(portions, dry_run=dry_run)
 
+    async def _take_up(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+        """Those that still wait to be delivered: from now on nobody else settles them. One may have been discarded since."""
+        ids = [letter.id for letter in letters]
+        store, epoch = self.claimed.store, self.claimed.epoch
+        taken = set(await store.set_status(epoch, ids, "replaying", job=self.job, among=REPLAYABLE))
+        return [letter for letter in letters if letter.id in taken]
+
     async def _run_group(self, portions: Sequence[_Portion], *, dry_run: bool) -> None:
         works = [await self._process(portion) for portion in portions]
         failed: list[set[int]] = [set() for _ in works]
         if not dry_run:
-            ids = [letter.id for portion in portions for letter in portion.letters]
-            await self.claimed.store.set_status(self.claimed.epoch, ids, "replaying", job=self.job)
             failed = await self.claimed.committer.commit(works)
         for work, sink_failed in zip(works, failed, strict=True):
             self.summary.add(count_outcomes(work, sink_failed), len(work.verdicts.reread))
@@ -243,7 +251,7 @@ async def replay(
     async with AsyncExitStack() as stack:
         assembly = assemble(pipeline, Surroundings(clock, options.random, faults))
         status = RunStatus(pipeline.name, pipeline.version)
-        claimed = await claim_pipeline(assembly, options, status, stack)
+        claimed = await claim_pipeline(assembly, options, status, stack, reads=False)
         stack.push_async_callback(assembly.source.close)
         pool = await _workers(pipeline, assembly, status, stack)
         job = "" if dry_run else await claimed.store.create_job("replay", msgspec.json.encode(query).decode())

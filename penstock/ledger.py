@@ -67,6 +67,12 @@ class Claimant:
     :ivar key_space: fingerprint of `dedup.key`, or empty without dedup: another one starts a new key space (rule 3).
     :ivar window: the dedup window in seconds of running time (rule 8); 0 without dedup.
     :ivar instance: the ledger's instance id as the state store noted it; None the first time.
+    :ivar run_id: random, kept beside the epoch: two state stores (one of them restored from a backup) may issue the same epoch,
+        never the same run id.
+    :ivar issued: the epochs that the state store has issued since the last that it saw claim every ledger, that one included,
+        each with its run id. A ledger with another epoch as high as these was claimed by another state store, or by a later
+        state of this one. Empty: not compared.
+    :ivar start: where a ledger stands that is new.
     :ivar adopt: take the ledger over although source or instance differ (`pipe checkpoint adopt`).
     """
 
@@ -76,6 +82,9 @@ class Claimant:
     key_space: str = ""
     window: float = 0.0
     instance: str | None = None
+    run_id: str = ""
+    issued: Mapping[int, str] = field(default_factory=dict)
+    start: Mapping[str, Position] = field(default_factory=dict)
     adopt: bool = False
 
 
@@ -109,7 +118,8 @@ class Commit:
     :ivar epoch: compared with the ledger's; a mismatch is `Fenced` (Invariant 6).
     :ivar previous: the group number expected to stand there; a mismatch is `Fenced` too.
     :ivar group: the number that takes its place.
-    :ivar positions: of the partitions that the group moved.
+    :ivar positions: of the partitions that the group moved, and of those that groups moved which this ledger did not take: rows,
+        keys, positions and counts are of one moment, so a backup of the ledger is one too.
     :ivar counts: the pipeline's totals as of this group.
     :ivar keys: of the events delivered or filtered in this ledger, in read order, none twice.
     :ivar running: the pipeline's clock, seconds of running time since it began (rule 8).
@@ -132,7 +142,9 @@ class Ledger(Protocol):
     async def claim(self, claimant: Claimant) -> Claim:
         """Store the claimant's epoch, so that every older run is fenced, and say what is here.
 
-        :raises Fenced: where a higher epoch stands.
+        Nothing is stored where it raises.
+
+        :raises Fenced: where a higher epoch stands, or one that is not among those `issued`.
         :raises EnvironmentFault: `ledger.mismatch`, where source or instance differ and `adopt` is not set.
         """
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,7 @@ from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
 from penstock.spi import Sink
 from penstock.state.open import open_store
-from penstock.state.records import Note, Version
+from penstock.state.records import Version
 from penstock.state.store import StateStore
 
 if TYPE_CHECKING:
@@ -51,15 +51,7 @@ class Claimed:
         """Note that the source was drained, so that the time until the next run counts for the dedup window (rule 8)."""
         if drained:
             committer = self.committer
-            note = committer.note
-            final = Note(
-                group=note.group,
-                counts=note.counts,
-                ledgers=note.ledgers,
-                running=committer.running(),
-                drained=True,
-                at=committer.clock.now(),
-            )
+            final = replace(committer.note, running=committer.running(), drained=True, at=committer.clock.now())
 
             def tell(error: Unavailable) -> None:
                 committer.status.waiting = f"{error.code}: {error}"
@@ -68,9 +60,12 @@ class Claimed:
             committer.status.waiting = None
 
 
-async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunStatus, stack: AsyncExitStack) -> Claimed:
+async def claim_pipeline(
+    assembly: Assembly, options: RunOptions, status: RunStatus, stack: AsyncExitStack, *, reads: bool = True
+) -> Claimed:
     """Hold, claim, open the sinks; `stack` closes them again, sinks first.
 
+    :param reads: whether the source is read on from here, which a replay does not.
     :raises EnvironmentFault: another run holds the pipeline, or a ledger does not belong to it.
     """
     pipeline, clock = assembly.pipeline, options.clock
@@ -85,7 +80,7 @@ async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunSta
         if ledger.sink is not None:
             stack.push_async_callback(ledger.sink.close)
             await patient(partial(ledger.sink.open, None))
-    epoch, standing = await patient(lambda: _claim(assembly, options, store, ledgers))
+    epoch, standing = await patient(lambda: _claim(assembly, options, store, ledgers, reads))
     await patient(lambda: _end_jobs(store, ledgers))
     status.epoch = epoch
     started = clock.monotonic()
@@ -115,7 +110,9 @@ async def claim_pipeline(assembly: Assembly, options: RunOptions, status: RunSta
     return Claimed(epoch, store, ledgers, standing, committer)
 
 
-async def _claim(assembly: Assembly, options: RunOptions, store: StateStore, ledgers: list[LedgerState]) -> tuple[int, Standing]:
+async def _claim(
+    assembly: Assembly, options: RunOptions, store: StateStore, ledgers: list[LedgerState], reads: bool
+) -> tuple[int, Standing]:
     keys, dedup = assembly.keys, assembly.dedup
     version = version_of(assembly.pipeline, options.clock.now())
     epoch = 0
@@ -128,9 +125,11 @@ async def _claim(assembly: Assembly, options: RunOptions, store: StateStore, led
             key_space=keys.space if keys else "",
             window=dedup.window if dedup else 0.0,
             adopt=options.adopt,
+            positions=assembly.source.has_positions,
+            reads=reads,
         )
         try:
-            return epoch, await claim_all(store, ledgers, claims, options.clock)
+            return epoch, await claim_all(store, ledgers, claims, options.clock, options.log)
         except Fenced:  # only where ledgers are adopted, which another state store may have taken far beyond this one's epochs
             if not options.adopt or epoch > LAST_EPOCH:
                 raise

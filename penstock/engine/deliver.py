@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from penstock.clock import Clock
 from penstock.config.model import Retry
 from penstock.engine.group import Group
-from penstock.engine.ledgers import STATE, LedgerState, names_of
+from penstock.engine.ledgers import STATE, LedgerState, groups_of, names_of
 from penstock.engine.letters import LetterMaker
 from penstock.engine.outcomes import finished_keys
 from penstock.engine.retry import PATIENT, delays, gave_up
@@ -114,7 +114,7 @@ class Committer:
             raise failure.error
         if self.lane == "stop":  # Invariant 5: nothing of the lane goes past it
             raise _lane_stops(failure)
-        group.failed.setdefault((work, failure.origin), {}).setdefault(sink, failure)
+        group.refuse(work, sink, failure)
 
     # The commit proper.
 
@@ -128,7 +128,6 @@ class Committer:
             for ledger in own:  # step 2
                 await self._commit_to_sink(ledger, group, number)
                 self.faults.hit("between_ledgers")
-        group.settle_counts()
         await self._commit_to_state(group, number, drained, [] if own else letters)
 
     async def _commit_to_state(self, group: Group, number: int, drained: bool, letters: Sequence[DeadLetter]) -> None:
@@ -147,7 +146,9 @@ class Committer:
         self.status.counts = self.status.counts.plus(group.counts)
         self.status.totals = note.counts
         self.status.open_letters += group.new_letters() - len(note.superseded) - len(note.resolved)
-        self.note = Note(group=number, counts=note.counts, ledgers=note.ledgers, running=note.running, at=note.at)
+        self.note = Note(
+            group=number, counts=note.counts, ledgers=note.ledgers, groups=note.groups, running=note.running, at=note.at
+        )
 
     async def _commit_to_sink(self, ledger: LedgerState, group: Group, number: int) -> None:
         """Rows and ledger in one transaction. What can never go in becomes a dead letter first, then the others are offered."""
@@ -161,9 +162,9 @@ class Committer:
                 for event in work.for_sink(bit, ledger.name)
                 if ledger.name not in group.failed.get((w, event.origin), ())
             ]
-            group.settle_counts()
             commit = self._commit_for(ledger, group, number)
             if not offered and not commit.keys and not commit.jobs and not ledger.redoing:
+                ledger.unwritten.update(group.positions)
                 return  # it owes nothing of this group, which the note says for it (rule 2)
             events = [event for _, event in offered]
             try:
@@ -225,6 +226,7 @@ class Committer:
             positions=group.positions,
             counts=self.note.counts.plus(group.counts),
             ledgers=names_of(self.ledgers),
+            groups=groups_of(self.ledgers),
             running=self.running(),
             drained=drained,
             at=self.clock.now(),
@@ -240,6 +242,7 @@ class Committer:
     def _committed(self, ledger: LedgerState, commit: Commit) -> None:
         ledger.group = commit.group
         ledger.redoing = False
+        ledger.unwritten = {}
         if commit.keys:
             ledger.keys_high = max(ledger.keys_high, max(key.key for key in commit.keys))
         if ledger.sink is None:

@@ -28,13 +28,13 @@ class Group:
     """
 
     works: list[Work]
-    counts: Counts = Counts()
     failed: dict[tuple[int, int], dict[str, Failure]] = field(default_factory=dict)
     refused: set[tuple[int, int, str, int]] = field(default_factory=set)
     repeats: list[Repeat] = field(default_factory=list)
     superseded: list[Repeat] = field(default_factory=list)
     sink_states: dict[str, bytes] = field(default_factory=dict)
     positions: dict[str, Position] = field(default_factory=dict)
+    _counts: Counts | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, works: list[Work]) -> Group:
@@ -54,14 +54,19 @@ class Group:
         """The events of a work that a sink of this ledger refused for good: the ledger owes them."""
         return {origin for (place, origin), sinks in self.failed.items() if place == w and _concerns(ledger, sinks)}
 
-    def settle_counts(self) -> None:
-        """Count the outcomes as they are known now; a replay's are counted apart."""
-        if self.job:
-            return
-        total = Counts()
-        for w, work in enumerate(self.works):
-            total = total.plus(count_outcomes(work, self.refused_origins(w)))
-        self.counts = total
+    def refuse(self, work: int, sink: str, failure: Failure) -> None:
+        """A sink refused an event of a work for good."""
+        self.failed.setdefault((work, failure.origin), {}).setdefault(sink, failure)
+        self._counts = None
+
+    @property
+    def counts(self) -> Counts:
+        """The outcomes as they are known now; a replay's are counted apart."""
+        if self._counts is None:
+            self._counts = Counts()
+            for w, work in enumerate(() if self.job else self.works):
+                self._counts = self._counts.plus(count_outcomes(work, self.refused_origins(w)))
+        return self._counts
 
     def make_letters(
         self, ledgers: Sequence[LedgerState], sinks: Sequence[SinkEnd], maker: LetterMaker, now: float

@@ -101,6 +101,8 @@ class Note:
     :ivar group: every ledger in `ledgers` holds, or owes nothing of, everything up to the end of this group.
     :ivar positions: when written, of the partitions that moved; when read, of all.
     :ivar ledgers: by name, the instance id of every ledger of the pipeline.
+    :ivar groups: by name, the last group committed to each ledger: one that stands before it was restored from a backup.
+    :ivar epoch: when read, under which it was written.
     :ivar running: seconds of running time since the pipeline began; the time between runs that drained their source counts.
     :ivar drained: the source had nothing more when this was noted.
     :ivar at: wall time of the note.
@@ -112,6 +114,8 @@ class Note:
     positions: Mapping[str, Position] = field(default_factory=dict)
     counts: Counts = Counts()
     ledgers: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+    epoch: int = 0
     running: float = 0.0
     drained: bool = False
     at: float = 0.0

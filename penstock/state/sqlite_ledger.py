@@ -48,12 +48,17 @@ LEDGER_SCHEMA = Schema(
             """CREATE TABLE penstock_key_generations (
                 ledger INTEGER NOT NULL, number INTEGER NOT NULL, began REAL NOT NULL, latest REAL NOT NULL, high BLOB NOT NULL,
                 PRIMARY KEY (ledger, number)) WITHOUT ROWID""",
-        ]
+        ],
+        [
+            "ALTER TABLE penstock_ledgers ADD COLUMN run_id TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE penstock_key_generations ADD COLUMN over INTEGER NOT NULL DEFAULT 0",
+        ],
     ],
 )
 
 _SELECT = (
-    'SELECT number, instance, source, key_space, "window", epoch, "group", counts, running FROM penstock_ledgers WHERE scope = ?'
+    'SELECT number, instance, source, key_space, "window", epoch, run_id, "group", counts, running '
+    "FROM penstock_ledgers WHERE scope = ?"
 )
 
 
@@ -65,6 +70,7 @@ class _Row:
     key_space: str
     window: float
     epoch: int
+    run_id: str
     group: int
     counts: str
     running: float
@@ -83,13 +89,14 @@ class LedgerTables:
             raise _fenced(claimant.scope, f"epoch {row.epoch} stands there, this run has {claimant.epoch}")
         if not claimant.adopt:
             _compare(row, claimant)
+            _recognise(row, claimant)
         if row is None:
             row = _create(connection, claimant)
         if row.key_space != claimant.key_space:
             sqlite_keys.forget(connection, row.number)
         connection.execute(
-            'UPDATE penstock_ledgers SET epoch = ?, source = ?, key_space = ?, "window" = ? WHERE number = ?',
-            (claimant.epoch, claimant.source, claimant.key_space, claimant.window, row.number),
+            'UPDATE penstock_ledgers SET epoch = ?, run_id = ?, source = ?, key_space = ?, "window" = ? WHERE number = ?',
+            (claimant.epoch, claimant.run_id, claimant.source, claimant.key_space, claimant.window, row.number),
         )
         self.scope = claimant.scope
         return _claim(connection, row)
@@ -102,6 +109,7 @@ class LedgerTables:
             raise _fenced(self.scope, f"{found}; epoch {commit.epoch}, group {commit.previous} were expected")
         if commit.keys:  # Invariant 4: in the transaction of the delivery
             sqlite_keys.add(connection, row.number, commit.keys, commit.running, row.window)
+        sqlite_keys.shed(connection, row.number)
         connection.execute(
             'UPDATE penstock_ledgers SET "group" = ?, counts = ?, running = ? WHERE number = ?',
             (commit.group, encode_counts(commit.counts), commit.running, row.number),
@@ -183,10 +191,13 @@ def _create(connection: sqlite3.Connection, claimant: Claimant) -> _Row:
     # The system's own randomness: two copies of one ledger, or two runs with one seed, must never agree by design.
     instance = secrets.token_hex(16)
     connection.execute(
-        "INSERT INTO penstock_ledgers VALUES (NULL, ?, ?, ?, ?, ?, 0, 0, ?, 0.0)",
+        'INSERT INTO penstock_ledgers (scope, instance, source, key_space, "window", epoch, "group", counts, running) '
+        "VALUES (?, ?, ?, ?, ?, 0, 0, ?, 0.0)",
         (claimant.scope, instance, claimant.source, claimant.key_space, claimant.window, encode_counts(Counts())),
     )
-    return _Row(*connection.execute(_SELECT, (claimant.scope,)).fetchone())
+    row = _Row(*connection.execute(_SELECT, (claimant.scope,)).fetchone())
+    put_positions(connection, "penstock_positions", row.number, claimant.start)
+    return row
 
 
 def _claim(connection: sqlite3.Connection, row: _Row) -> Claim:
@@ -222,6 +233,14 @@ def _compare(row: _Row | None, claimant: Claimant) -> None:
         why=why,
         help=f"if that is meant: pipe checkpoint adopt {pipeline}",
     )
+
+
+def _recognise(row: _Row | None, claimant: Claimant) -> None:
+    """Rule 3: whoever claimed the ledger last is a run that the claimant's state store knows of."""
+    issued = claimant.issued
+    if row is None or not issued or row.epoch < min(issued) or issued.get(row.epoch) == row.run_id:
+        return
+    raise _fenced(claimant.scope, f"epoch {row.epoch} stands there, which another state store issued")
 
 
 def _fenced(scope: str, why: str) -> Fenced:

@@ -142,7 +142,8 @@ def _absorb(connection: sqlite3.Connection, seq: int, identity: str, *, replayed
 
 
 def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
-    """See `StateStore.settle`. A letter that stands is owed by those alone that have passed it: the others read it again."""
+    """See `StateStore.settle`: all but the job records. A letter that stands is owed by those alone that have passed it: the
+    others read it again."""
     rows = connection.execute('SELECT seq, "partition", position, owed FROM letters WHERE pending IS NOT NULL ORDER BY pending')
     owed_by_id = dict(
         connection.execute(
@@ -162,31 +163,16 @@ def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
         change = "UPDATE OR REPLACE repeats SET pending = 0 WHERE " if stands else "DELETE FROM repeats WHERE "
         connection.execute(change + where, row)
     promote(connection, 0)
-    for name, claim in claims.items():
-        for record in claim.jobs:
-            _settle_job(connection, name, record.job, record.event)
 
 
 def _passed(claims: Mapping[str, Claim], partition: str, position: bytes, owed: Sequence[str]) -> list[str]:
-    return [
-        name
-        for name in owed
-        if (claim := claims.get(name)) and (stands := claim.positions.get(partition)) and stands.order >= position
-    ]
+    return [name for name in owed if (claim := claims.get(name)) and has_passed(claim, partition, position)]
 
 
-def _settle_job(connection: sqlite3.Connection, ledger: str, job: str, identity: str) -> None:
-    row = connection.execute(
-        f"SELECT seq, owed FROM letters WHERE id = ? AND job = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
-        (identity, job),
-    ).fetchone()
-    if row is None:  # settled before, or failed again since
-        return
-    owed = [name for name in msgspec.json.decode(row[1]) if name != ledger]
-    connection.execute(
-        "UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?",
-        (_json(owed), None if owed else "resolved", row[0]),
-    )
+def has_passed(claim: Claim, partition: str, position: bytes) -> bool:
+    """Whether a ledger stands at this position or beyond."""
+    stands = claim.positions.get(partition)
+    return stands is not None and stands.order >= position
 
 
 def conclude(connection: sqlite3.Connection, ids: Sequence[str], status: Status) -> None:
@@ -197,13 +183,19 @@ def conclude(connection: sqlite3.Connection, ids: Sequence[str], status: Status)
     )
 
 
-def set_status(connection: sqlite3.Connection, ids: Sequence[str], status: Status, job: str | None) -> int:
-    """Give standing letters a status, and the job that works on them (None: no job). How many changed."""
-    return connection.execute(
+def set_status(
+    connection: sqlite3.Connection, ids: Sequence[str], status: Status, job: str | None, among: Collection[Status] | None
+) -> list[str]:
+    """Give standing letters a status, and the job that works on them (None: no job). The ids of those that changed.
+
+    :param among: only those that stand in one of these; None: in any.
+    """
+    rows = connection.execute(
         """UPDATE letters SET status = ?1, job = ?2 WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?3))
-           AND (status <> ?1 OR job IS NOT ?2)""",
-        (status, job, _json(list(ids))),
-    ).rowcount
+           AND (status <> ?1 OR job IS NOT ?2) AND (?4 IS NULL OR status IN (SELECT value FROM json_each(?4))) RETURNING id""",
+        (status, job, _json(list(ids)), None if among is None else _json(list(among))),
+    )
+    return [identity for (identity,) in rows.fetchall()]
 
 
 def delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
@@ -216,11 +208,12 @@ def delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
 def expire(connection: sqlite3.Connection, before: float, limit: int) -> int:
     """Remove letters whose latest failure lies before `before`, but none that is parked or in a job. How many went."""
     rows = connection.execute(
-        """SELECT seq FROM letters WHERE pending IS NULL AND last_at < ? AND status NOT IN ('parked', 'replaying')
+        """SELECT seq, id FROM letters WHERE pending IS NULL AND last_at < ? AND status NOT IN ('parked', 'replaying')
            ORDER BY last_at LIMIT ?""",
         (before, limit),
     ).fetchall()
-    delete(connection, [seq for (seq,) in rows])
+    delete(connection, [seq for seq, _ in rows])
+    connection.executemany("DELETE FROM replays WHERE letter = ?", [(identity,) for _, identity in rows])
     return len(rows)
 
 

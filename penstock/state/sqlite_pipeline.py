@@ -14,12 +14,13 @@ import msgspec
 
 from penstock.errors import Fenced
 from penstock.spi import Position
-from penstock.state import sqlite_letters
+from penstock.state import sqlite_letters, sqlite_replays
 from penstock.state.records import Job, Note, RunRecord, Version
 from penstock.state.sqlite_ledger import decode_counts, encode_counts, put_positions, read_positions
 from penstock.state.sqlite_letter_queries import LETTER_COUNTING_INDEXES
 from penstock.state.sqlite_letters import LETTER_TABLES
 from penstock.state.sqlite_migrate import Schema
+from penstock.state.sqlite_replays import REPLAYS_TABLE
 
 _NOTE = 1
 """The note is one row, and owns its positions."""
@@ -47,6 +48,12 @@ STORE_SCHEMA = Schema(
                 id TEXT PRIMARY KEY, kind TEXT NOT NULL, query TEXT NOT NULL, created_at REAL NOT NULL, finished_at REAL)""",
             *LETTER_COUNTING_INDEXES,
         ],
+        [
+            "ALTER TABLE epochs ADD COLUMN run_id TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE note ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE note ADD COLUMN groups TEXT NOT NULL DEFAULT '{}'",
+            REPLAYS_TABLE,
+        ],
     ],
 )
 
@@ -58,8 +65,16 @@ def issue_epoch(connection: sqlite3.Connection, version: Version, above: int, pi
         (version.version, version.config, _json(dict(version.schemas)), _json(dict(version.steps)), version.created_at),
     )
     epoch = max(_newest_epoch(connection), above) + 1
-    connection.execute("INSERT INTO epochs VALUES (?, ?, ?, ?, ?)", (epoch, pid, host, version.version, now))
+    connection.execute(
+        "INSERT INTO epochs (epoch, pid, host, version, started_at, run_id) VALUES (?, ?, ?, ?, ?, ?)",
+        (epoch, pid, host, version.version, now, secrets.token_hex(8)),
+    )
     return epoch
+
+
+def issued(connection: sqlite3.Connection, since: int) -> dict[int, str]:
+    """The epochs from `since` on, each with its run id (empty where an older program issued it)."""
+    return dict(connection.execute("SELECT epoch, run_id FROM epochs WHERE epoch >= ?", (since,)).fetchall())
 
 
 def check_epoch(connection: sqlite3.Connection, epoch: int) -> None:
@@ -80,7 +95,7 @@ def _newest_epoch(connection: sqlite3.Connection) -> int:
 
 def read_note(connection: sqlite3.Connection) -> Note:
     """The note as it stands; an empty one before the first."""
-    query = 'SELECT "group", counts, ledgers, running, drained, at FROM note WHERE number = ?'
+    query = 'SELECT "group", counts, ledgers, running, drained, at, epoch, groups FROM note WHERE number = ?'
     row = connection.execute(query, (_NOTE,)).fetchone()
     if row is None:
         return Note()
@@ -92,16 +107,30 @@ def read_note(connection: sqlite3.Connection) -> Note:
         running=row[3],
         drained=bool(row[4]),
         at=row[5],
+        epoch=row[6],
+        groups=msgspec.json.decode(row[7], type=dict[str, int]),
     )
 
 
-def write_note(connection: sqlite3.Connection, note: Note) -> None:
+def write_note(connection: sqlite3.Connection, epoch: int, note: Note) -> None:
     """Step 3: the note itself, and what the group did to dead letters."""
     connection.execute(
-        "INSERT OR REPLACE INTO note VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (_NOTE, note.group, encode_counts(note.counts), _json(dict(note.ledgers)), note.running, note.drained, note.at),
+        'INSERT OR REPLACE INTO note (number, "group", counts, ledgers, running, drained, at, epoch, groups) '
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            _NOTE,
+            note.group,
+            encode_counts(note.counts),
+            _json(dict(note.ledgers)),
+            note.running,
+            note.drained,
+            note.at,
+            epoch,
+            _json(dict(note.groups)),
+        ),
     )
     put_positions(connection, "note_positions", _NOTE, note.positions)
+    sqlite_replays.record(connection, note.group, note.resolved, note.failed_again)
     sqlite_letters.put(connection, note.group, note.failed_again)
     sqlite_letters.put_repeats(connection, note.group, "repeat", note.repeats)
     sqlite_letters.promote(connection, note.group, replayed={letter.id for letter in note.failed_again})

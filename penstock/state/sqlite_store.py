@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from penstock.clock import Clock
@@ -20,7 +20,7 @@ from penstock.faults import Faults
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.spi import Position
 from penstock.state import sqlite_letter_queries as queries
-from penstock.state import sqlite_letters, sqlite_pipeline
+from penstock.state import sqlite_letters, sqlite_pipeline, sqlite_replays
 from penstock.state.lock import PipelineLock, holder_of
 from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.sqlite_database import BUSY_TIMEOUT, Database, Naming
@@ -131,6 +131,10 @@ class SqliteStateStore:
         pid, host, now = os.getpid(), socket.gethostname(), self._clock.now()
         return await self._database.write(lambda db: sqlite_pipeline.issue_epoch(db, version, above, pid, host, now))
 
+    async def issued(self, since: int) -> Mapping[int, str]:
+        """See `StateStore.issued`."""
+        return await self._database.run(lambda db: sqlite_pipeline.issued(db, since))
+
     async def read_note(self) -> Note:
         """See `StateStore.read_note`."""
         return await self._database.read(sqlite_pipeline.read_note)
@@ -140,7 +144,7 @@ class SqliteStateStore:
 
         def work(db: sqlite3.Connection) -> None:
             sqlite_pipeline.check_epoch(db, epoch)
-            sqlite_pipeline.write_note(db, note)
+            sqlite_pipeline.write_note(db, epoch, note)
 
         await self._write_letters(work, any_letters=bool(note.failed_again))
 
@@ -242,7 +246,7 @@ class SqliteStateStore:
             if letters:
                 sqlite_letters.put(db, note.group, letters)
                 self._faults.hit("mid_dead_letters")
-            sqlite_pipeline.write_note(db, note)
+            sqlite_pipeline.write_note(db, commit.epoch, note)
             sqlite_letters.count_repeats(db, note.repeats)
             self._faults.hit("inside_commit")
 
@@ -256,8 +260,18 @@ class SqliteStateStore:
         def work(db: sqlite3.Connection) -> None:
             sqlite_pipeline.check_epoch(db, epoch)
             sqlite_letters.settle(db, claims)
+            sqlite_replays.settle(db, claims)
 
         await self._database.write(work)
+
+    async def rewind(self, epoch: int, ledger: str, claim: Claim) -> int:
+        """See `StateStore.rewind`."""
+
+        def work(db: sqlite3.Connection) -> int:
+            sqlite_pipeline.check_epoch(db, epoch)
+            return sqlite_replays.rewind(db, ledger, claim)
+
+        return await self._database.write(work)
 
     async def _write_letters(self, work: Callable[[sqlite3.Connection], None], *, any_letters: bool) -> None:
         try:
@@ -302,13 +316,21 @@ class SqliteStateStore:
         """See `StateStore.letter_counts`."""
         return await self._database.run(queries.counts)
 
-    async def set_status(self, epoch: int | None, ids: Sequence[str], status: Status, *, job: str | None = None) -> int:
+    async def set_status(
+        self,
+        epoch: int | None,
+        ids: Sequence[str],
+        status: Status,
+        *,
+        job: str | None = None,
+        among: Collection[Status] | None = None,
+    ) -> list[str]:
         """See `StateStore.set_status`."""
 
-        def work(db: sqlite3.Connection) -> int:
+        def work(db: sqlite3.Connection) -> list[str]:
             if epoch is not None:
                 sqlite_pipeline.check_epoch(db, epoch)
-            return sqlite_letters.set_status(db, ids, status, job)
+            return sqlite_letters.set_status(db, ids, status, job, among)
 
         try:
             return await self._database.write(work)

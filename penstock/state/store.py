@@ -6,7 +6,7 @@ Invariants 2, 6, 7 and 11 are enforced behind it. A store belongs to one pipelin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from penstock.ledger import Claim, Commit, Ledger
@@ -42,6 +42,11 @@ class StateStore(Ledger, Protocol):
         (which is kept)."""
         ...
 
+    async def issued(self, since: int) -> Mapping[int, str]:
+        """The epochs from `since` on, each with its run id: random, so that no other store, and no later state of this one,
+        can have issued the same (rule 3). Empty where an older program issued the epoch."""
+        ...
+
     async def read_note(self) -> Note: ...
 
     async def settle(self, epoch: int, claims: Mapping[str, Claim]) -> None:
@@ -49,6 +54,15 @@ class StateStore(Ledger, Protocol):
         if a ledger that owes it has passed it, else it is deleted, and its event will be read again; the same for repeats. What
         stands is owed by the ledgers that have passed it: the others read the event again. Job records of the claims
         (`JobRecord.event` is a dead letter's id) resolve the dead letters that carry that job, ledger by ledger."""
+        ...
+
+    async def rewind(self, epoch: int, ledger: str, claim: Claim) -> int:
+        """A ledger was restored from a backup, and stands at this claim again. Dead letters that it owes beyond its positions are
+        owed by the other ledgers alone, for it reads their events again; with none left they end as `superseded`. Those that it
+        took by replay in a later group, and whose events are not read again, are open again and owed by it: how many.
+
+        :raises Fenced: a higher epoch was issued.
+        """
         ...
 
     async def put_dead_letters(
@@ -113,8 +127,20 @@ class StateStore(Ledger, Protocol):
 
     async def letter_counts(self) -> Mapping[Status, int]: ...
 
-    async def set_status(self, epoch: int | None, ids: Sequence[str], status: Status, *, job: str | None = None) -> int:
-        """How many changed."""
+    async def set_status(
+        self,
+        epoch: int | None,
+        ids: Sequence[str],
+        status: Status,
+        *,
+        job: str | None = None,
+        among: Collection[Status] | None = None,
+    ) -> list[str]:
+        """Compare and set: of these letters, the ids of those that changed.
+
+        :param among: only letters that stand in one of these; None: in any. A letter is looked at before it is changed, and
+            somebody else (a replay, a discard) may have changed it in between.
+        """
         ...
 
     async def expire_letters(self, before: float, limit: int = 500) -> int:

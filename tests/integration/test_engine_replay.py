@@ -21,6 +21,7 @@ from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Counts
 from penstock.state.records import LetterQuery
+from penstock.state.sqlite_store import SqliteStateStore
 
 NOBODY = LetterQuery()
 
@@ -314,3 +315,25 @@ async def test_a_record_that_its_source_could_not_read_is_never_delivered_empty(
     assert (said(await again(pipeline)), table.ids) == ((1, 0, 0, 0, 1), [])
     (letter,) = (await kept(pipeline)).letters
     assert (letter.code, letter.reread, letter.original_length) == ("source.oversized", True, 9 << 30)
+
+
+async def test_what_is_discarded_while_a_replay_looks_at_it_is_not_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, table, check = Feed.of(*numbers(3)), Table(tmp_path / "t.db"), Check("p0", "p1", "p2")
+    pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("check", check)])
+    await run_once(pipeline)
+    check.refused.clear()
+    letters = SqliteStateStore.letters
+
+    async def look(store: SqliteStateStore, *query: Any, **how: Any) -> Any:
+        found, cursor = await letters(store, *query, **how)
+        await store.set_status(None, [letter.id for letter in found if letter.event_id == "p1"], "discarded", among=["open"])
+        return found, cursor
+
+    monkeypatch.setattr(SqliteStateStore, "letters", look)
+    assert said(await again(pipeline)) == (2, 2, 0, 0, 0)
+    assert table.ids == ["p0", "p2"]
+    assert {name: status for name, (status, _, _) in (await statuses(pipeline)).items()} == {
+        "p0": "resolved", "p1": "discarded", "p2": "resolved",
+    }  # fmt: skip

@@ -318,3 +318,20 @@ async def test_a_column_that_ignores_conflicts_does_not_swallow_rows(bench: Benc
     bench.execute("CREATE TABLE orders (id TEXT UNIQUE ON CONFLICT IGNORE)")
     sink = await bench.sink()
     assert list(await refused(sink, [{"id": "a"}, {"id": "a"}])) == [1]
+
+
+async def test_a_ledger_of_version_1_is_migrated_beside_its_rows(bench: Bench) -> None:
+    bench.path.parent.mkdir()
+    db = sqlite3.connect(bench.path)
+    db.executescript((Path(__file__).parents[1] / "golden" / "sqlite_sink_v1.sql").read_text())
+    db.close()
+    sink = await bench.sink(table="lines", key=["id"], claim=False)
+    claim = await sink.claim(
+        Claimant(2, "orders/warehouse", "file:in", "k1", 100.0, instance="1" * 32, run_id="r2", issued={1: "", 2: "r2"})
+    )
+    assert (claim.epoch, claim.group, claim.positions) == (1, 1, {"p": Position(b"\0\0\0\2", b"detail")})
+    assert set(await sink.seen([n.to_bytes(16, "big") for n in (1, 2, 3)])) == {n.to_bytes(16, "big") for n in (1, 2)}
+    await sink.write_and_commit(events({"id": 3, "name": "three"}), commit(2, 3, epoch=2))
+    assert bench.execute("SELECT name FROM lines ORDER BY id") == [("one",), ("two",), ("three",)]
+    assert bench.execute("SELECT epoch, run_id FROM penstock_ledgers") == [(2, "r2")]
+    assert bench.execute("SELECT value FROM penstock_meta") == [("2",)]

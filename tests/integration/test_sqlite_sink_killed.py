@@ -26,6 +26,7 @@ from connectors.sinks.sqlite import SqliteConfig, SqliteSink
 from penstock.clock import SystemClock
 from penstock.event import Event
 from penstock.faults import Faults
+from penstock.ledger import *
 from penstock.spi import *
 from penstock.state.open import open_store
 from penstock.state.records import *

@@ -7,9 +7,11 @@ import sqlite3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.faults import Faults
 from penstock.ledger import Claimant, Commit, Counts, Key
 from penstock.state import sqlite_keys
 from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
+from penstock.state.sqlite_migrate import migrate
 
 WINDOW = 10.0
 groups = st.lists(
@@ -20,8 +22,7 @@ groups = st.lists(
 
 def fresh() -> tuple[sqlite3.Connection, LedgerTables]:
     db = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in LEDGER_SCHEMA.steps[0]:
-        db.execute(statement)
+    migrate(db, [LEDGER_SCHEMA], Faults())
     ledger = LedgerTables("p/l")
     ledger.claim(db, Claimant(1, "p/l", "s", "k", WINDOW))
     return db, ledger

@@ -97,6 +97,23 @@ async def test_discarding_one_that_is_settled_is_refused(store: SqliteStateStore
     assert await statuses(store) == {"open": 6, "resolved": 1}
 
 
+async def test_what_a_replay_takes_up_while_it_is_looked_at_is_not_discarded(
+    store: SqliteStateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = store.letters
+
+    async def look(*query: Any, **how: Any) -> Any:
+        found = await letters(*query, **how)
+        await store.set_status(None, ["03" * 8], "replaying", job="j")
+        return found
+
+    monkeypatch.setattr(store, "letters", look)
+    assert await DeadLetterQueue(store).discard(LetterQuery()) == 6
+    assert await statuses(store) == {"replaying": 1, "discarded": 6}
+    await store.note(1, Note(group=2, resolved=["03" * 8]))
+    assert await statuses(store) == {"resolved": 1, "discarded": 6}
+
+
 async def test_an_export_holds_every_record_with_its_bytes_and_exact_numbers(store: SqliteStateStore) -> None:
     lines = [text async for text in DeadLetterQueue(store).export(LetterQuery())]
     documents = [msgspec.json.decode(line) for line in lines]

@@ -12,6 +12,7 @@ from state_builders import HandClock
 from penstock.engine.ledgers import STATE, Claims, LedgerState, Standing, claim_all
 from penstock.errors import EnvironmentFault, Fenced
 from penstock.ledger import Claim, Claimant, Commit, Counts
+from penstock.observe.log import Incident
 from penstock.spi import Position
 from penstock.state.records import Note
 
@@ -33,6 +34,7 @@ class PaperLedger:
 
     answer: Claim
     claimants: list[Claimant] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
 
     async def claim(self, claimant: Claimant) -> Claim:
         self.claimants.append(claimant)
@@ -44,7 +46,7 @@ class PaperLedger:
         return {}
 
     async def commit(self, commit: Commit) -> None:
-        raise AssertionError("a claim commits nothing")
+        self.commits.append(commit)
 
     async def committed(self) -> tuple[int, int]:
         return self.answer.epoch, self.answer.group
@@ -62,6 +64,13 @@ class PaperStore:
 
     async def read_note(self) -> Note:
         return self.noted
+
+    async def issued(self, since: int) -> dict[int, str]:
+        return {epoch: f"run {epoch}" for epoch in range(since, 6)}
+
+    async def rewind(self, epoch: int, ledger: str, claim: Claim) -> int:
+        self.told.append(("rewind", epoch, ledger, claim.group))
+        return 0
 
     async def settle(self, epoch: int, claims: Mapping[str, Claim]) -> None:
         self.told.append(("settle", epoch, sorted(claims)))
@@ -81,9 +90,21 @@ def noted(group: int, *ledgers: str, counts: Counts = TEN, drained: bool = False
     return Note(group, place(**orders), counts, names, running=50.0, drained=drained, at=1_000_000.0)
 
 
-async def stand(note: Note, *ledgers: LedgerState, clock: HandClock | None = None, adopt: bool = False) -> Standing:
-    claims = Claims("orders", 5, "file:in", "", 0.0, adopt)
-    return await claim_all(PaperStore(note), ledgers, claims, clock or HandClock())  # type: ignore[arg-type]  # what a claim needs
+async def stand(
+    note: Note,
+    *ledgers: LedgerState,
+    clock: HandClock | None = None,
+    store: PaperStore | None = None,
+    said: list[Incident] | None = None,
+    **changes: bool,
+) -> Standing:
+    claims = Claims("orders", 5, "file:in", "", 0.0, **changes)
+    incidents: list[Incident] = []
+    standing = await claim_all(store or PaperStore(note), ledgers, claims, clock or HandClock(), incidents.append)  # type: ignore[arg-type]  # what a claim needs
+    assert incidents == [] or said is not None
+    if said is not None:
+        said.extend(incidents)
+    return standing
 
 
 def ahead(*ledgers: LedgerState) -> list[dict[str, int]]:
@@ -220,15 +241,15 @@ async def test_a_restored_store_is_adopted_at_what_the_ledger_holds() -> None:
 async def test_a_claim_names_scope_source_and_the_instance_that_was_noted() -> None:
     a, new = ledger("a", 7, p=10), ledger("new", 0, Counts(), epoch=0)
     await stand(noted(7, "a", p=10), a, new)
-    expected = Claimant(5, "orders/a", "file:in", instance="instance of a")
+    issued = {epoch: f"run {epoch}" for epoch in range(6)}
+    expected = Claimant(5, "orders/a", "file:in", "", 0.0, "instance of a", "run 5", issued, place(p=10))
     assert a.ledger.claimants == [expected]  # type: ignore[attr-defined]  # a PaperLedger
-    assert new.ledger.claimants == [replace(expected, scope="orders/new", instance=None)]  # type: ignore[attr-defined]
+    assert new.ledger.claimants == [replace(expected, scope="orders/new", instance=None, issued={})]  # type: ignore[attr-defined]
 
 
 async def test_what_died_is_settled_before_the_claim_is_noted() -> None:
     store = PaperStore(noted(7, "a", STATE, p=10))
-    states = [ledger("a", 8, TWENTY, p=20), ledger(STATE, 7, p=10)]
-    standing = await claim_all(store, states, Claims("orders", 5, "file:in", "", 0.0), HandClock())  # type: ignore[arg-type]
+    standing = await stand(store.noted, ledger("a", 8, TWENTY, p=20), ledger(STATE, 7, p=10), store=store)
     assert store.told == [("settle", 5, ["a", STATE]), ("note", 5, standing.note)]
     assert standing.note.drained is False
 
@@ -237,3 +258,68 @@ async def test_what_died_is_settled_before_the_claim_is_noted() -> None:
 async def test_the_pipelines_clock_counts_pauses_after_a_drain_alone(drained: bool, running: float) -> None:
     standing = await stand(noted(7, "a", p=10, drained=drained), ledger("a", 7, p=10), clock=HandClock(1_001_000.0))
     assert standing.note.running == running
+
+
+# ---- a sink that was restored from a backup
+
+
+def told(store: PaperStore, kind: str) -> list[tuple[object, ...]]:
+    return [what for what in store.told if what[0] == kind]
+
+
+async def test_a_ledger_restored_from_a_backup_is_read_for_again_from_where_it_stands_and_said() -> None:
+    note = replace(noted(9, "a", "b", counts=THIRTY, p=30, q=3), groups={"a": 9, "b": 6})
+    a, b, store, said = ledger("a", 4, TEN, p=10), ledger("b", 6, TWENTY, p=20, q=3), PaperStore(note), []
+    standing = await stand(note, a, b, store=store, said=said)
+
+    assert (shown(standing.positions), standing.note.counts, standing.note.group) == ({"p": 10}, TEN, 9)
+    assert (a.restored, b.restored, ahead(a, b)) == (9, None, [{}, {"p": 30, "q": 3}])
+    (commit,) = b.ledger.commits  # type: ignore[attr-defined]  # a PaperLedger; the note that vouched for it goes back
+    assert (shown(commit.positions), commit.previous, commit.group, commit.counts) == ({"p": 30}, 6, 6, THIRTY)
+    assert [what[0] for what in store.told] == ["settle", "rewind", "note"]
+    assert told(store, "rewind") == [("rewind", 5, "a", 4)]
+    written = store.told[-1][2]
+    assert (shown(written.positions), dict(written.groups)) == ({"p": 10, "q": 0}, {"a": 4, "b": 6})  # 0: from the beginning
+    assert [(one.level, one.code) for one in said] == [("warning", "ledger.restored")]
+    assert "sink a was restored from a backup: it holds group 4, and 9 was noted" in said[0].message
+
+
+async def test_of_two_restored_ledgers_each_reads_from_where_it_stands() -> None:
+    note = replace(noted(9, "a", "b", counts=THIRTY, p=30), groups={"a": 9, "b": 8})
+    a, b, said = ledger("a", 6, TWENTY, p=20), ledger("b", 4, TEN, p=10), []
+    standing = await stand(note, a, b, said=said)
+    assert (shown(standing.positions), standing.note.counts, ahead(a, b)) == ({"p": 10}, TEN, [{"p": 20}, {}])
+    assert [one.message.split()[2] for one in said] == ["a", "b"]
+
+
+async def test_once_noted_a_restored_ledger_is_like_any_other() -> None:
+    note = replace(noted(9, "a", "b", counts=TEN, p=10), groups={"a": 4, "b": 9})
+    a, b = ledger("a", 4, TEN, p=10), ledger("b", 9, THIRTY, p=30)
+    standing = await stand(note, a, b)
+    assert (shown(standing.positions), standing.note.counts, ahead(a, b)) == ({"p": 10}, TEN, [{}, {"p": 20 + 10}])
+
+
+@pytest.mark.parametrize(
+    ("how", "help"),
+    [({"positions": False}, "pipe checkpoint adopt orders"), ({"reads": False}, "start a run")],
+    ids=["a source without positions", "a replay"],
+)
+async def test_what_a_restored_ledger_lacks_is_never_passed_over(how: dict[str, bool], help: str) -> None:
+    note = replace(noted(9, "a", p=30), groups={"a": 9})
+    store = PaperStore(note)
+    with pytest.raises(EnvironmentFault) as caught:
+        await stand(note, ledger("a", 4, p=10), store=store, **how)
+    assert (caught.value.code, help in str(caught.value.help), store.told) == ("ledger.restored", True, [])
+
+
+async def test_a_restored_ledger_that_is_adopted_goes_on_from_now() -> None:
+    note = replace(noted(9, "a", p=30), groups={"a": 9})
+    a = ledger("a", 4, p=10)
+    standing = await stand(note, a, adopt=True)
+    assert (shown(standing.positions), shown(a.unwritten), standing.note.groups) == ({"p": 30}, {"p": 30}, {"a": 4})
+
+
+async def test_a_ledgers_next_commit_says_where_the_pipeline_stood_when_it_had_nothing_to_do() -> None:
+    a = ledger("a", 3, p=4)
+    await stand(noted(7, "a", p=10, q=5), a)
+    assert shown(a.forward(place(p=12))) == {"p": 12, "q": 5}

@@ -12,6 +12,7 @@ from state_builders import at, claimant, commit, key, make_store
 from penstock.errors import EnvironmentFault, Fatal, Fenced
 from penstock.ledger import Counts, JobRecord
 from penstock.spi import Position
+from penstock.state import sqlite_keys
 from penstock.state.sqlite_store import SqliteStateStore
 
 
@@ -121,6 +122,8 @@ async def test_keys_expire_by_running_time_in_whole_generations(store: SqliteSta
     assert set(await store.seen(everything)) == {key(n).key for n in (4, 5)}
     await store.commit(commit(6, 6, running=1000.0))  # nothing came for long: all of them are over
     assert set(await store.seen(everything)) == {key(6).key}
+    for group in (7, 8):  # a table that is over goes with a commit, one with each
+        await store.commit(commit(group, running=1000.0))
     with sqlite3.connect(tmp_path / "orders.db") as db:
         assert db.execute("SELECT count(*) FROM sqlite_master WHERE name GLOB 'penstock_keys_*'").fetchone() == (1,)
     db.close()
@@ -156,3 +159,49 @@ async def test_a_position_with_an_empty_order_is_the_beginning(store: SqliteStat
     await store.commit(commit(1, positions={"p": at(1), "q": at(2)}))
     await store.commit(commit(2, positions={"p": Position(b"")}))
     assert (await store.claim(claimant(2))).positions == {"q": at(2)}
+
+
+async def test_a_generation_that_is_over_goes_in_slices_with_the_commits_that_follow(
+    store: SqliteStateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_keys, "SHED", 2)
+    await store.claim(claimant(1, window=10.0))
+    await store.commit(commit(1, 1, 2, 3, 4, 5, running=0.0))
+    everything = [key(n).key for n in range(1, 9)]
+
+    def left() -> list[int]:
+        with sqlite3.connect(tmp_path / "orders.db") as db:
+            tables = db.execute("SELECT name FROM sqlite_master WHERE name GLOB 'penstock_keys_*' ORDER BY name").fetchall()
+            counts = [db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for (name,) in tables]
+        db.close()
+        return counts
+
+    found = []
+    for group, numbers in ((2, [6]), (3, [7]), (4, [1]), (5, [])):
+        await store.commit(commit(group, *numbers, running=30.0))
+        found.append(left())
+    assert found == [[3, 1], [1, 2], [3], [3]]
+    assert set(await store.seen(everything)) == {key(n).key for n in (1, 6, 7)}
+    claim = await store.claim(claimant(2, key_space="k2"))  # another key space: every generation is over at once
+    assert (claim.keys_high, await store.seen(everything), left()) == (b"", {}, [3])
+    for group in (6, 7):
+        await store.commit(commit(group, epoch=2, previous=group - 1))
+    assert left() == []
+
+
+async def test_an_epoch_that_another_state_store_issued_is_told_apart_and_nothing_is_stored(store: SqliteStateStore) -> None:
+    await store.claim(claimant(6, run_id="theirs"))
+    for issued in ({5: "a", 7: "c"}, {5: "a", 6: "ours", 7: "c"}):
+        with pytest.raises(Fenced, match="taken over") as caught:
+            await store.claim(claimant(7, run_id="c", issued=issued))
+        assert "epoch 6 stands there, which another state store issued" in str(caught.value.why)
+        assert await store.committed() == (6, 0)
+    await store.claim(claimant(7, run_id="c", issued={7: "c"}))  # it was claimed before what is compared
+    await store.claim(claimant(8, run_id="d", issued={7: "c", 8: "d"}))
+    await store.claim(claimant(9, run_id="e", issued={5: "x"}, adopt=True))
+    assert await store.committed() == (9, 0)
+
+
+async def test_a_new_ledger_stands_where_its_claim_says_and_an_older_one_where_it_was(store: SqliteStateStore) -> None:
+    assert (await store.claim(claimant(1, start={"p": at(7)}))).positions == {"p": at(7)}
+    assert (await store.claim(claimant(2, start={"p": at(9)}))).positions == {"p": at(7)}

@@ -82,7 +82,7 @@ async def test_a_second_failure_is_merged_with_the_first(store: SqliteStateStore
 async def test_a_settled_letter_that_fails_again_is_open_and_owes_only_what_is_new(store: SqliteStateStore, ended: str) -> None:
     await store.put_dead_letters(1, 1, [letter("l1")], [])
     await store.note(1, note(1))
-    assert await store.set_status(1, ["l1"], ended) == 1  # type: ignore[arg-type]  # one of the literal's values
+    assert await store.set_status(1, ["l1"], ended) == ["l1"]  # type: ignore[arg-type]  # one of the literal's values
     await store.put_dead_letters(1, 2, [letter("l1", owed=["b"])], [])
     await store.note(1, note(2))
     assert await listed(store) == {"l1": ("open", ["b"])}
@@ -277,7 +277,7 @@ async def test_discarding_keeps_the_key_and_resolving_does_not(store: SqliteStat
     await store.set_status(1, ["l2"], "resolved")
     assert [(one.id, one.owed) for one in await store.open_letters(keys)] == [("l1", ("a", "b"))]
     assert await store.has_open_letters()
-    assert await store.set_status(1, ["l1"], "resolved") == 1
+    assert await store.set_status(1, ["l1"], "resolved") == ["l1"]
     assert await store.open_letters(keys) == []
     assert not await store.has_open_letters()
 

@@ -21,7 +21,7 @@ from penstock.state.open import open_store
 from penstock.state.records import LetterQuery, Note, RunRecord
 from penstock.state.sqlite_store import SqliteStateStore
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "state_v1.sql"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
@@ -97,27 +97,33 @@ async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> Non
     assert (await refusal(make_store(tmp_path / "file" / "state"))).code == "state.inaccessible"
 
 
-async def golden(directory: Path) -> SqliteStateStore:
+async def golden(directory: Path, version: int = 1) -> SqliteStateStore:
     db = sqlite3.connect(directory / "orders.db")
-    db.executescript(GOLDEN.read_text())
+    db.executescript((GOLDEN / f"state_v{version}.sql").read_text())
     db.close()
     return make_store(directory)
 
 
-async def test_version_1_is_migrated_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
-    store = await golden(tmp_path)
+@pytest.mark.parametrize("older", [1, 2])
+async def test_an_older_version_is_migrated_and_nothing_of_it_is_lost(tmp_path: Path, older: int) -> None:
+    store = await golden(tmp_path, older)
     await store.open()
-    assert await store.read_note() == Note(1, {"p": at(2)}, Counts(), {"state": "i"}, 1.0, True, 9.0)
+    assert await store.read_note() == Note(1, {"p": at(2)}, Counts(), {"state": "i"}, running=1.0, drained=True, at=9.0)
     assert (await store.versions(), await store.runs()) == ([version()], [RunRecord(1, 4711, "host", "v1", 1_000_000.0)])
     assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
     assert [group.count for group in await store.letter_groups(LetterQuery())] == [1]
     epoch = await store.issue_epoch(version("v2"))
-    claim = await store.claim(claimant(epoch, instance="1" * 32))
+    issued = await store.issued(0)
+    assert (issued[1], sorted(issued), len(issued[epoch])) == ("", [1, epoch], 16)
+    claim = await store.claim(claimant(epoch, instance="1" * 32, run_id=issued[epoch], issued=issued))
     assert (claim.epoch, claim.group, claim.positions, claim.sink_states) == (1, 1, {"p": at(2)}, {"file": b"state"})
     assert await store.seen([key(1).key, key(3).key]) == {key(1).key: key(1).brought_by}
     await store.settle(epoch, {"a": claim})
     assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
     assert await store.create_job("replay", "{}")
+    assert len(await store.open_jobs()) == older
+    await store.note(epoch, note(2, groups={"a": 7}))
+    assert ((await store.read_note()).epoch, (await store.read_note()).groups) == (epoch, {"a": 7})
     await store.close()
 
 

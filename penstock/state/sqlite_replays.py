@@ -1,0 +1,96 @@
+"""Which ledgers took a dead letter's event by replay, and with which group: what a ledger restored from a backup has lost of it.
+
+Replays move no position, so what a restored ledger lacks of them is not read again from the source; their letters are opened
+again instead. Every function runs inside the caller's transaction.
+
+Source: docs/guarantees.md, rules 3 and 10.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from penstock.ledger import Claim, JobRecord
+from penstock.state.records import DeadLetter
+from penstock.state.sqlite_letters import LIVE, has_passed
+
+REPLAYS_TABLE = """CREATE TABLE replays (
+    letter TEXT NOT NULL, ledger TEXT NOT NULL, "group" INTEGER NOT NULL, PRIMARY KEY (letter, ledger)) WITHOUT ROWID"""
+
+_decode_owed = msgspec.json.Decoder(list[str]).decode
+
+
+def record(connection: sqlite3.Connection, group: int, resolved: Iterable[str], failed_again: Iterable[DeadLetter]) -> None:
+    """What a replay's group did, before it changes the letters: those that owed a letter have taken it, unless they still do."""
+    for identity, still in [(identity, ()) for identity in resolved] + [(one.id, tuple(one.owed)) for one in failed_again]:
+        row = connection.execute("SELECT owed FROM letters WHERE id = ? AND pending IS NULL", (identity,)).fetchone()
+        if row is not None:
+            _took(connection, identity, [ledger for ledger in _decode_owed(row[0]) if ledger not in still], group)
+
+
+def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
+    """See `StateStore.settle`: the job records of the ledgers."""
+    for ledger, claim in claims.items():
+        for one in claim.jobs:
+            _settle_one(connection, ledger, claim.group, one)
+
+
+def _settle_one(connection: sqlite3.Connection, ledger: str, group: int, one: JobRecord) -> None:
+    row = connection.execute(
+        f"SELECT seq, owed FROM letters WHERE id = ? AND job = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
+        (one.event, one.job),
+    ).fetchone()
+    if row is None:  # settled before, or failed again since
+        return
+    _took(connection, one.event, [ledger], group)
+    owed = [name for name in _decode_owed(row[1]) if name != ledger]
+    connection.execute(
+        "UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?",
+        (_json(owed), None if owed else "resolved", row[0]),
+    )
+
+
+def _took(connection: sqlite3.Connection, letter: str, ledgers: Iterable[str], group: int) -> None:
+    """These ledgers took the letter's event, with this group or an earlier one."""
+    connection.executemany("INSERT OR REPLACE INTO replays VALUES (?, ?, ?)", [(letter, ledger, group) for ledger in ledgers])
+
+
+def rewind(connection: sqlite3.Connection, ledger: str, claim: Claim) -> int:
+    """See `StateStore.rewind`."""
+    _leave_to_reading(connection, ledger, claim)
+    rows = connection.execute(
+        """SELECT l.seq, l."partition", l.position, l.owed, l.status FROM replays AS r JOIN letters AS l ON l.id = r.letter
+           WHERE r.ledger = ? AND r."group" > ? AND l.pending IS NULL""",
+        (ledger, claim.group),
+    ).fetchall()
+    lost = [row for row in rows if has_passed(claim, row[1], row[2])]
+    for seq, _, _, owed, status in lost:
+        others = _decode_owed(owed) if status in ("open", "parked", "replaying") else []
+        connection.execute(
+            "UPDATE letters SET status = 'open', job = NULL, owed = ? WHERE seq = ?",
+            (_json([*(name for name in others if name != ledger), ledger]), seq),
+        )
+    connection.execute('DELETE FROM replays WHERE ledger = ? AND "group" > ?', (ledger, claim.group))
+    return len(lost)
+
+
+def _leave_to_reading(connection: sqlite3.Connection, ledger: str, claim: Claim) -> None:
+    """A ledger owes only what it has passed: the rest it reads again."""
+    rows = connection.execute(
+        f'SELECT seq, "partition", position, owed FROM letters WHERE pending IS NULL AND {LIVE}'  # noqa: S608 - a constant
+    )
+    for seq, partition, position, owed in rows.fetchall():
+        names = _decode_owed(owed)
+        if ledger in names and not has_passed(claim, partition, position):
+            others = [name for name in names if name != ledger]
+            connection.execute(
+                "UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?",
+                (_json(others), None if others else "superseded", seq),
+            )
+
+
+def _json(names: Sequence[str]) -> str:
+    return msgspec.json.encode(list(names)).decode()
