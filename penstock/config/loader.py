@@ -48,7 +48,8 @@ def load_pipeline(
         pipeline = _pipeline(document, file.absolute(), root, problems, ignored_variables(environment), catalog)
     elif not problems:
         where = Location(document.file, 1, 1)
-        problems.append(ConfigProblem("config.not_a_pipeline", "a pipeline is a block of fields", where=where))
+        help = "`pipe new NAME` writes one to start from"
+        problems.append(ConfigProblem("config.not_a_pipeline", "a pipeline is a block of fields", where=where, help=help))
     if problems or pipeline is None:
         for problem in problems:
             document.conceal(problem)  # Invariant 9: neither do errors show what came from variables and files

@@ -1,4 +1,4 @@
-"""What is refused by name: features that do not exist, and the spellings that people bring from elsewhere."""
+"""What is refused by name: features that do not exist, and the names of fields that people bring from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ SPELLINGS = {
     "bloblang": "jq",
     "path": "paths",
     "dlq": "dead_letter",
+    "name": "pipeline",
 }
 """Field names from elsewhere, with ours."""
 
@@ -36,27 +37,6 @@ _LATER = {
     ("idempotency_key",): ("`idempotency_key`", "leave it out"),
     ("order_by",): ("`order_by`", "leave it out"),
 }
-_FOREIGN_PROGRAMS = (
-    (
-        re.compile(r"(?<![\w.\"\])])\.trigger\.(data|body)\b"),
-        "input is the event's data already",
-        "write `.x` for `.trigger.data.x`",
-    ),
-    (
-        re.compile(r"(?<![\w.\"\])$])\.steps(\.\w+|\[[^\]]*\])\.output\b"),
-        "earlier outputs are in $steps",
-        "write `$steps.NAME` for `.steps.NAME.output`",
-    ),
-    (
-        re.compile(r"^\s*root(\.\w+)*\s*=(?!=)", re.MULTILINE),
-        "this is a Bloblang mapping",
-        "jq builds an object: `{total: (.price * .qty)}`",
-    ),
-    (re.compile(r"(?<![\w.$@])this\.\w+"), "`this.` is Bloblang", "jq says `.field`"),
-)
-_TEMPLATE = re.compile(r"\{\{-?\s*(if|range|with|end|\.|\w+\s+\.)")
-_STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|#[^\n]*', re.DOTALL)
-_JQ_STARTS = (".", "$", '"', "(", "[", "{", "if ")
 _LATER_COMPONENTS = {
     "source": ("http", "kafka", "nats", "postgres", "postgres_cdc", "redis_streams", "s3", "schedule", "sqs"),
     "transform": ("http", "sql"),
@@ -124,24 +104,6 @@ def _refuse_in_entry(document: Document, entry: Any, path: Path) -> Iterator[Con
 
 def _later(document: Document, path: Path, what: str, help: str) -> ConfigProblem:
     return ConfigProblem("config.not_yet", f"this version does not have {what} yet", where=document.at(path, key=True), help=help)
-
-
-def foreign_program(text: str, *, literal: bool = False) -> tuple[str, str, int] | None:
-    """What is foreign in a jq program (it would be a silent null here), what to write, and where; None where nothing is.
-
-    :param literal: the field takes literals too: one that does not begin like jq can only hold a template.
-    """
-    template = _TEMPLATE.search(text)
-    if template:
-        return "this is a Go template", 'jq says `.field`, or "text \\(.field)" in a string', template.start()
-    if literal and not text.startswith(_JQ_STARTS):
-        return None
-    code = _STRING_OR_COMMENT.sub(lambda match: " " * len(match[0]), text)
-    for pattern, what, instead in _FOREIGN_PROGRAMS:
-        match = pattern.search(code)
-        if match:
-            return what, instead, match.start()
-    return None
 
 
 def later_component(kind: str, name: str, where: Location) -> ConfigProblem | None:

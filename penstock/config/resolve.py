@@ -20,9 +20,10 @@ from penstock.clock import SystemClock
 from penstock.components import Catalog, Kind, build, unknown
 from penstock.config.base import ComponentConfig, Jq
 from penstock.config.document import Document, Path
+from penstock.config.foreign import foreign_spellings
 from penstock.config.model import Component
 from penstock.config.programs import programs
-from penstock.config.refuse import SPELLINGS, foreign_program, later_component
+from penstock.config.refuse import SPELLINGS, later_component
 from penstock.config.shorthand import as_block
 from penstock.config.suggest import nearest
 from penstock.config.validate import fields_at, takes_secret, unknown_field, validated
@@ -65,7 +66,7 @@ class Resolver:
         if not named:  # `set` is a transform, and may stand beside one
             named = [key for key in block if self.catalog.has(kind, key)]
             siblings = [field for field in siblings if field not in named]
-        name = self._choose(kind, named, path, siblings)
+        name = None if self._is_typed(kind, block, named, path) else self._choose(kind, named, path, siblings)
         around = {key: block[key] for key in block if key in siblings}
         for place in [path] if isinstance(entry, str) else [(*path, key) for key in around]:
             self.refuse_secrets(place)
@@ -74,6 +75,14 @@ class Resolver:
         if name is None:
             return None, fields
         return self._component(kind, name, block[name], path), fields
+
+    def _is_typed(self, kind: Kind, block: dict[str, Any], named: Sequence[str], path: Path) -> bool:
+        """Whether it is a block as other systems have it, with `type: file`, which is told."""
+        if not isinstance(block.get("type"), str) or any(self.catalog.has(kind, key) for key in named):
+            return False
+        help = f"its name is the key: `{block['type']}: {{ … }}`"
+        self.problem("config.no_component", f"`type` names no {kind} here", (*path, "type"), help, key=True)
+        return True
 
     def _choose(self, kind: Kind, named: Sequence[str], path: Path, siblings: list[str]) -> str | None:
         """Which of the keys names the component; the others are unknown fields."""
@@ -184,12 +193,12 @@ class Resolver:
             self._check_program(text, jq, (*path, *inner))
 
     def _check_program(self, text: str, jq: Jq, path: Path) -> None:
-        foreign = foreign_program(text, literal=jq.literal)
-        if foreign is not None:
-            what, instead, offset = foreign
+        foreign = foreign_spellings(text, literal=jq.literal)
+        for what, instead, offset in foreign:
             line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
             where = self.document.inside(path, line, column)
             self.problems.append(ConfigProblem("config.foreign_spelling", what, where=where, help=instead))
+        if foreign:
             return
         try:
             if jq.literal:

@@ -117,7 +117,7 @@ def _inline(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, An
 
 
 def _untitled(schema: Any) -> Any:
-    """Without the titles that pydantic makes of the names of fields and classes: editors would show them above the description."""
+    """Without the titles that pydantic makes of the names of fields and classes: editors would show them first."""
     if isinstance(schema, list):
         return [_untitled(item) for item in schema]
     if not isinstance(schema, dict):

@@ -106,27 +106,6 @@ def test_journal_off_is_accepted(load: Load) -> None:
     assert load(BASE + "journal: off\n").version == load(BASE).version
 
 
-@pytest.mark.parametrize(
-    ("program", "help"),
-    [
-        (".trigger.data.total", "write `.x` for `.trigger.data.x`"),
-        ("{a: .steps.0.output}", "write `$steps.NAME` for `.steps.NAME.output`"),
-        ("root.total = this.price", "jq builds an object: `{total: (.price * .qty)}`"),
-        ("this.price", "jq says `.field`"),
-        ('"order {{ .id }}"', 'jq says `.field`, or "text \\(.field)" in a string'),
-    ],
-)
-def test_spellings_from_elsewhere_are_answered_with_ours(load: Load, program: str, help: str) -> None:
-    text = rendered(load, BASE + f"transforms: [{{ jq: {json.dumps(program)} }}]\n")
-    assert text.startswith("error[config.foreign_spelling]")
-    assert text.endswith(f"help: {help}")
-
-
-@pytest.mark.parametrize("program", ['."trigger".data', '"this.price, root = 1"', "# this.x\n.a", ".a.steps.b", "$steps.a"])
-def test_a_program_that_only_resembles_them_is_left_alone(load: Load, program: str) -> None:
-    load(BASE + f"transforms: [{{ name: a, jq: . }}, {{ jq: {json.dumps(program)} }}]\n")
-
-
 def test_a_literal_is_no_program(load: Load) -> None:
     text = BASE.replace("source: {file: a.jsonl}", "source: {file: a.jsonl, event: {type: this.happened}}")
     assert load(text).event.type == "this.happened"
