@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from penstock.clock import Clock
 from penstock.config.model import Retry
 from penstock.engine.group import Group
+from penstock.engine.lanes import LaneStops, stop_at_failures, works_before
 from penstock.engine.ledgers import STATE, LedgerState, groups_of, names_of
 from penstock.engine.letters import LetterMaker
 from penstock.engine.outcomes import finished_keys
@@ -21,7 +22,7 @@ from penstock.engine.retry import PATIENT, delays, gave_up
 from penstock.engine.sinks import FlushNeeded, SinkEnd
 from penstock.engine.stages import Failure
 from penstock.engine.work import Work
-from penstock.errors import BatchError, ComponentError, Fatal, Transient, Unavailable
+from penstock.errors import BatchError, Fatal, Transient, Unavailable
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Commit, JobRecord, Key
@@ -54,26 +55,34 @@ class Committer:
 
         :returns: for each work, the origins that a sink refused for good.
         :raises Fatal: the run must stop; nothing of the group counts then but what its ledgers committed, and a claim sorts that
-            out.
+            out; with `lane: stop`, also what came before the event that failed.
         """
-        group = Group.of(works)
-        self._stop_on_failures(group)
-        self.faults.hit("before_sink_write")
         try:
+            return await self._commit(works, drained)
+        finally:
+            for sink in self.sinks:
+                sink.forget()
+
+    async def _commit(self, works: list[Work], drained: bool) -> list[set[int]]:
+        group = Group.of(works)
+        try:
+            if self.lane == "stop":
+                stop_at_failures(works)
+            self.faults.hit("before_sink_write")
             await self._write_plain_sinks(group)
+            self.faults.hit("after_sink_write")
+            started = self.clock.monotonic()
+            await self._commit_ledgers(group, drained)
         except FlushNeeded:
             return await self._commit_halves(works, drained)
-        self.faults.hit("after_sink_write")
-        started = self.clock.monotonic()
-        await self._commit_ledgers(group, drained)
+        except LaneStops as stop:
+            await self._commit_before(works, stop)
+            raise stop.reason() from stop.failure.error
         self.status.commit_seconds.observe(self.clock.monotonic() - started)
         return [group.refused_origins(w) for w in range(len(works))]
 
     async def _commit_halves(self, works: list[Work], drained: bool) -> list[set[int]]:
         """A sink cannot take the group before a commit: two smaller ones."""
-        for sink in self.sinks:
-            if sink.ledger == STATE:
-                await sink.rollback()
         if len(works) == 1:
             raise Fatal(
                 "sink.batch_too_large",
@@ -81,16 +90,25 @@ class Committer:
                 where=f"partition {works[0].batch.partition}",
                 help="lower batching.count or batching.bytes",
             )
+        await self._take_back()
         half = len(works) // 2
-        return [*await self.commit(works[:half]), *await self.commit(works[half:], drained=drained)]
+        return [*await self._commit(works[:half], False), *await self._commit(works[half:], drained)]
 
-    def _stop_on_failures(self, group: Group) -> None:
-        """`lane: stop`: the run ends before an event that failed, with nothing of its group committed."""
-        if self.lane != "stop":
-            return
-        for work in group.works:
-            for failure in work.failures.values():
-                raise _lane_stops(failure)
+    async def _commit_before(self, works: list[Work], stop: LaneStops) -> None:
+        """What came before the event at which the lane stops. Ledgers that have taken the group already hold it."""
+        await self._take_back()
+        before = works_before(works, stop)
+        for ledger in self.ledgers:
+            if ledger.group > self.note.group:
+                for work in before:
+                    work.verdicts.held[ledger.name] = range(len(work.batch.events))
+        if before:
+            await self._commit(before, False)
+
+    async def _take_back(self) -> None:
+        for sink in self.sinks:
+            if sink.ledger == STATE:
+                await sink.take_back()
 
     # Sinks that hold no ledger: written and flushed before the state store's commit covers them.
 
@@ -99,8 +117,8 @@ class Committer:
             if sink.ledger != STATE:
                 continue
             events = [(w, event) for w, work in enumerate(group.works) for event in work.for_sink(bit, STATE)]
-            failures, state = await sink.deliver([event for _, event in events], self._waiting)
-            for index, error in failures.items():
+            failures, state = await sink.deliver([event for _, event in events], self._waiting, halts=self.lane == "stop")
+            for index, error in sorted(failures.items()):
                 work, event = events[index]
                 self._sink_failed(group, work, sink.name, Failure(event.origin, sink.name, error.error, event, error.attempts))
             if failures:
@@ -113,7 +131,7 @@ class Committer:
         if isinstance(failure.error, Fatal):
             raise failure.error
         if self.lane == "stop":  # Invariant 5: nothing of the lane goes past it
-            raise _lane_stops(failure)
+            raise LaneStops(work, failure)
         group.refuse(work, sink, failure)
 
     # The commit proper.
@@ -180,7 +198,7 @@ class Committer:
         self, name: str, group: Group, number: int, offered: Sequence[tuple[int, Event]], error: BatchError
     ) -> None:
         places = set()
-        for index, cause in error.failed.items():
+        for index, cause in sorted(error.failed.items()):
             work, event = offered[index]
             self._sink_failed(group, work, name, Failure(event.origin, name, cause, event))
             places.add((work, event.origin))
@@ -247,8 +265,7 @@ class Committer:
             ledger.keys_high = max(ledger.keys_high, max(key.key for key in commit.keys))
         if ledger.sink is None:
             for sink in self.sinks:
-                if sink.name in commit.sink_states:
-                    sink.committed = commit.sink_states[sink.name]
+                sink.settle(commit.sink_states.get(sink.name))
 
     # Waiting.
 
@@ -285,14 +302,3 @@ class Committer:
                 self.status.waiting = f"{error.code}: {error}"
                 self.status.retries["commit"] += 1
             await self.clock.sleep(delay)
-
-
-def _lane_stops(failure: Failure) -> Fatal:
-    error: ComponentError = failure.error
-    return Fatal(
-        error.code,
-        error.message,
-        where=f"step {failure.step}, event {failure.event.source} {failure.event.id}",
-        why=error.why or "dead_letter.lane is `stop`",
-        help=error.help or "mend the cause and run again: nothing from this event on was acknowledged",
-    )

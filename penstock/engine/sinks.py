@@ -8,7 +8,7 @@ the sink has it) undoes everything since the last committed flush, and the group
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from penstock.clock import Clock
@@ -36,7 +36,11 @@ class SinkFailure:
 
 @dataclass(slots=True)
 class SinkEnd:
-    """A sink of the pipeline. `committed` is what its last committed flush returned; `ledger` names the ledger that covers it."""
+    """A sink of the pipeline. `committed` is what its last committed flush returned; `ledger` names the ledger that covers it.
+
+    For each group: `deliver`, and after the commit `settle`; where the group is given up for a smaller one, `take_back`; `forget`
+    when all of it is committed.
+    """
 
     name: str
     sink: Sink
@@ -48,18 +52,24 @@ class SinkEnd:
     faults: Faults
     status: RunStatus
     committed: bytes | None = None
+    offer: _Attempt | None = None
+    kept: dict[int, Event] = field(default_factory=dict)
+    """Written, not committed, and not to be taken back: by the event's `id()`, which is its own as long as it is held here."""
 
     async def deliver(
-        self, events: Sequence[Event], waiting: Callable[[str | None], None]
+        self, events: Sequence[Event], waiting: Callable[[str | None], None], *, halts: bool = False
     ) -> tuple[dict[int, SinkFailure], bytes | None]:
         """Write all and flush.
 
+        :param halts: write nothing more once an event has failed for good.
         :returns: by index, the events that failed for good, and what the flush returned (None where there was nothing to write).
         :raises FlushNeeded: the sink cannot hold so much before a commit: the group must be made smaller.
         """
         if not events:
             return {}, None
-        attempt = _Attempt(events)
+        attempt = self.offer = _Attempt(events, halts)
+        if self.kept:
+            attempt.done.update(i for i, event in enumerate(events) if id(event) in self.kept)
         bounded = delays(self.retry, self.random, self.clock)
         patient = delays(PATIENT, self.random, self.clock)
         while True:
@@ -69,9 +79,6 @@ class SinkEnd:
                 written = True
                 with blaming(f"sink {self.name}"):
                     state = await self.sink.flush()
-            except FlushNeeded:
-                await self._undo(attempt)
-                raise
             except Transient as error:
                 await self._undo(attempt)
                 delay = next(patient if isinstance(error, Unavailable) else bounded, None)
@@ -86,39 +93,58 @@ class SinkEnd:
                 await self.clock.sleep(delay)
             else:
                 waiting(None)
-                self.status.sinks[self.name] += len(events) - len(attempt.failures)
                 return attempt.failures, state
+
+    def settle(self, state: bytes | None) -> None:
+        """What was delivered is committed, with what the flush returned."""
+        if state is not None:
+            self.committed = state
+        if self.offer is not None:
+            self.status.sinks[self.name] += len(self.offer.done)
+            self.offer = None
+
+    async def take_back(self) -> None:
+        """Back to the last commit; where the sink cannot, what it has taken is remembered, and not written again."""
+        attempt, self.offer = self.offer, None
+        if attempt is not None and not await self._undo(attempt):
+            self.kept.update((id(attempt.events[i]), attempt.events[i]) for i in attempt.done)
+
+    def forget(self) -> None:
+        """Nothing of the group will be offered again."""
+        self.offer = None
+        self.kept.clear()
 
     async def _write(self, attempt: _Attempt) -> None:
         """Until everything is written or has failed; raises the first `Transient`."""
-        while rest := attempt.rest():
-            for chunk in attempt.chunks(rest, self.chunk):
-                self.faults.hit("inside_sink_write")
-                try:
-                    with blaming(f"sink {self.name}"):
-                        await self.sink.write([attempt.events[i] for i in chunk])
-                except BatchError as error:
-                    again = attempt.partly(chunk, error)
-                    if again is not None:
-                        raise again from error
-                except Transient:  # Invariant 5: nothing behind it is written before it is settled
-                    attempt.blocked = attempt.rest()
-                    raise
-                except Fatal:
-                    raise
-                except ComponentError as error:  # the chunk as a whole: one by one, to find the guilty event
-                    attempt.blame(chunk, error)
-                    if await self._undo(attempt):
-                        break
-                else:
-                    attempt.done.update(chunk)
+        attempt.begin()
+        while chunk := attempt.chunk(self.chunk):
+            self.faults.hit("inside_sink_write")
+            try:
+                with blaming(f"sink {self.name}"):
+                    await self.sink.write([attempt.events[i] for i in chunk])
+            except BatchError as error:  # Invariant 5: what was not attempted goes before what lies behind it
+                again = attempt.partly(chunk, error)
+                if again is not None:
+                    raise again from error
+            except Transient:  # Invariant 5: nothing behind it is written before it is settled
+                attempt.blocked = attempt.left
+                raise
+            except Fatal:
+                raise
+            except ComponentError as error:  # the chunk as a whole: one by one, to find the guilty event
+                attempt.blame(chunk, error)
+                await self._undo(attempt)
+            else:
+                attempt.took(chunk)
 
     async def _undo(self, attempt: _Attempt) -> bool:
-        if undone := await self.rollback():
+        undone = await self._rollback()
+        if undone:
             attempt.done.clear()
+        attempt.begin()
         return undone
 
-    async def rollback(self) -> bool:
+    async def _rollback(self) -> bool:
         """Back to the last commit, patiently; False where the sink cannot take anything back."""
         if not isinstance(self.sink, Revertible):
             return False
@@ -136,33 +162,54 @@ class SinkEnd:
 
 @dataclass(slots=True)
 class _Attempt:
-    """:ivar blocked: what the latest `Transient` was about: single events, or all that was left."""
+    """The events of one group, by index, on their way into a sink.
+
+    :ivar left: what is neither written nor has failed, in order.
+    :ivar alone: under suspicion: written one by one.
+    :ivar blocked: what the latest `Transient` was about: single events, or all that was left.
+    """
 
     events: Sequence[Event]
+    halts: bool = False
     number: int = 1
+    left: Sequence[int] = ()
     done: set[int] = field(default_factory=set)
     failures: dict[int, SinkFailure] = field(default_factory=dict)
     alone: set[int] = field(default_factory=set)
     blocked: Sequence[int] = ()
 
-    def rest(self) -> Sequence[int]:
-        if not self.done and not self.failures:
-            return range(len(self.events))
-        return [i for i in range(len(self.events)) if i not in self.done and i not in self.failures]
+    def begin(self) -> None:
+        """From the first event that is neither written nor has failed."""
+        self.left = range(len(self.events))
+        if self.done or self.failures:
+            self.left = self._unsettled(self.left)
 
-    def chunks(self, rest: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-        """What is to be written, in order; events under suspicion one by one."""
+    def _unsettled(self, indexes: Sequence[int]) -> list[int]:
+        return [i for i in indexes if i not in self.done and i not in self.failures]
+
+    def chunk(self, size: int) -> Sequence[int]:
+        """What is to be written next; nothing where all is settled, or one failure is enough."""
+        if self.halts and self.failures:
+            return ()
+        chunk = self.left[:size]
         if self.alone:
-            yield from ([index] for index in rest)
-        else:
-            yield from (rest[start : start + size] for start in range(0, len(rest), size))
+            suspect = next((n for n, index in enumerate(chunk) if index in self.alone), len(chunk))
+            chunk = chunk[: max(1, suspect)]
+        return chunk
+
+    def took(self, chunk: Sequence[int]) -> None:
+        """All of it was written."""
+        self.done.update(chunk)
+        self.left = self.left[len(chunk) :]
 
     def partly(self, chunk: Sequence[int], error: BatchError) -> Transient | None:
         """Sort a chunk's outcome; the first transient cause, if there is one, is returned and tried again."""
+        undelivered = {*error.failed, *error.not_attempted}
+        if not error.nothing_delivered:
+            self.done.update(index for place, index in enumerate(chunk) if place not in undelivered)
         if not error.failed and (error.not_attempted or error.nothing_delivered):
             raise FlushNeeded
         again: Transient | None = None
-        undelivered = {*error.failed, *error.not_attempted}
         self.blocked = [chunk[place] for place, cause in error.failed.items() if isinstance(cause, Transient)]
         for place, cause in error.failed.items():
             if isinstance(cause, Fatal):
@@ -171,8 +218,7 @@ class _Attempt:
                 again = again or cause
             else:
                 self.failures[chunk[place]] = SinkFailure(cause, self.number)
-        if not error.nothing_delivered:
-            self.done.update(index for place, index in enumerate(chunk) if place not in undelivered)
+        self.left = [*self._unsettled(chunk), *self.left[len(chunk) :]]
         return again
 
     def blame(self, chunk: Sequence[int], error: ComponentError) -> None:

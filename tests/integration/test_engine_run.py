@@ -6,15 +6,14 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from engine_parts import BEAT, Feed, Shelf, Table, at, crash_at, dedup, kept, make_pipeline, run_once, sink, step
 from engine_parts import parts as parts
 
-from penstock.config.model import Batching, DeadLetters, Limits, Retry
+from penstock.config.model import Batching, Limits, Retry
 from penstock.engine.run import Run, RunOptions
-from penstock.errors import EnvironmentFault, Fatal, Permanent, Transient, Unavailable
+from penstock.errors import EnvironmentFault, Fatal, Transient, Unavailable
 from penstock.event import Event
 from penstock.ledger import Counts
 from penstock.observe.log import Incident
@@ -400,19 +399,3 @@ async def test_a_commit_that_fails_too_often_ends_the_run(tmp_path: Path) -> Non
     assert (caught.value.code, len(table.before), feed.acked) == ("table.down", 6, [])
     table.before.clear()
     assert (await run_once(pipeline)).counts == delivered(2)
-
-
-async def test_lane_stop_ends_the_run_before_the_event_that_failed(tmp_path: Path) -> None:
-    def check(event: Event) -> Any:
-        return Permanent("step.bad", "bad") if event.id == "p4" else event
-
-    feed, table = Feed.of(*numbers(7)), Table(tmp_path / "t.db")
-    pipeline = make_pipeline(
-        tmp_path, feed, sink("table", table), steps=[step("check", check)], dead_letter=DeadLetters(lane="stop"),
-        limits=Limits(in_flight_events=2),
-    )  # fmt: skip
-    with pytest.raises(Fatal) as caught:
-        await run_once(pipeline)
-    found = await kept(pipeline)
-    assert (caught.value.code, caught.value.where) == ("step.bad", "step check, event list:orders p4")
-    assert (table.ids, found.totals, found.letters, feed.acked[-1]) == (["p0", "p1", "p2", "p3"], delivered(4), [], ("p", 4))

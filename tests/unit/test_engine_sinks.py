@@ -79,13 +79,20 @@ class Outcome:
     end: SinkEnd
 
 
-async def deliver(sink: Wire, ids: str, *, chunk: int = 100, retry: Retry = RETRY, committed: bytes | None = None) -> Outcome:
+async def deliver(
+    sink: Wire, ids: str, *, chunk: int = 100, retry: Retry = RETRY, committed: bytes | None = None, halts: bool = False
+) -> Outcome:
     clock, waited = HandClock(), list[str | None]()
     end = SinkEnd(
         "wire", sink, "state", retry, chunk, clock, random.Random(7), Faults(), RunStatus("orders", "v1"), committed=committed
     )  # fmt: skip
     events = [Event(name, "s", "t", raw=b"1") for name in ids]
-    failures, state = await end.deliver(events, waited.append)
+    try:
+        failures, state = await end.deliver(events, waited.append, halts=halts)
+    except FlushNeeded:
+        await end.take_back()
+        raise
+    end.settle(state)
     shown = {ids[index]: (failure.error.code, failure.attempts) for index, failure in failures.items()}
     return Outcome(shown, state, waited, clock, end)
 
@@ -179,6 +186,28 @@ async def test_what_was_not_attempted_behind_a_failure_is_offered_next_in_order(
     wire = Wire(raising(BatchError({1: misfit()}, not_attempted=[2, 3])))
     outcome = await deliver(wire, "abcd")
     assert (wire.taken, wire.calls, outcome.failures) == (list("acd"), [list("abcd"), list("cd")], {"b": ("wire.misfit", 1)})
+
+
+async def test_what_was_not_attempted_goes_before_what_lies_behind_its_chunk() -> None:
+    wire = Wire(raising(None, BatchError({0: misfit()}, not_attempted=[1])))
+    outcome = await deliver(wire, "abcdef", chunk=2)
+    assert (wire.taken, outcome.failures) == (list("abdef"), {"c": ("wire.misfit", 1)})
+    assert wire.calls == [["a", "b"], ["c", "d"], ["d", "e"], ["f"]]
+
+
+@pytest.mark.parametrize("plan", [refusing("c", misfit()), raising(None, misfit(), misfit())], ids=["named", "as a whole"])
+async def test_where_a_lane_stops_nothing_is_written_behind_a_failure(plan: Plan) -> None:
+    wire = Wire(plan)
+    outcome = await deliver(wire, "abcdef", chunk=2, halts=True)
+    assert (wire.taken[:2], outcome.failures) == (["a", "b"], {"c": ("wire.misfit", 1)})
+    assert not {"e", "f"} & set(wire.taken)
+
+
+async def test_only_what_is_under_suspicion_is_written_one_by_one() -> None:
+    wire = Wire(lambda ids: (_ for _ in ()).throw(misfit()) if "b" in ids else None)
+    outcome = await deliver(wire, "abcdef", chunk=3)
+    assert (wire.taken, outcome.failures) == (list("acdef"), {"b": ("wire.misfit", 1)})
+    assert wire.calls == [list("abc"), ["a"], ["b"], ["c"], list("def")]
 
 
 async def test_a_failure_of_a_whole_batch_is_pinned_on_the_guilty_event() -> None:
