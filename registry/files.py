@@ -8,7 +8,6 @@ Subjects are `[a-z0-9][a-z0-9._-]*`, versions positive integers. A schema may be
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from registry.validation import Loaded, Validator, compile_schema
 
 SUBJECT = re.compile(r"[a-z0-9][a-z0-9._-]*", re.ASCII)
 _FILE = re.compile(r"[1-9][0-9]*\.json", re.ASCII)
+_BYTE = re.compile(r"\(byte (\d+)\)")
 _REF = re.compile(r"(?P<subject>[^@]*)(?:@(?P<version>.*))?", re.DOTALL)
 _URI = re.compile(r"registry:///(?P<subject>[a-z0-9][a-z0-9._-]*)/(?P<version>[1-9][0-9]*)\.json", re.ASCII)
 
@@ -110,7 +110,7 @@ class FileRegistry:
         try:
             return decode(text.encode())
         except Permanent as error:
-            place = _place(self.path(ref), text)
+            place = _place(self.path(ref), text, error)
             raise ConfigProblem(
                 "registry.invalid_schema",
                 f"the schema {ref} is not JSON",
@@ -160,14 +160,14 @@ class FileRegistry:
         return self._loaded(self.resolve(str(ref)))
 
 
-def _place(path: Path, text: str) -> Location:
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as error:
-        return Location(str(path), error.lineno, error.colno)
-    except RecursionError:
-        pass
-    return Location(str(path))
+def _place(path: Path, text: str, error: Permanent) -> Location:
+    """Where in the file reading failed, as far as the decoder says."""
+    said = f"{error.message} {error.why}"
+    byte = _BYTE.search(said)
+    if byte is None and "truncated" not in said:
+        return Location(str(path))
+    before = text if byte is None else text.encode()[: int(byte[1])].decode(errors="ignore")
+    return Location(str(path), before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
 def _stray(entry: Path) -> ConfigProblem:

@@ -134,26 +134,30 @@ def test_a_reference_to_anywhere_else_is_refused(registry: FileRegistry, target:
 
 
 @pytest.mark.parametrize(
-    ("schema", "path", "line"),
+    ("schema", "path", "line", "column"),
     [
-        ('{\n  "type": "string",\n}', "", 3),
-        ({"properties": {"a": {"minimum": "x"}}}, ".properties.a.minimum", 0),
-        ({"type": "text"}, ".type", 0),
-        ([], "", 0),
-        ({"pattern": "("}, ".pattern", 0),
-        ({"$schema": "http://example.com/my-draft"}, "", 0),
-        ({"$ref": "#/$defs/none"}, "", 0),
-        ("[" * 2000, "", 0),
+        ('{\n  "type": "string",\n}', "", 3, 1),
+        ('{\n  "ü": "\\ud800"}', "", 2, 9),
+        ('{\n  "type"', "", 2, 9),
+        ('{\n  "ü": tru }', "", 2, 12),
+        ({"properties": {"a": {"minimum": "x"}}}, ".properties.a.minimum", 0, 0),
+        ({"type": "text"}, ".type", 0, 0),
+        ([], "", 0, 0),
+        ({"pattern": "("}, ".pattern", 0, 0),
+        ({"$schema": "http://example.com/my-draft"}, "", 0, 0),
+        ({"$ref": "#/$defs/none"}, "", 0, 0),
+        ("[" * 100_000 + "]" * 100_000, "", 0, 0),
+        ("", "", 0, 0),
     ],
 )
-def test_an_invalid_schema_is_refused_with_its_place(registry: FileRegistry, schema: Any, path: str, line: int) -> None:
+def test_an_invalid_schema_is_refused_with_its_place(
+    registry: FileRegistry, schema: Any, path: str, line: int, column: int
+) -> None:
     file = add(registry, "shop.order@1", schema)
 
     error = refusal(registry, "shop.order@1")
 
-    assert isinstance(error.where, Location)
-    assert (error.code, error.where.file, error.where.path) == ("registry.invalid_schema", str(file), path)
-    assert line in (0, error.where.line)
+    assert (error.code, error.where) == ("registry.invalid_schema", Location(str(file), line, column, path))
     assert error.why
 
 
