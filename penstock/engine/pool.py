@@ -47,13 +47,19 @@ class WorkerPool:
         self._clock = surroundings.clock
         self._status = status
         self._free: asyncio.Queue[Seat] = asyncio.Queue()
-        self._live: list[WorkerHandle] = []
+        self._live: set[WorkerHandle] = set()
         self._solitary = asyncio.Lock()
         self._task = pickle.dumps(Task(_without_ends(pipeline), pipeline.worker_memory))
         self._limit = LARGEST_BLOCK
 
     async def start(self) -> None:
-        seats = [Seat(worker) for worker in await asyncio.gather(*(self._spawn() for _ in range(self._pipeline.workers)))]
+        """:raises EnvironmentFault: `worker.not_started`; none is left behind then."""
+        try:
+            spawned = await asyncio.gather(*(self._spawn() for _ in range(self._pipeline.workers)), return_exceptions=True)
+            seats = [Seat(_alive(worker)) for worker in spawned]
+        except BaseException:
+            await self.close()
+            raise
         for seat in seats * AHEAD:
             self._free.put_nowait(seat)
 
@@ -133,17 +139,26 @@ class WorkerPool:
 
     async def _end(self, worker: WorkerHandle) -> None:
         await worker.end()
-        self._live.remove(worker)
+        self._live.discard(worker)
 
     async def _spawn(self) -> WorkerHandle:
         """A fresh worker, its programs compiled."""
-        worker = await WorkerHandle.start(self._pipeline.project, self._clock)
-        self._live.append(worker)
+        try:
+            worker = await WorkerHandle.start(self._pipeline.project, self._clock)
+        except OSError as error:
+            raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=str(error)) from error
+        self._live.add(worker)
         try:
             await worker.exchange(self._task, START_TIMEOUT)
         except Exceeded as error:
             raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=error.message) from error
         return worker
+
+
+def _alive(spawned: WorkerHandle | BaseException) -> WorkerHandle:
+    if isinstance(spawned, BaseException):
+        raise spawned
+    return spawned
 
 
 def _told(reply: Reply, tally: Tally) -> Outputs:

@@ -11,13 +11,15 @@ from types import TracebackType
 
 from penstock.engine.assemble import Assembly
 from penstock.engine.claim import Claimed
-from penstock.engine.dedup import first_conflict, held_by_position, judge
+from penstock.engine.dedup import Verdicts, first_conflict, held_by_position, judge
 from penstock.engine.flow import Flow
 from penstock.engine.letters import letter_id
 from penstock.engine.pool import WorkerPool
+from penstock.engine.retry import persistently
 from penstock.engine.stages import Tally
 from penstock.engine.supervise import blaming
 from penstock.engine.work import Work
+from penstock.errors import Transient
 from penstock.event import Event
 from penstock.ledger import Key
 from penstock.observe.status import RunStatus
@@ -40,7 +42,10 @@ class Processor:
         self._in_flight: set[bytes] = set()
         self._outstanding = 0
         self._workings: set[asyncio.Future[None]] = set()
+        self._status = status
         pipeline = assembly.pipeline
+        self._retry = pipeline.retry
+        self._clock, self._random = assembly.surroundings.clock, assembly.surroundings.random
         self._pool = WorkerPool(pipeline, assembly.surroundings, status) if pipeline.workers else None
         self._prepares = self._pool is None or (self._keys is not None and not self._keys.positional)
 
@@ -111,9 +116,26 @@ class Processor:
         ahead = [ledger for ledger in self._ledgers if ledger.ahead]
         held = held_by_position(work.batch, ahead) if ahead else {}
         if given or held:
-            standing = await self._standing(work.batch, held) if held else None
-            work.verdicts = await judge(work.batch, events, keys, self._ledgers, self._store, held, standing=standing)
+            work.verdicts = await self._judged(work, events, keys, held)
         self._in_flight |= names
+
+    async def _judged(
+        self, work: Work, events: Sequence[Event], keys: Sequence[Key | None], held: Mapping[str, set[int] | range]
+    ) -> Verdicts:
+        """What ledgers and state store know of the events; where these cannot be asked now, they are asked again."""
+
+        async def look() -> Verdicts:
+            standing = await self._standing(work.batch, held) if held else None
+            return await judge(work.batch, events, keys, self._ledgers, self._store, dict(held), standing=standing)
+
+        def tell(error: Transient) -> None:
+            self._status.retries["dedup"] += 1
+            self._status.waiting = f"dedup: {error}"
+
+        before = self._status.waiting
+        verdicts = await persistently(look, self._retry, self._random, self._clock, tell)
+        self._status.waiting = before
+        return verdicts
 
     async def _standing(self, batch: Batch, held: Mapping[str, Collection[int]]) -> dict[int, OpenLetter]:
         """Dead letters of the events that some ledger holds already, by origin: only the first batches after a crash have any."""

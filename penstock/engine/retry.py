@@ -44,6 +44,25 @@ async def patiently(
             await clock.sleep(next(waits))
 
 
+async def persistently(
+    action: Callable[[], Awaitable[T]], retry: Retry, rng: random.Random, clock: Clock, tell: Callable[[Transient], None]
+) -> T:
+    """The action's result: a transient failure is retried as `retry` says, an `Unavailable` without limit; `tell` hears of each.
+
+    :raises EnvironmentFault: `retry` allows no further attempt.
+    """
+    bounded, patient = delays(retry, rng, clock), delays(PATIENT, rng, clock)
+    while True:
+        try:
+            return await action()
+        except Transient as error:
+            delay = next(patient if isinstance(error, Unavailable) else bounded, None)
+            if delay is None:
+                raise gave_up(error) from error
+            tell(error)
+            await clock.sleep(delay)
+
+
 def gave_up(error: Transient, where: str | None = None) -> EnvironmentFault:
     """The reason of a run that stops because trying again did not help."""
     return EnvironmentFault(error.code, error.message, where=where or error.where, why=error.why, help=error.help)

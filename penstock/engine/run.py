@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from penstock.clock import Clock, SystemClock
 from penstock.config.model import Pipeline
@@ -20,16 +21,18 @@ from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.flow import Flow
 from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
-from penstock.engine.retry import PATIENT, delays, gave_up
+from penstock.engine.retry import persistently
 from penstock.engine.supervise import blaming, bug
 from penstock.engine.upkeep import Upkeep
 from penstock.engine.watchdog import Watchdog
 from penstock.engine.work import Work
-from penstock.errors import PenstockError, Transient, Unavailable
+from penstock.errors import PenstockError, Transient
 from penstock.faults import Faults
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus, RunSummary
 from penstock.spi import Healthy, Progress, Resume
+
+T = TypeVar("T")
 
 
 def _no_log(incident: Incident) -> None:
@@ -90,9 +93,8 @@ class Run:
         try:
             async with AsyncExitStack() as stack:
                 assembly = assemble(self.pipeline, Surroundings(options.clock, options.random, options.faults))
-                claimed = await self._claim(assembly, stack)
+                claimed = await self._unless_stopped(self._begin(assembly, stack))
                 if claimed is not None:
-                    await self._open_source(assembly, claimed, stack)
                     processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status))
                     stack.enter_context(Watchdog(self.pipeline))
                     self.status.phase = "running"
@@ -112,29 +114,33 @@ class Run:
             status.pipeline, status.version, status.epoch, status.counts, status.reread, seconds, sinks, status.open_letters
         )
 
-    async def _claim(self, assembly: Assembly, stack: AsyncExitStack) -> Claimed | None:
-        """What the run holds from now on; None where it was stopped while it waited for another run, or for a disk."""
-        claiming = asyncio.ensure_future(claim_pipeline(assembly, self.options, self.status, stack))
+    async def _unless_stopped(self, action: Awaitable[T]) -> T | None:
+        """What it returns; None where the run was stopped while it waited for another run, for a disk or for a server."""
+        acting = asyncio.ensure_future(action)
         stopped = asyncio.ensure_future(self.stopping.wait())
         try:
-            await asyncio.wait((claiming, stopped), return_when=asyncio.FIRST_COMPLETED)
-            return claiming.result() if claiming.done() else None
+            await asyncio.wait((acting, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return acting.result() if acting.done() else None
         finally:
-            claiming.cancel()
+            acting.cancel()
             stopped.cancel()
-            await asyncio.gather(claiming, stopped, return_exceptions=True)
+            await asyncio.gather(acting, stopped, return_exceptions=True)
 
-    async def _open_source(self, assembly: Assembly, claimed: Claimed, stack: AsyncExitStack) -> None:
+    async def _begin(self, assembly: Assembly, stack: AsyncExitStack) -> Claimed:
+        """Claim first; only then is the source opened (rule 1)."""
+        claimed = await claim_pipeline(assembly, self.options, self.status, stack)
         source = assembly.source
         stack.push_async_callback(source.close)
         set_batching(source, self.pipeline.batching, self.options.max_events)
-        await source.open(Resume(claimed.epoch, claimed.standing.positions, self.options.once))
+        resume = Resume(claimed.epoch, claimed.standing.positions, self.options.once)
+        await self._persistently(lambda: source.open(resume))
         if isinstance(source, Progress):
             self.status.progress = source.progress
         watched = {"source": source, **assembly.sinks}
         self.status.health = lambda: {
             name: said for name, part in watched.items() if isinstance(part, Healthy) and (said := part.health()) is not None
         }
+        return claimed
 
     async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
         reader = Reader(assembly, self._flow, self.options)
@@ -286,16 +292,20 @@ class Run:
         await self._flow.release(events, sum(work.batch.size for work in works), sum(work.whole for work in works))
 
     async def _acknowledge(self, assembly: Assembly, tokens: list[object]) -> None:
-        rng, clock = self.options.random, self.options.clock
-        waits, patient = delays(self.pipeline.retry, rng, clock), delays(PATIENT, rng, clock)
-        while tokens:
-            try:
-                with blaming("source"):
-                    await assembly.source.ack(tokens)
-                return
-            except Transient as error:
-                delay = next(patient if isinstance(error, Unavailable) else waits, None)
-                if delay is None:
-                    raise gave_up(error, "source") from error
-                self.status.retries["source"] += 1
-                await clock.sleep(delay)
+        if tokens:
+            await self._persistently(lambda: assembly.source.ack(tokens))
+
+    async def _persistently(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Something that the source is asked to do, until it is done."""
+
+        async def attempt() -> None:
+            with blaming("source"):
+                await action()
+
+        def tell(error: Transient) -> None:
+            self.status.retries["source"] += 1
+            self.status.waiting = f"source: {error}"
+
+        before = self.status.waiting
+        await persistently(attempt, self.pipeline.retry, self.options.random, self.options.clock, tell)
+        self.status.waiting = before
