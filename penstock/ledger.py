@@ -72,7 +72,7 @@ class Claimant:
     :ivar issued: the epochs that the state store has issued since the last that it saw claim every ledger, that one included,
         each with its run id. A ledger with another epoch as high as these was claimed by another state store, or by a later
         state of this one. Empty: not compared.
-    :ivar start: where a ledger stands that is new.
+    :ivar start: where a ledger stands that is new; `counts`: the pipeline's totals there.
     :ivar adopt: take the ledger over although source or instance differ (`pipe checkpoint adopt`).
     """
 
@@ -85,6 +85,7 @@ class Claimant:
     run_id: str = ""
     issued: Mapping[int, str] = field(default_factory=dict)
     start: Mapping[str, Position] = field(default_factory=dict)
+    counts: Counts = Counts()
     adopt: bool = False
 
 

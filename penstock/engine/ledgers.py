@@ -158,6 +158,7 @@ async def _claim_one(state: LedgerState, claims: Claims, note: Note, issued: Map
         run_id=issued.get(claims.epoch, ""),
         issued=issued if noted is not None else {},
         start=note.positions,
+        counts=note.counts,
         adopt=claims.adopt,
     )
     try:
@@ -260,7 +261,7 @@ def _base(ledgers: Sequence[LedgerState], note: Note, smallest: dict[str, Positi
         oldest = min(restored, key=lambda state: state.group)
         return Note(group=oldest.group, positions=smallest, counts=oldest.claim.counts if oldest.claim else Counts())
     moved = not _same(smallest, note.positions)
-    for state in reversed(ledgers):  # the last to commit knew what the others had refused
+    for state in reversed(sorted(ledgers, key=lambda state: state.group)):  # the last to commit knew what the others refused
         if state.claim is None or not _same(state.positions, smallest):
             continue
         if moved or all(other.group > note.group for other in ledgers):

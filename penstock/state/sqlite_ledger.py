@@ -193,7 +193,7 @@ def _create(connection: sqlite3.Connection, claimant: Claimant) -> _Row:
     connection.execute(
         'INSERT INTO penstock_ledgers (scope, instance, source, key_space, "window", epoch, "group", counts, running) '
         "VALUES (?, ?, ?, ?, ?, 0, 0, ?, 0.0)",
-        (claimant.scope, instance, claimant.source, claimant.key_space, claimant.window, encode_counts(Counts())),
+        (claimant.scope, instance, claimant.source, claimant.key_space, claimant.window, encode_counts(claimant.counts)),
     )
     row = _Row(*connection.execute(_SELECT, (claimant.scope,)).fetchone())
     put_positions(connection, "penstock_positions", row.number, claimant.start)

@@ -158,6 +158,13 @@ async def test_of_ledgers_at_the_same_place_the_last_to_commit_knows_the_counts(
     assert (shown(standing.positions), standing.note.group, standing.note.counts) == ({"p": 20}, 8, last)
 
 
+async def test_a_ledger_that_was_ahead_while_others_caught_up_does_not_know_the_counts() -> None:
+    """It took part in a group on the way, with the totals of then, and its position stayed where it was."""
+    caught_up, was_ahead = ledger("a", 9, TWENTY, p=20), ledger("b", 8, Counts(15, 15), p=20)
+    standing = await stand(noted(8, "a", "b", p=15), caught_up, was_ahead)
+    assert (shown(standing.positions), standing.note.group, standing.note.counts) == ({"p": 20}, 9, TWENTY)
+
+
 async def test_ledgers_that_crossed_go_on_from_the_note() -> None:
     a, b = ledger("a", 8, TWENTY, p=20, q=10), ledger("b", 8, THIRTY, p=10, q=20)
     standing = await stand(noted(7, "a", "b", p=10, q=10), a, b)
@@ -242,7 +249,7 @@ async def test_a_claim_names_scope_source_and_the_instance_that_was_noted() -> N
     a, new = ledger("a", 7, p=10), ledger("new", 0, Counts(), epoch=0)
     await stand(noted(7, "a", p=10), a, new)
     issued = {epoch: f"run {epoch}" for epoch in range(6)}
-    expected = Claimant(5, "orders/a", "file:in", "", 0.0, "instance of a", "run 5", issued, place(p=10))
+    expected = Claimant(5, "orders/a", "file:in", "", 0.0, "instance of a", "run 5", issued, place(p=10), TEN)
     assert a.ledger.claimants == [expected]  # type: ignore[attr-defined]  # a PaperLedger
     assert new.ledger.claimants == [replace(expected, scope="orders/new", instance=None, issued={})]  # type: ignore[attr-defined]
 

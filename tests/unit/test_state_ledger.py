@@ -203,5 +203,6 @@ async def test_an_epoch_that_another_state_store_issued_is_told_apart_and_nothin
 
 
 async def test_a_new_ledger_stands_where_its_claim_says_and_an_older_one_where_it_was(store: SqliteStateStore) -> None:
-    assert (await store.claim(claimant(1, start={"p": at(7)}))).positions == {"p": at(7)}
-    assert (await store.claim(claimant(2, start={"p": at(9)}))).positions == {"p": at(7)}
+    for epoch, number in ((1, 7), (2, 9)):
+        claim = await store.claim(claimant(epoch, start={"p": at(number)}, counts=Counts(number, number)))
+        assert (claim.group, claim.positions, claim.counts) == (0, {"p": at(7)}, Counts(7, 7))
