@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from penstock.cli.lazy import GlobalOption
 from penstock.cli.main import cli
 from penstock.components import KINDS, Catalog
 from penstock.config import format as models
-from penstock.config.units import format_duration, format_rate, format_size
 from penstock.errors import ExitStatus
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -38,12 +37,6 @@ BLOCKS: Sequence[tuple[str, str, type[BaseModel]]] = (
     ("`limits`", "Bounds of what is in flight, from reading to commit.", models.LimitsFile),
     ("`tests`", "One case; `pipe test` runs them.", models.TestFile),
 )
-
-UNITS: Mapping[str, Callable[[str], str]] = {
-    "duration": lambda default: format_duration(float(default)),
-    "size": lambda default: format_size(int(default)),
-    "rate": lambda default: format_rate(float(default)),
-}
 
 EXITS = {
     ExitStatus.DONE: "done",
@@ -119,16 +112,12 @@ def fields_table(fields: Sequence[Field]) -> Iterator[str]:
 
 
 def default_of(field: Field) -> str:
-    """In the unit that people write."""
     if field.required:
         return "required"
     if field.default in ("none", '""'):
         return ""
     if field.default.startswith("{"):
         return "see below"
-    for unit, show in UNITS.items():
-        if field.type.startswith(unit):
-            return code(show(field.default))
     return code(field.default)
 
 

@@ -16,8 +16,10 @@ INSTALL = {
 }
 
 
-@click.command("completion", cls=Verb, help="Print the completion script of a shell; a terminal is told where it goes.")
-@click.argument("shell", type=click.Choice(list(INSTALL)))
+@click.command(
+    "completion", cls=Verb, help="Print the completion script of a shell, bash, zsh or fish; a terminal is told where it goes."
+)
+@click.argument("shell", type=click.Choice(list(INSTALL)), metavar="SHELL")
 def completion(shell: str) -> None:
     terminal = Terminal.of_process()
     kind = get_completion_class(shell)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from penstock.config.units import format_duration, format_rate, format_size
+
+UNITS: Mapping[str, Callable[[Any], str]] = {"duration": format_duration, "size": format_size, "rate": format_rate}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,19 @@ def fields_of(config: Any) -> list[Field]:
             name=name,
             type=_type(spec, definitions),
             required=name in required,
-            default="" if name in required else flow(spec.get("default")),
+            default="" if name in required else _default(spec, definitions),
             description=spec.get("description", ""),
             example=_example(spec, definitions),
         )
         for name, spec in schema.get("properties", {}).items()
     ]
+
+
+def _default(spec: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """In the unit that people write."""
+    value = spec.get("default")
+    unit = _type(spec, definitions).partition(" ")[0]
+    return UNITS[unit](value) if unit in UNITS and isinstance(value, int | float) else flow(value)
 
 
 def flow(value: Any) -> str:

@@ -30,7 +30,7 @@ def group_lines(groups: Sequence[Group], style: Style, width: int | None) -> lis
         Column("COUNT", "right", paint=style.bold),
         Column("STEP"),
         Column("CODE", shrinks=True),
-        Column("FIRST SEEN"),
+        Column("FIRST SEEN", yields=True),
         Column("LAST SEEN"),
         Column("EXAMPLE", paint=style.cyan),
     ]
@@ -180,9 +180,9 @@ def _hints(letter: DeadLetter) -> list[tuple[str, str]]:
     if letter.status not in ("open", "parked"):
         return []
     pipeline = shlex.quote(letter.pipeline)
-    short = letter.fingerprint[:SHORT_FINGERPRINT]
+    cause, one = letter.fingerprint[:SHORT_FINGERPRINT], letter.id[:SHORT_ID]
     return [
-        (f"pipe dlq replay {pipeline} --id {letter.id}", "this one, once the cause is mended"),
-        (f"pipe dlq replay {pipeline} --fingerprint {short}", "all of this cause"),
-        (f"pipe dlq discard {pipeline} --id {letter.id}", "give it up"),
+        (f"pipe dlq replay {pipeline} --id {one}", "this one, once the cause is mended"),
+        (f"pipe dlq replay {pipeline} --fingerprint {cause}", "all of this cause"),
+        (f"pipe dlq discard {pipeline} --id {one}", "give it up"),
     ]

@@ -114,16 +114,17 @@ def replay_lines(pipeline: Pipeline, summary: Replayed, dry_run: bool, style: St
     """What became of them."""
     if not summary.selected:
         return [f"{pipeline.name}: no open dead letter was selected"]
+    again = "would fail again" if dry_run else "failed again"
     parts = [
         (summary.delivered, style.green(f"{numbers.count(summary.delivered)} delivered")),
         (summary.filtered, f"{numbers.count(summary.filtered)} filtered"),
         (summary.deduplicated, f"{numbers.count(summary.deduplicated)} deduplicated"),
-        (summary.failed_again, style.yellow(f"{numbers.count(summary.failed_again)} failed again")),
+        (summary.failed_again, style.yellow(f"{numbers.count(summary.failed_again)} {again}")),
     ]
     said = ", ".join(text for number, text in parts if number)
     what = "would be replayed" if dry_run else "replayed"
     lines = [f"{style.bold(pipeline.name)}: {numbers.plural(summary.selected, 'dead letter')} {what}: {said}"]
-    if summary.failed_again:
+    if summary.failed_again and not dry_run:
         lines += hint_lines([(f"pipe dlq groups {pipeline.name}", "why they failed again")], style)
     return lines
 

@@ -22,8 +22,10 @@ def read_env_file(file: Path) -> dict[str, str]:
     """
     try:
         lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("env_file.unreadable", f"cannot read {file}", why=str(error)) from error
+    except OSError as error:
+        raise UsageError("env_file.unreadable", f"cannot read {file}", why=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("env_file.unreadable", f"cannot read {file}", why=f"byte {error.start} is not UTF-8") from error
     variables: dict[str, str] = {}
     problems: list[ConfigProblem] = []
     for number, line in enumerate(lines, 1):

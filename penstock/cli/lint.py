@@ -18,14 +18,19 @@ from penstock.errors import ExitStatus, Location, PenstockError
 from penstock.observe.text import printable
 
 
-@click.command("lint", cls=Verb, help="Check files, directories and globs: every mistake at once. Never connects to anything.")
+@click.command(
+    "lint",
+    cls=Verb,
+    help="Check files, directories, globs and named pipelines: every mistake at once. Never connects to anything.",
+)
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
 def lint(settings: Settings, files: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> int:
     terminal = Terminal.of_process()
-    reports = lint_files(expand(files), overrides=overrides, environment=settings.environment(), project=project_root(settings))
+    project = project_root(settings)
+    reports = lint_files(expand(files, project), overrides=overrides, environment=settings.environment(), project=project)
     if as_json:
         terminal.show_json({"items": [item for report in reports for item in report_documents(report)], "next": None})
     else:

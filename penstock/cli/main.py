@@ -100,7 +100,8 @@ def execute(arguments: list[str], settings: Settings, terminal: Terminal) -> int
 def _say_usage(error: click.ClickException, terminal: Terminal) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "pipe"
-    terminal.say_error(PenstockError("usage.invalid", error.format_message(), help=f"{path} --help says what there is"))
+    message = " ".join(error.format_message().split())  # choices come as a list of lines
+    terminal.say_error(PenstockError("usage.invalid", message, help=f"{path} --help says what there is"))
     return int(ExitStatus.USAGE)
 
 

@@ -37,14 +37,14 @@ def load_named(settings: Settings, name: str, overrides: Sequence[str] = ()) -> 
 
 
 def load_files(settings: Settings, patterns: Sequence[str], overrides: Sequence[str] = ()) -> list[Pipeline]:
-    """The pipelines of files, directories and globs.
+    """The pipelines of files, directories, globs and names.
 
     :raises ConfigurationError: with every mistake of every file (Invariant 10).
-    :raises UsageError: `usage.no_files`; `usage.same_pipeline`, where two files describe one pipeline.
+    :raises UsageError: `usage.no_files`, `usage.unknown_pipeline`; `usage.same_pipeline`, where two files describe one pipeline.
     """
     pipelines: list[Pipeline] = []
     problems: list[ConfigProblem] = []
-    for file in expand(patterns):
+    for file in expand(patterns, project_root(settings)):
         try:
             pipelines.append(load_file(settings, file, overrides))
         except ConfigurationError as error:

@@ -18,7 +18,7 @@ from penstock.observe.http import parse_address
 @click.command(
     "run",
     cls=Verb,
-    help="""Run the pipelines of files, directories and globs until they are stopped, each supervised on its own.
+    help="""Run pipelines, by files, directories, globs or names, until they are stopped, each supervised on its own.
 
     SIGTERM or Ctrl-C reads nothing more, delivers and commits what was read, and exits 0; a second one stops now.""",
 )

@@ -19,12 +19,14 @@ class Column:
     """One column.
 
     :ivar shrinks: gives way where the terminal is too narrow.
+    :ivar yields: is left out where the terminal is too narrow even then; the last such column first.
     :ivar paint: colors a cell after it was aligned.
     """
 
     title: str
     align: Literal["left", "right"] = "left"
     shrinks: bool = False
+    yields: bool = False
     paint: Callable[[str], str] | None = None
 
 
@@ -40,12 +42,26 @@ def table(
         max(cell_width(text) for text in (column.title, *(row[index] for row in cells))) for index, column in enumerate(columns)
     ]
     if width is not None:
-        _shrink(columns, widths, width - len(indent) - len(_GAP) * (len(columns) - 1))
+        room = width - len(indent)
+        kept = _kept(columns, widths, room)
+        columns, widths = [columns[i] for i in kept], [widths[i] for i in kept]
+        cells = [[row[i] for i in kept] for row in cells]
+        _shrink(columns, widths, room - len(_GAP) * (len(columns) - 1))
     titles = _line([column.title for column in columns], columns, widths)
     lines = [indent + style.dim(titles)]
     for row in cells:
         lines.append(indent + _line(row, columns, widths, painted=style.color))
     return lines
+
+
+def _kept(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
+    """Which columns there is room for."""
+    kept = list(range(len(columns)))
+    least = [min(_NARROWEST, width) if column.shrinks else width for column, width in zip(columns, widths, strict=True)]
+    for index in reversed([i for i, column in enumerate(columns) if column.yields]):
+        if sum(least[i] for i in kept) + len(_GAP) * (len(kept) - 1) > room:
+            kept.remove(index)
+    return kept
 
 
 def _shrink(columns: Sequence[Column], widths: list[int], room: int) -> None:

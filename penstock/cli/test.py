@@ -31,7 +31,11 @@ class Ran:
     seconds: float
 
 
-@click.command("test", cls=Verb, help="Run the `tests:` of pipelines. No server, no state and no sink is touched.")
+@click.command(
+    "test",
+    cls=Verb,
+    help="Run the `tests:` of files, directories, globs and named pipelines. No server, state or sink is touched.",
+)
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML, too.")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the file.")

@@ -63,11 +63,16 @@ def trace_document(trace: StepTrace) -> dict[str, Any]:
 
 
 def trace_lines(traces: Sequence[StepTrace], style: Style) -> list[str]:
-    """Each step's outputs as JSON, or its error."""
+    """Each step's outputs as JSON where it changed something, or its error."""
     lines: list[str] = []
+    before: Sequence[Any] = ()
     for trace in traces:
-        lines.append(style.bold(printable(trace.name)) + (f"  {style.yellow(printable(trace.note))}" if trace.note else ""))
-        for output in trace.outputs:
+        same = bool(trace.outputs) and list(trace.outputs) == list(before)
+        notes = [style.dim("unchanged")] if same else []
+        notes += [style.yellow(printable(trace.note))] if trace.note else []
+        lines.append("  ".join([style.bold(printable(trace.name)), *notes]))
+        before = trace.outputs
+        for output in () if same else trace.outputs:
             text = printable_json(msgspec.json.format(msgspec.json.encode(output), indent=2)).decode()
             lines += [f"  {line}" for line in text.splitlines()]
         if trace.error is not None:

@@ -12,6 +12,7 @@ from penstock.config.yaml import MAX_BYTES
 from penstock.errors import UsageError
 
 PROJECT_FILE = "penstock.yaml"
+_NAME = re.compile(r"[a-z0-9-]{1,63}")
 _PIPELINE = re.compile(r"^[\"']?pipeline[\"']?:[ \t]+[\"']?([^\s\"'#{\[|>&*!]+)", re.MULTILINE)
 
 
@@ -21,17 +22,23 @@ def find_project(start: Path) -> Path:
     return next((place for place in (start, *start.parents) if (place / PROJECT_FILE).is_file()), start)
 
 
-def expand(arguments: Sequence[str]) -> list[Path]:
-    """The files that arguments name, each once: files, globs, and directories, which mean the pipelines in them.
+def expand(arguments: Sequence[str], project: Path | None = None) -> list[Path]:
+    """The files that arguments name, each once: files, globs, directories, which mean the pipelines in them, and names.
 
-    :raises UsageError: `usage.no_files`, where one names nothing.
+    :param project: where names of pipelines are looked up; None: there are no names.
+    :raises UsageError: `usage.no_files`, where one names nothing; what `find_pipeline` raises.
     """
     found: dict[Path, Path] = {}
     for argument in arguments:
-        paths = list(_expand_one(argument))
+        if project is not None and _NAME.fullmatch(argument) and not Path(argument).exists():
+            paths = [find_pipeline(argument, project)]
+        else:
+            paths = list(_expand_one(argument))
         if not paths:
             raise UsageError(
-                "usage.no_files", f"{argument} names no pipeline file", help="a file, a directory or a glob of `*.yaml`"
+                "usage.no_files",
+                f"{argument} names no pipeline file",
+                help="a file, a directory or a glob of `*.yaml`, or the name of a pipeline",
             )
         for path in paths:
             found.setdefault(path.resolve(), path)

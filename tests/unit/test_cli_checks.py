@@ -10,7 +10,8 @@ from cli_parts import PIPELINE, Pipe, Stdin, items
 
 
 def test_lint_finds_everything_and_says_how_much(shop: Path, pipe: Pipe) -> None:
-    assert pipe("lint", "pipelines") == (0, "✓ 1 file, 1 sound: no mistakes\n", "")
+    for what in ("pipelines", "shop", "pipelines/*.yaml"):
+        assert pipe("lint", what) == (0, "✓ 1 file, 1 sound: no mistakes\n", "")
     (shop / "bad.yaml").write_text("pipeline: BAD\nsource: { generate: { cout: 1 } }\nsink: dorp\nbatching: { period: 5 }\n")
     status, out, _ = pipe("lint", "bad.yaml", "pipelines/shop.yaml")
     assert (status, out.count("error["), out.splitlines()[-1]) == (2, 4, "✗ 2 files, 1 sound: 4 mistakes")
@@ -39,6 +40,9 @@ def test_one_event_is_tried_step_by_step(shop: Path, pipe: Pipe, monkeypatch: py
     traces = items(out)
     assert (status, [trace["step"] for trace in traces]) == (0, ["event", "validate", "sold", "total"])
     assert traces[-1]["outputs"][0]["data"] == {"id": 2, "total": 4}
+    monkeypatch.setattr("sys.stdin", Stdin(b'{"n": 2}'))
+    told = pipe("try", "shop")[1].splitlines()
+    assert [line for line in told if not line.startswith(" ")] == ["event", "validate  unchanged", "sold  unchanged", "total"]
     monkeypatch.setattr("sys.stdin", Stdin(b'{"n": 0}'))
     status, out, _ = pipe("try", "pipelines/shop.yaml")
     assert (status, ".n must be at least 1 (it is 0)" in out) == (4, True)

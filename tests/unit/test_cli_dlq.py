@@ -62,6 +62,8 @@ def test_a_mended_cause_is_replayed_once_and_resolved(ran: Path, pipe: Pipe) -> 
     assert pipe("dlq", "replay", "shop", "-f", fingerprint)[2] == "shop: no open dead letter was selected\n"
     [standing] = items(pipe("status", "--json")[1])
     assert standing["dead_letters"] == {"open": 1, "resolved": 2}
+    status, _, err = pipe("dlq", "replay", "shop", "--all", "--dry-run")
+    assert (status, err) == (4, "shop: 1 dead letter would be replayed: 1 would fail again\n")
     status, _, err = pipe("dlq", "replay", "shop", "--all")
     assert (status, "1 failed again" in err) == (4, True)
 

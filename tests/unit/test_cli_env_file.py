@@ -40,7 +40,7 @@ def test_every_bad_line_is_named_and_no_value_is_shown(tmp_path: Path) -> None:
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_env_file(tmp_path / "none")
-    assert caught.value.code == "env_file.unreadable"
+    assert (caught.value.code, caught.value.why) == ("env_file.unreadable", "No such file or directory")
 
 
 def test_the_environment_overrules_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ def test_components_are_listed_and_documented(pipe: Pipe) -> None:
         assert all(field["description"] for field in item["fields"]), item["name"]
     [source, sink] = items(pipe("connectors", "file", "--json")[1])
     assert (source["kind"], sink["kind"]) == ("source", "sink")
+    assert "max_record  size or integer  default 1MiB\n" in pipe("connectors", "stdin")[1]
     text = pipe("connectors", "sqlite")[1]
     assert "on_conflict  update | ignore | error  default update" in text
     assert "did you mean 'sqlite'?" in pipe("connectors", "sqlit")[2]
@@ -35,6 +36,18 @@ def test_schemas_are_listed_shown_and_checked(shop: Path, pipe: Pipe, monkeypatc
     (shop / "pipelines/schemas/shop.line/2.json").write_text('{"type": 7}')
     assert pipe("schema", "check")[0] == 4
     assert "did you mean 'shop.line'?" in pipe("schema", "show", "shop.lin")[2]
+
+
+def test_schemas_are_looked_up_where_the_project_keeps_them(shop: Path, pipe: Pipe) -> None:
+    (shop / "pipelines/schemas").rename(shop / "shared")
+    (shop / "penstock.yaml").write_text("registry: shared\n")
+    assert items(pipe("schema", "ls", "--json")[1]) == [{"subject": "shop.line", "versions": [1]}]
+    assert pipe("schema", "check") == (0, "", "1 schema, 0 mistakes\n")
+    assert items(pipe("schema", "ls", "--dir", "pipelines", "--json")[1]) == []
+    assert pipe("run", "--once", "shop")[0] == 0
+    (shop / "penstock.yaml").write_text("registri: shared\n")
+    status, _, err = pipe("schema", "ls")
+    assert (status, "did you mean 'registry'?" in err) == (2, True)
 
 
 def test_the_schema_of_the_pipeline_file_is_printed(pipe: Pipe) -> None:

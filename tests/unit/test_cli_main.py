@@ -90,6 +90,19 @@ def test_a_wrong_command_line_is_a_usage_error_in_our_words(arguments: list[str]
     assert re.match(r"error\[usage\.invalid\]: .+\n  help: pipe \w+.* --help says what there is\n$", captured.err)
 
 
+def test_help_lists_options_and_no_arguments_among_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pipe("run", "--help") == ExitStatus.DONE
+    options = capsys.readouterr().out.partition("Options:\n")[2].partition("\n\n")[0]
+    assert all(line.startswith(("  -", "   ")) for line in options.splitlines())
+
+
+def test_a_choice_that_is_missing_is_told_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pipe("completion") == ExitStatus.USAGE
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "error[usage.invalid]: Missing argument 'SHELL'. Choose from: bash, zsh, fish"
+    )
+
+
 @pytest.mark.parametrize("arguments", [[], ["dlq"]])
 def test_without_a_verb_the_help_is_talk(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert pipe(*arguments) == ExitStatus.USAGE

@@ -34,6 +34,24 @@ def test_a_table_fits_the_terminal_and_says_what_it_cut() -> None:
     assert max(map(len, lines)) <= 30
 
 
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (40, ["NAME    FIRST    MESSAGE          LAST", "orders  monday   it went wrong    friday"]),
+        (38, ["NAME    FIRST    MESSAGE        LAST", "orders  monday   it went wrong  friday"]),
+        (36, ["NAME    FIRST   MESSAGE       LAST", "orders  monday  it went wro…  friday"]),
+        (34, ["NAME    FIRST   MESSAGE", "orders  monday  it went wrong"]),
+        (27, ["NAME    MESSAGE", "orders  it went wrong"]),
+        (5, ["NAME    MESSAGE", "orders  it went wro…"]),
+    ],
+)
+def test_on_a_narrow_terminal_columns_shrink_and_then_yield_the_last_one_first(width: int, lines: list[str]) -> None:
+    columns = [Column("NAME"), Column("FIRST", yields=True), Column("MESSAGE", shrinks=True), Column("LAST", yields=True)]
+    found = table(columns, [("orders", "monday", "it went wrong", "friday")], PLAIN, width)
+    assert [" ".join(line.split()) for line in found] == [" ".join(line.split()) for line in lines]
+    assert max(map(len, found)) <= max(width, 20)
+
+
 def test_a_table_of_hostile_cells_stays_a_table() -> None:
     lines = table([Column("A"), Column("B")], [("x\x1b[2J\n", "y\u202e")], PLAIN, None)
     assert lines == ["A           B", "x\\x1b[2J\\n  y\\u202e"]

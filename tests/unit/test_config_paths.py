@@ -33,6 +33,18 @@ def test_files_globs_and_directories_each_once_in_order(project: Path) -> None:
     ]
 
 
+def test_names_are_looked_up_in_the_project_unless_a_path_is_called_so(project: Path) -> None:
+    assert expand(["billing", "orders", "pipelines/b.yaml"], project) == [
+        project / f"pipelines/{name}" for name in ("b.yaml", "a.yml")
+    ]
+    (project / "orders").mkdir()
+    (project / "orders/one.yaml").write_text("pipeline: one\n")
+    assert expand(["orders"], project) == [Path("orders/one.yaml")]
+    with pytest.raises(UsageError) as caught:
+        expand(["biling"], project)
+    assert (caught.value.code, caught.value.help) == ("usage.unknown_pipeline", "did you mean 'billing'?")
+
+
 def test_one_file_by_several_spellings_is_one(project: Path) -> None:
     (project / "link.yaml").symlink_to(project / "pipelines/b.yaml")
     arguments = ["pipelines/b.yaml", "./pipelines/../pipelines/b.yaml", str(project / "pipelines/b.yaml"), "link.yaml"]
