@@ -40,7 +40,7 @@ async def dry_run(pipeline: Pipeline, options: RunOptions, show: Callable[[Previ
 
     Repetitions are not recognised, for that is the ledgers' knowledge."""
     run = Run(pipeline, options)
-    assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
+    assembly = _assembled(pipeline, options)
     flow = Flow(pipeline.limits, run.status)
     run.status.started = options.clock.monotonic()
     async with AsyncExitStack() as stack:
@@ -56,6 +56,14 @@ async def dry_run(pipeline: Pipeline, options: RunOptions, show: Callable[[Previ
             await flow.release(len(batch.events), batch.size, 1)
     run.status.phase = "stopped"
     return run.summary()
+
+
+def _assembled(pipeline: Pipeline, options: RunOptions) -> Assembly:
+    """The parts of a pipeline for somebody who looks on: what a step lacks is told, not waited for without limit."""
+    assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
+    for stage in assembly.chain.stages:
+        stage.patient = False
+    return assembly
 
 
 async def _through(assembly: Assembly, work: Work) -> Work:
@@ -94,7 +102,7 @@ async def try_event(pipeline: Pipeline, record: Any) -> list[StepTrace]:
     :param record: a CloudEvent in structured form (an object with `specversion`), or a record as the source would read it.
     """
     options = RunOptions()
-    assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
+    assembly = _assembled(pipeline, options)
     return (await _trace(assembly, record_event(pipeline, record)))[0]
 
 
@@ -147,7 +155,7 @@ async def run_test(pipeline: Pipeline, case: TestCase) -> TestResult:
     Expected outputs are compared by what they mention: attributes and data that are given must be equal, in order.
     """
     options = RunOptions()
-    assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
+    assembly = _assembled(pipeline, options)
     _mock(assembly, case)
     traces, outputs, failure = await _trace(assembly, _input_event(pipeline, case))
     if case.dead_letter is not None or (failure is not None and case.output is None):

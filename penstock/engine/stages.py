@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.builtins import load
 from penstock.components import build
 from penstock.config.model import Pipeline, Retry, Step
-from penstock.engine.retry import delays
+from penstock.engine.retry import PATIENT, delays
 from penstock.engine.supervise import blaming
-from penstock.errors import ComponentError, Fatal, Permanent, Transient
+from penstock.errors import ComponentError, Fatal, Permanent, Transient, Unavailable
 from penstock.event import Event
 from penstock.spi import Context, Expressions, Program, Result
 
@@ -50,10 +50,27 @@ class Tally:
         self.failures.setdefault(event.origin, Failure(event.origin, step, error, event, attempts))
         self.steps[step, "failed"] += 1
 
+    def include(self, inner: Tally, origins: Sequence[int]) -> None:
+        """What became of events that were numbered anew for a while; `origins` are their own."""
+        for place, failure in inner.failures.items():
+            failure.origin = failure.event.origin = origins[place]
+            self.failures.setdefault(failure.origin, failure)
+        self.steps.update(inner.steps)
+        self.derived += inner.derived
+
+
+def _nobody(what: str | None) -> None:
+    """Where nobody asks."""
+
 
 @dataclass(slots=True)
 class Stage:
-    """One step, ready to run. `keep` says that a later program asks for its output as `$steps.NAME`."""
+    """One step, ready to run.
+
+    :ivar keep: a later program asks for its output as `$steps.NAME`.
+    :ivar patient: wait without limit for what is `Unavailable`; otherwise only as `retry` says.
+    :ivar waiting: is told why the step waits for its next attempt, and None when it goes on.
+    """
 
     name: str
     apply: Callable[[Sequence[Event]], Any]
@@ -64,6 +81,8 @@ class Stage:
     timeout: float | None = None
     keep: bool = False
     context: Context | None = None
+    patient: bool = True
+    waiting: Callable[[str | None], None] = _nobody
 
     async def run(self, events: list[Event], tally: Tally) -> list[Event]:
         """The events that go on, in order. Those that fail or are filtered are told to the tally."""
@@ -82,28 +101,18 @@ class Stage:
     async def _run_where(self, events: list[Event], tally: Tally, when: Program) -> list[Event]:
         """`when` decides for each event whether the step concerns it; the others pass it by, all in their order."""
         verdicts = decide(when, events)
-        runs: list[Event] = []
-        outputs: list[Event] = []
         chosen = [event for event, verdict in zip(events, verdicts, strict=True) if verdict is True]
-        without = Stage(self.name, self.apply, self.on_error, self.retry, None, self.set, self.timeout, self.keep, self.context)
-        made: dict[int, list[Event]] = {}
-        for place, event in enumerate(chosen):
-            runs.append(event.replace(origin=place))
-        inner = Tally()
-        for output in await without.run(runs, inner):
-            made.setdefault(output.origin, []).append(output)
-        for place, failure in inner.failures.items():
-            failure.origin = failure.event.origin = chosen[place].origin
-            tally.failures.setdefault(failure.origin, failure)
-        tally.steps.update(inner.steps)
-        tally.derived += inner.derived
-        place = 0
+        inner, made = Tally(), defaultdict[int, list[Event]](list)
+        for output in await replace(self, when=None).run([e.replace(origin=n) for n, e in enumerate(chosen)], inner):
+            made[output.origin].append(output)
+        tally.include(inner, [event.origin for event in chosen])
+        outputs: list[Event] = []
+        places = iter(range(len(chosen)))
         for event, verdict in zip(events, verdicts, strict=True):
             if verdict is True:
-                for output in made.get(place, ()):
+                for output in made[next(places)]:
                     output.origin = event.origin
                     outputs.append(output)
-                place += 1
             elif verdict is False:
                 outputs.append(event)
             else:
@@ -112,36 +121,56 @@ class Stage:
 
     async def _results(self, events: Sequence[Event]) -> list[Result]:
         results = await self._attempt(self.apply, events)
-        waiting = [i for i, result in enumerate(results) if isinstance(result, Transient)]
-        if not waiting:
-            return results
-        assert self.context is not None
-        for delay in delays(self.retry, self.context.random, self.context.clock):
-            await self.context.clock.sleep(delay)
-            again = await self._attempt(self.apply, [events[i] for i in waiting])
-            for i, result in zip(waiting, again, strict=True):
-                results[i] = result
-            waiting = [i for i in waiting if isinstance(results[i], Transient)]
-            if not waiting:
-                break
+        others = [result for result in results if result.__class__ is not Event]
+        if any(isinstance(result, Transient) for result in others):
+            try:
+                await self._try_again(events, results)
+            finally:
+                self.waiting(None)
         return results
 
+    async def _try_again(self, events: Sequence[Event], results: list[Result]) -> None:
+        """Until nothing is `Transient`, or `retry` allows no further attempt."""
+        assert self.context is not None
+        rng, clock = self.context.random, self.context.clock
+        bounded, patient = delays(self.retry, rng, clock), delays(PATIENT, rng, clock)
+        while due := self._due(results):
+            error = results[due[0]]
+            delay = next(patient if self.patient and isinstance(error, Unavailable) else bounded, None)
+            if delay is None:
+                return
+            self.waiting(f"{self.name}: {error}")
+            await clock.sleep(delay)
+            again = await self._attempt(self.apply, [events[i] for i in due])
+            for i, result in zip(due, again, strict=True):
+                results[i] = result
+
+    def _due(self, results: Sequence[Result]) -> list[int]:
+        """What is tried again next: first all that is waited for without limit, so that it costs nothing else its attempts."""
+        gone = [i for i, result in enumerate(results) if isinstance(result, Unavailable)] if self.patient else []
+        return gone or [i for i, result in enumerate(results) if isinstance(result, Transient)]
+
     async def _attempt(self, apply: Callable[[Sequence[Event]], Any], events: Sequence[Event]) -> list[Result]:
-        with blaming(f"step {self.name}"):
-            results = apply(events)
-            if not inspect.isawaitable(results):
+        try:
+            with blaming(f"step {self.name}"):
+                results = apply(events)
+                if inspect.isawaitable(results):
+                    return await self._within(results, len(events))
                 return results  # type: ignore[no-any-return]  # a transform's list of results
-            if self.timeout is None:
-                return await results  # type: ignore[no-any-return]  # as above
-            within = asyncio.timeout(self.timeout)
-            try:
-                async with within:
-                    return await results  # type: ignore[no-any-return]  # as above
-            except TimeoutError:
-                if not within.expired():
-                    raise
-                late = Transient("step.timeout", f"the step took longer than {self.timeout:g} s")
-                return [late] * len(events)
+        except Unavailable as error:  # raised for all of them
+            return [error] * len(events)
+
+    async def _within(self, results: Awaitable[list[Result]], count: int) -> list[Result]:
+        if self.timeout is None:
+            return await results
+        within = asyncio.timeout(self.timeout)
+        try:
+            async with within:
+                return await results
+        except TimeoutError:
+            if not within.expired():
+                raise
+            return [Transient("step.timeout", f"the step took longer than {self.timeout:g} s")] * count
 
     def _flatten(self, events: Sequence[Event], results: list[Result], tally: Tally) -> list[Event]:
         outputs: list[Event] = []
@@ -208,10 +237,6 @@ def decide(program: Program, events: Sequence[Event]) -> list[bool | ComponentEr
         else:
             verdicts.append(Permanent("when.not_one_value", "the condition gave several values for one event"))
     return verdicts
-
-
-def _nobody(step: str) -> None:
-    """Where nobody asks which step it is."""
 
 
 @dataclass(slots=True)
