@@ -83,7 +83,7 @@ async def run_all(pipelines: Sequence[Pipeline], request: Request, settings: Set
     supervisor = Supervisor(runs, log, failed, ended)
     async with AsyncExitStack() as stack:
         if request.http is not None:
-            server = ObserveServer([run.status for run in runs], request.http, SystemClock())
+            server = ObserveServer([run.status for run in runs], request.http, SystemClock(), log)
             address = await stack.enter_async_context(server)
             log(Incident("info", "http.listening", f"http://{address} has /healthz, /readyz and /metrics"))
         if display is not None:

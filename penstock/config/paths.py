@@ -58,18 +58,29 @@ def _expand_one(argument: str) -> Iterator[Path]:
 
 
 def pipelines_in(directory: Path) -> list[Path]:
-    """The `*.yaml` and `*.yml` files of a directory that declare a pipeline."""
+    """The `*.yaml` and `*.yml` files of a directory that declare a pipeline, or cannot be read: who loads these says why."""
     files = sorted(path for suffix in ("yaml", "yml") for path in directory.glob(f"*.{suffix}") if path.is_file())
-    return [file for file in files if file.name != PROJECT_FILE and pipeline_name(file) is not None]
+    return [file for file in files if file.name != PROJECT_FILE and _may_declare(file)]
+
+
+def _may_declare(file: Path) -> bool:
+    try:
+        return _declared(file) is not None
+    except OSError:  # Invariant 13: not left out in silence
+        return True
 
 
 def pipeline_name(file: Path) -> str | None:
     """What the file calls its pipeline, without checking anything else of it; None where it declares none, or cannot be read."""
     try:
-        with file.open(encoding="utf-8-sig", errors="replace") as stream:
-            match = _PIPELINE.search(stream.read(MAX_BYTES))
+        return _declared(file)
     except OSError:
         return None
+
+
+def _declared(file: Path) -> str | None:
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+        match = _PIPELINE.search(stream.read(MAX_BYTES))
     return match[1] if match else None
 
 
@@ -84,7 +95,9 @@ def find_pipeline(name: str, project: Path) -> Path:
             return path
     known: dict[str, list[Path]] = {}
     for file in pipelines_in(project / "pipelines"):
-        known.setdefault(pipeline_name(file) or "", []).append(file)
+        declared = pipeline_name(file)
+        if declared is not None:
+            known.setdefault(declared, []).append(file)
     files = known.get(name, [])
     if len(files) > 1:
         raise UsageError(

@@ -17,6 +17,7 @@ from http import HTTPStatus
 
 from penstock.clock import Clock
 from penstock.errors import EnvironmentFault, UsageError
+from penstock.observe.log import Incident, Log
 from penstock.observe.status import RunStatus
 from penstock.observe.text import printable
 
@@ -101,6 +102,7 @@ class ObserveServer:
     runs: Sequence[RunStatus]
     address: Address
     clock: Clock
+    log: Log
     _server: asyncio.Server | None = None
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -143,7 +145,7 @@ class ObserveServer:
             async with asyncio.timeout(WRITE_SECONDS):
                 await writer.drain()
         except (ConnectionError, TimeoutError):
-            pass  # the other side went away or reads nothing; there is nobody to tell
+            return  # the other side went away, or reads nothing: there is nobody to tell, and nothing of the run is amiss
         finally:
             writer.close()
 
@@ -160,7 +162,11 @@ class ObserveServer:
             return True, _plain(HTTPStatus.REQUEST_TIMEOUT)
         except asyncio.IncompleteReadError as error:
             raise ConnectionResetError from error
-        return self.answer(head)
+        try:
+            return self.answer(head)
+        except Exception as error:  # supervision point: what a run or a component says of itself fails one request, not the run
+            self.log(Incident("error", "http.failed", f"a page cannot be made: {type(error).__name__}: {error}"))
+            return True, _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def answer(self, head: bytes) -> tuple[bool, Response]:
         """The response to a request's head, its empty line included."""

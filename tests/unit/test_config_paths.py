@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.config.lint import lint
 from penstock.config.loader import expand, find_pipeline, find_project
 from penstock.config.paths import pipeline_name, pipelines_in
 from penstock.errors import UsageError
@@ -66,6 +67,17 @@ def test_only_readable_files_that_declare_a_pipeline_count_in_a_directory(projec
     (place / "penstock.yaml").write_text("pipeline: a\n")
     assert {path.name: pipeline_name(path) for path in pipelines_in(place)} == {"bom.yaml": "a", "quoted.yaml": "b"}
     assert pipeline_name(place / "gone.yaml") is None
+
+
+def test_a_file_that_cannot_be_read_is_not_left_out_in_silence(project: Path) -> None:
+    (project / "pipelines/sealed.yaml").symlink_to("/proc/self/mem")  # which nobody can read from its beginning
+    assert [file.name for file in pipelines_in(project / "pipelines")] == ["a.yml", "b.yaml", "broken.yaml", "sealed.yaml"]
+    [report] = lint([project / "pipelines/sealed.yaml"], environment={})
+    assert [problem.code for problem in report.problems] == ["config.unreadable"]
+    assert find_pipeline("billing", project) == project / "pipelines/b.yaml"
+    with pytest.raises(UsageError) as caught:
+        find_pipeline("zzz", project)
+    assert caught.value.help == "known: billing, broken, orders"
 
 
 def test_a_name_that_two_files_have_is_refused(project: Path) -> None:

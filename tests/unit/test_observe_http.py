@@ -14,6 +14,7 @@ from penstock.errors import EnvironmentFault, UsageError
 from penstock.ledger import Counts
 from penstock.observe import http
 from penstock.observe.http import Address, ObserveServer, not_ready, parse_address
+from penstock.observe.log import Incident
 from penstock.observe.metrics import render_metrics
 from penstock.observe.status import Phase, RunStatus
 
@@ -27,6 +28,10 @@ class FixedClock:
 
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("nothing sleeps here")
+
+
+def silent(incident: Incident) -> None:
+    raise AssertionError(incident)
 
 
 def a_status(phase: Phase = "running") -> RunStatus:
@@ -46,7 +51,7 @@ def a_status(phase: Phase = "running") -> RunStatus:
 @pytest.fixture
 async def server() -> AsyncIterator[tuple[Address, list[RunStatus]]]:
     runs = [a_status()]
-    observe = ObserveServer(runs, Address("127.0.0.1", 0), FixedClock())
+    observe = ObserveServer(runs, Address("127.0.0.1", 0), FixedClock(), silent)
     async with observe as address:
         yield address, runs
 
@@ -177,8 +182,21 @@ async def test_a_request_that_never_ends_is_ended(
     assert (await ask(server[0], "GET /healthz HTTP/1.1\nHost: "))[0] == 408
 
 
+async def test_a_page_that_cannot_be_made_fails_its_request_and_is_logged() -> None:
+    said: list[Incident] = []
+    broken = a_status()
+    broken.health = lambda: 1 / 0  # type: ignore[assignment,return-value]  # a component that fails to say how it is
+    async with ObserveServer([broken], Address("127.0.0.1", 0), FixedClock(), said.append) as address:
+        answers = [await ask(address, f"GET /{page} HTTP/1.1\nHost: localhost\n\n") for page in ("readyz", "healthz", "metrics")]
+    assert [(status, body) for status, _, body in answers[:2]] == [(500, b"Internal Server Error\n"), (200, b"ok\n")]
+    assert answers[2][0] == 500
+    assert [(one.level, one.code, one.message) for one in said] == [
+        ("error", "http.failed", "a page cannot be made: ZeroDivisionError: division by zero")
+    ] * 2
+
+
 async def test_closing_ends_open_connections() -> None:
-    observe = ObserveServer([a_status()], Address("127.0.0.1", 0), FixedClock())
+    observe = ObserveServer([a_status()], Address("127.0.0.1", 0), FixedClock(), silent)
     address = await observe.start()
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(b"GET ")
@@ -193,7 +211,7 @@ async def test_closing_ends_open_connections() -> None:
 
 async def test_a_port_in_use_is_the_environments_fault(server: tuple[Address, list[RunStatus]]) -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        await ObserveServer([], server[0], FixedClock()).start()
+        await ObserveServer([], server[0], FixedClock(), silent).start()
     assert (caught.value.code, caught.value.message) == ("http.cannot_listen", f"cannot listen on {server[0]}")
 
 
