@@ -14,6 +14,7 @@ from penstock._version import __version__
 
 if TYPE_CHECKING:
     from penstock.clock import Clock, SystemClock
+    from penstock.cloudevents import from_batch, from_binary, from_structured, to_batch, to_binary, to_structured
     from penstock.config.base import (
         ComponentConfig,
         DataField,
@@ -33,50 +34,84 @@ if TYPE_CHECKING:
     from penstock.errors import (
         BatchError,
         ComponentError,
+        ConfigProblem,
         ConfigurationError,
         EnvironmentFault,
         Fatal,
         Fenced,
+        Location,
         MissingExtra,
+        Oversized,
         PenstockError,
         Permanent,
         Transient,
         Unavailable,
+        UsageError,
         Violation,
     )
-    from penstock.event import Event
-    from penstock.ledger import Claim, Claimant, Commit, Counts, Key, Ledger, LedgerSink
+    from penstock.event import Event, decode, encode
+    from penstock.faults import Faults
+    from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord, Key, Ledger, LedgerSink
     from penstock.observe.status import RunSummary
-    from penstock.spi import Batch, Context, Healthy, Position, Rereadable, Result, Resume, Sink, Source, Transform
+    from penstock.spi import (
+        Batch,
+        Batched,
+        Context,
+        Expressions,
+        FieldsProgram,
+        Healthy,
+        Legible,
+        Position,
+        Program,
+        Progress,
+        Rereadable,
+        Result,
+        Resume,
+        Revertible,
+        Sink,
+        Source,
+        Token,
+        Transform,
+        View,
+    )
 
 _HOMES = {
     "penstock.clock": ("Clock", "SystemClock"),
+    "penstock.cloudevents": ("from_batch", "from_binary", "from_structured", "to_batch", "to_binary", "to_structured"),
     "penstock.config.base": (
-        *("ComponentConfig", "DataField", "DataProgram", "Duration", "EventField", "EventProgram", "ProjectPath", "Rate"),
-        *("RecordField", "RecordProgram", "Secret", "Size"),
+        *("ComponentConfig", "DataField", "DataProgram", "Duration", "EventField", "EventProgram"),
+        *("ProjectPath", "Rate", "RecordField", "RecordProgram", "Secret", "Size"),
     ),
     "penstock.config.model": ("Pipeline",),
     "penstock.engine.embed": ("load", "run"),
     "penstock.errors": (
-        *("BatchError", "ComponentError", "ConfigurationError", "EnvironmentFault", "Fatal", "Fenced", "MissingExtra"),
-        *("PenstockError", "Permanent", "Transient", "Unavailable", "Violation"),
+        *("BatchError", "ComponentError", "ConfigProblem", "ConfigurationError", "EnvironmentFault", "Fatal"),
+        *("Fenced", "Location", "MissingExtra", "Oversized", "PenstockError", "Permanent", "Transient"),
+        *("Unavailable", "UsageError", "Violation"),
     ),
-    "penstock.event": ("Event",),
-    "penstock.ledger": ("Claim", "Claimant", "Commit", "Counts", "Key", "Ledger", "LedgerSink"),
+    "penstock.event": ("Event", "decode", "encode"),
+    "penstock.faults": ("Faults",),
+    "penstock.ledger": ("Claim", "Claimant", "Commit", "Counts", "JobRecord", "Key", "Ledger", "LedgerSink"),
     "penstock.observe.status": ("RunSummary",),
-    "penstock.spi": ("Batch", "Context", "Healthy", "Position", "Rereadable", "Result", "Resume", "Sink", "Source", "Transform"),
+    "penstock.spi": (
+        *("Batch", "Batched", "Context", "Expressions", "FieldsProgram", "Healthy", "Legible", "Position"),
+        *("Program", "Progress", "Rereadable", "Result", "Resume", "Revertible", "Sink", "Source", "Token"),
+        *("Transform", "View"),
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Batch",
     "BatchError",
+    "Batched",
     "Claim",
     "Claimant",
     "Clock",
     "Commit",
     "ComponentConfig",
     "ComponentError",
+    "ConfigProblem",
     "ConfigurationError",
     "Context",
     "Counts",
@@ -87,17 +122,26 @@ __all__ = [
     "Event",
     "EventField",
     "EventProgram",
+    "Expressions",
     "Fatal",
+    "Faults",
     "Fenced",
+    "FieldsProgram",
     "Healthy",
+    "JobRecord",
     "Key",
     "Ledger",
     "LedgerSink",
+    "Legible",
+    "Location",
     "MissingExtra",
+    "Oversized",
     "PenstockError",
     "Permanent",
     "Pipeline",
     "Position",
+    "Program",
+    "Progress",
     "ProjectPath",
     "Rate",
     "RecordField",
@@ -105,19 +149,31 @@ __all__ = [
     "Rereadable",
     "Result",
     "Resume",
+    "Revertible",
     "RunSummary",
     "Secret",
     "Sink",
     "Size",
     "Source",
     "SystemClock",
+    "Token",
     "Transform",
     "Transient",
     "Unavailable",
+    "UsageError",
+    "View",
     "Violation",
     "__version__",
+    "decode",
+    "encode",
+    "from_batch",
+    "from_binary",
+    "from_structured",
     "load",
     "run",
+    "to_batch",
+    "to_binary",
+    "to_structured",
 ]
 
 refuse_strangers(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120 pathlib is not imported this early

@@ -318,6 +318,3 @@ class Healthy(Protocol):
     def health(self) -> str | None:
         """None when all is well, else one line about what is wrong."""
         ...
-
-
-BuildComponent = Callable[[BaseModel, Context], Any]

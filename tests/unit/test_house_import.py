@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
@@ -108,6 +109,27 @@ def test_every_public_name_can_be_had_and_is_typed_as_itself() -> None:
     assert typed == penstock._HOME_OF
     assert all(getattr(penstock, name) is not None for name in penstock.__all__)
     assert set(penstock.__all__) <= set(dir(penstock))
+
+
+@pytest.mark.parametrize("module", ["spi", "ledger", "errors", "cloudevents"])
+def test_whatever_the_contracts_speak_of_is_public(module: str) -> None:
+    inside = {"ExitStatus", "MEDIA_TYPE", "BATCH_MEDIA_TYPE", "ATTRIBUTES", "HEADER_PREFIX"}
+    inside |= {"attributes_json", "check_extension", "is_extension_name", "is_json_type", "is_time"}
+    tree = ast.parse((HOME / "penstock" / f"{module}.py").read_text())
+    defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    defined |= {
+        name.id for node in tree.body if isinstance(node, ast.Assign) for name in node.targets if isinstance(name, ast.Name)
+    }
+    assert {name for name in defined - inside if not name.startswith("_")} <= set(penstock.__all__)
+
+
+def test_the_contributors_page_lists_what_is_public() -> None:
+    listed = set(
+        re.findall(r"`(\w+)`", (HOME / "CONTRIBUTING.md").read_text().partition("| for | names |")[2].partition("\n\n")[0])
+    )
+    of_programs = {"Pipeline", "RunSummary", "load", "run", "SystemClock", "__version__"}
+    general = {"PenstockError", "ComponentError", "ConfigurationError", "UsageError"}
+    assert listed == set(penstock.__all__) - of_programs - general
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
