@@ -11,8 +11,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from calendar import monthrange
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -26,11 +27,16 @@ BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
 ATTRIBUTES = ("id", "source", "type", "time", "subject", "partitionkey", "datacontenttype", "dataschema")
 """The attributes that are fields of `Event`; every other one is in `Event.extensions`."""
 
+_REQUIRED = frozenset({"id", "source", "type"})
 _RESERVED = frozenset((*ATTRIBUTES, "specversion", "data", "database64"))
 _JSON_TYPE = re.compile(r"[a-z0-9.!#$&^_+-]+/(?:[a-z0-9.!#$&^_+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 _TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt](?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+    r"(?!0000)(\d{4})-(0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8]|(29|30|31))[Tt](?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d+)?"
+    r"(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
 )
+"""RFC 3339, section 5.6; the third group is a day that not every month has."""
+_SECONDS = re.compile(r"(.{17})(\d\d(?:\.\d+)?)(.+)")
 _HEADER_SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 _INTEGER_LIMIT = 1 << 31
 
@@ -50,15 +56,49 @@ class _Attributes(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 def is_time(text: str) -> bool:
-    """Whether the text is an RFC 3339 date-time, with an offset and a day that exists."""
+    """Whether the text is an RFC 3339 date-time, with an offset and a day that exists. A leap second (`:60`) is one too."""
     match = _TIME.fullmatch(text)
     if match is None:
         return False
+    return match[3] is None or int(match[3]) <= monthrange(int(match[1]), int(match[2]))[1]
+
+
+def timestamp(time: str) -> float:
+    """Seconds since 1970 of a text that `is_time`; a leap second is the first one of the next minute, as it is in POSIX."""
     try:
-        date(int(match[1]), int(match[2]), int(match[3]))
-    except ValueError:
-        return False
-    return True
+        return msgspec.convert(time, datetime).timestamp()
+    except msgspec.ValidationError:  # a leap second, or a fraction that rounds up to the year 10000
+        start, seconds, offset = _SECONDS.fullmatch(time).groups()  # type: ignore[union-attr]  # every time has this form
+        return msgspec.convert(f"{start}00{offset}", datetime).timestamp() + float(seconds)
+
+
+def computed_attribute(name: str, value: Any) -> str | None:
+    """A value that a program gave, as a core attribute: text, or an integer, which becomes text as keys often are; None, where
+    there is to be none.
+
+    :raises Permanent: `event.invalid_attribute`, `event.invalid_time`, `event.missing_attribute`.
+    """
+    if value is None:
+        if name in _REQUIRED:
+            raise Permanent("event.missing_attribute", f"{name} would be null; every event needs one", where=name)
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        raise Permanent("event.invalid_attribute", f"{name} must be a non-empty string, it is {_shown(value)}", where=name)
+    if name == "time" and not is_time(value):
+        raise Permanent(
+            "event.invalid_time",
+            f"time must be RFC 3339 with an offset, it is {_shown(value)}",
+            where=name,
+            help="2026-11-01T12:00:00Z, for example",
+        )
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = encode(value).decode()
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def is_extension_name(name: str) -> bool:
@@ -167,7 +207,7 @@ def _event(attributes: dict[str, Any], data: Any, raw: bytes | None) -> Event:
         value = attributes.pop(name, None)
         if value is not None:
             known[name] = _attribute(name, value)
-        elif name in ("id", "source", "type"):
+        elif name in _REQUIRED:
             raise Permanent("cloudevents.missing_attribute", f"the event has no attribute {name!r}")
     extensions = {name: value for name, value in attributes.items() if value is not None}
     for name, value in extensions.items():

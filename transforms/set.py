@@ -9,15 +9,13 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 from pydantic import ConfigDict, Field, model_validator
 
-from penstock.cloudevents import check_extension, is_extension_name, is_time
+from penstock.cloudevents import check_extension, computed_attribute, is_extension_name
 from penstock.config.base import ComponentConfig, DataField
 from penstock.errors import Permanent
-from penstock.event import Event, encode
+from penstock.event import Event
 from penstock.spi import Context, Result
 
 _FIELDS = {"partition_key": "partitionkey"}
-_REQUIRED = frozenset({"id", "source", "type"})
-_SHOWN = 60
 
 
 class SetConfig(ComponentConfig):
@@ -87,7 +85,7 @@ class Set:
         extensions = dict(event.extensions or {}) if self._extensions else {}
         for name, value in zip(self._names, values, strict=True):
             if name not in self._extensions:
-                changes[name] = _attribute(name, value)
+                changes[name] = computed_attribute(name, value)
             elif value is None:
                 extensions.pop(name, None)
             else:
@@ -96,31 +94,3 @@ class Set:
         if self._extensions:
             changes["extensions"] = extensions or None
         return replace(event, **changes)
-
-
-def _attribute(name: str, value: Any) -> str | None:
-    """A core attribute's value; integers become text, as keys and numbers of orders often are.
-
-    :raises Permanent: `event.invalid_attribute`, `event.invalid_time`, `event.missing_attribute`.
-    """
-    if value is None:
-        if name in _REQUIRED:
-            raise Permanent("event.missing_attribute", f"{name} would be null; every event needs one", where=name)
-        return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value:
-        raise Permanent("event.invalid_attribute", f"{name} must be a non-empty string, it is {_shown(value)}", where=name)
-    if name == "time" and not is_time(value):
-        raise Permanent(
-            "event.invalid_time",
-            f"time must be RFC 3339 with an offset, it is {_shown(value)}",
-            where=name,
-            help="2026-11-01T12:00:00Z, for example",
-        )
-    return value
-
-
-def _shown(value: Any) -> str:
-    text = encode(value).decode()
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from penstock.cloudevents import computed_attribute, timestamp
 from penstock.config.model import Dedup, EventFields, Pipeline
 from penstock.engine.stages import Tally
 from penstock.errors import ComponentError, Permanent
@@ -24,7 +25,6 @@ from penstock.spi import Batch, Expressions, FieldsProgram
 _decode = msgspec.json.Decoder().decode
 canonical = msgspec.json.Encoder(order="sorted").encode
 """JSON text with keys in order: equal data, equal text."""
-_TEXT_FIELDS = ("id", "source", "type", "subject", "partitionkey", "dataschema")
 
 
 @dataclass(slots=True)
@@ -60,7 +60,8 @@ class Preparer:
         for event, values in zip(events, fields(events), strict=True):
             if values.__class__ is tuple:
                 try:
-                    filled.append(event.replace(**_checked(dict(zip(self.names, values, strict=True)))))
+                    given = zip(self.names, values, strict=True)
+                    filled.append(replace(event, **{name: computed_attribute(name, value) for name, value in given}))
                 except Permanent as error:
                     tally.fail("event", event, error)
             else:
@@ -74,45 +75,6 @@ def _why(event: Event) -> Permanent:
     except Permanent as error:
         return error
     return Permanent("decode.invalid_json", "the record is not valid JSON")
-
-
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    """CloudEvents attribute rules (CloudEvents 1.0.2, "Context Attributes"): non-empty strings, time in RFC 3339."""
-    for name in _TEXT_FIELDS:
-        value = values.get(name)
-        if value is None:
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = values[name] = str(value)
-        if not isinstance(value, str) or not value:
-            raise Permanent("event.invalid_attribute", f"{name} must be a non-empty string, it is {_shown(value)}")
-    if (time := values.get("time")) is not None:
-        _check_time(time)
-    for name in ("id", "source", "type"):
-        if name in values and values[name] is None:
-            raise Permanent("event.missing_attribute", f"the record gives no {name}", help=f"mend event.{name}, or the record")
-    return values
-
-
-def _check_time(time: Any) -> None:
-    if not isinstance(time, str) or not _rfc3339(time):
-        raise Permanent(
-            "event.invalid_time",
-            f"time must be RFC 3339 with a time zone, it is {_shown(time)}",
-            help="2026-11-01T12:00:00Z, for example",
-        )
-
-
-def _rfc3339(text: str) -> bool:
-    try:
-        return msgspec.convert(text, datetime).tzinfo is not None
-    except msgspec.ValidationError:
-        return False
-
-
-def _shown(value: Any) -> str:
-    text = canonical(value).decode()
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 @dataclass(slots=True)
@@ -159,8 +121,7 @@ class Keys:
     def _custom(self, partition: str, event: Event, value: Any) -> Key:
         text = value.encode() if isinstance(value, str) else canonical(value)
         if self.timed and event.time is not None:
-            seconds = msgspec.convert(event.time, datetime).timestamp()
-            prefix = (int(seconds * 1000) + (1 << 62)).to_bytes(8, "big")
+            prefix = (int(timestamp(event.time) * 1000) + (1 << 62)).to_bytes(8, "big")
             key = prefix + blake2b(text, digest_size=8).digest()
         else:
             key = blake2b(text, digest_size=16, person=b"string" if isinstance(value, str) else b"json").digest()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import Feed, Kept, Shelf, Table, bad, kept, make_pipeline, run_once, sink, step
+from engine_parts import Feed, Kept, Shelf, Table, bad, dedup, kept, make_pipeline, run_once, sink, step
 from engine_parts import parts as parts
 
 from penstock.config.model import EventFields, Retry
@@ -201,6 +201,13 @@ async def test_event_fills_the_envelope_and_refuses_what_is_none(tmp_path: Path)
         ("p1", "event", "event.invalid_time"),
         ("p2", "event", "event.missing_attribute"),
     ]
+
+
+async def test_a_leap_second_is_a_time_for_the_envelope_and_for_the_key(tmp_path: Path) -> None:
+    feed = Feed.of({"at": "2016-12-31T23:59:60Z"}, {"at": "2016-12-31T23:59:60Z"}, {"at": "2016-12-31 23:59:59Z"})
+    summary, shelf, found = await through(tmp_path, feed, event=EventFields(time=".at"), dedup=dedup())
+    assert (shelf.ids, summary.counts) == (["p0"], Counts(3, 1, deduplicated=1, dead_lettered=1))
+    assert [letter.code for letter in found.letters] == ["event.invalid_time"]
 
 
 # ---- several sinks

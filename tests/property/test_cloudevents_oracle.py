@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+import re
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import pytest
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.http import (
     HTTPMessage,
@@ -78,3 +80,33 @@ def timed(theirs: BaseCloudEvent, event: Event) -> BaseCloudEvent:
     if event.time is None:
         theirs.get_attributes().pop("time", None)
     return theirs
+
+
+@given(
+    st.datetimes(timezones=st.timezones() | st.just(UTC)),
+    st.sampled_from("Tt"),
+    st.sampled_from("Zz"),
+    st.text("0123456789", max_size=12),
+)
+def test_every_moment_is_a_time_and_has_its_own_seconds(moment: datetime, middle: str, zulu: str, fraction: str) -> None:
+    offset = moment.utcoffset() or timedelta()
+    moment = moment.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=offset // timedelta(minutes=1))))
+    text = moment.isoformat().replace("T", middle).replace("+00:00", zulu)
+    if fraction:
+        text = text[:19] + "." + fraction + text[19:]
+
+    assert ce.is_time(text)
+    assert ce.timestamp(text) == pytest.approx(moment.timestamp() + float(f"0.{fraction or 0}"), abs=1e-6, rel=0)
+
+
+@given(st.from_regex(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", fullmatch=True))
+def test_a_time_is_one_that_the_standard_library_reads_or_a_leap_second(text: str) -> None:
+    plain = re.sub(r"\.\d+", "", text)
+    if plain[16:19] == ":60":
+        plain = f"{plain[:16]}:59{plain[19:]}"
+    try:
+        datetime.fromisoformat(plain)
+        real = plain.endswith("Z") or int(plain[-2:]) < 60
+    except ValueError:
+        real = False
+    assert ce.is_time(text) is real

@@ -195,6 +195,16 @@ def test_a_header_that_is_quoted_is_unquoted_and_one_that_is_not_utf8_refused() 
         ("2010-12-01T08:26:00Z", True),
         ("2010-12-01t08:26:00.123456789+05:30", True),
         ("2016-12-31T23:59:60Z", True),
+        ("2012-02-29T00:00:00Z", True),
+        ("2000-02-29T00:00:00Z", True),
+        ("2010-02-29T00:00:00Z", False),
+        ("1900-02-29T00:00:00Z", False),
+        ("2010-04-31T00:00:00Z", False),
+        ("2010-12-31T00:00:00Z", True),
+        ("2010-13-01T00:00:00Z", False),
+        ("2010-12-00T00:00:00Z", False),
+        ("0000-01-01T00:00:00Z", False),
+        ("2010-12-01T08:26:00+0100", False),
         ("2010-12-01", False),
         ("2010-12-01 08:26:00Z", False),
         ("2010-12-01T24:00:00Z", False),
@@ -205,6 +215,21 @@ def test_a_header_that_is_quoted_is_unquoted_and_one_that_is_not_utf8_refused() 
 )
 def test_times_are_rfc_3339(text: str, expected: bool) -> None:
     assert ce.is_time(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("2010-12-01t08:26:00.25+05:30", 1291172160.25),
+        ("2016-12-31T23:59:60Z", 1483228800),
+        ("2016-12-31T15:59:60.5-08:00", 1483228800.5),
+        ("9999-12-31T23:59:59.9999999Z", 253402300799.9999999),
+        ("0001-01-01T00:00:00+23:59", -62135683140),
+    ],
+)
+def test_a_time_has_its_seconds_since_1970(text: str, seconds: float) -> None:
+    assert ce.timestamp(text) == seconds
 
 
 @pytest.mark.parametrize(
