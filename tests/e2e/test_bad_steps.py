@@ -53,7 +53,7 @@ def step(data):
 
 async def waits(data):
     if data.get("do") == "cancelled":
-        task = asyncio.ensure_future(asyncio.sleep(3600))
+        task = asyncio.ensure_future(asyncio.Event().wait())
         asyncio.get_running_loop().call_soon(task.cancel)
         await task
     return data

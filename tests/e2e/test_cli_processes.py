@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 ENDLESS = "pipeline: {name}\nsource: {{ generate: {{ rate: 200/s }} }}\nsink: {{ file: out/{name}.jsonl }}\n"
 FAILING = """\
@@ -24,6 +25,15 @@ pipeline: failing
 source: { generate: { rate: 200/s } }
 transforms: [{ jq: 'if .n > 20 then error("boom") else . end', on_error: stop }]
 sink: drop
+"""
+HOLD = """\
+import asyncio
+from pathlib import Path
+
+async def hold(data):
+    if data["n"] >= 20 and Path("hold").exists():
+        await asyncio.Event().wait()
+    return data
 """
 PIPE = [sys.executable, "-P", "-c", "from penstock.cli.main import main; main()"]
 
@@ -55,11 +65,8 @@ def pipe(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], process.returncode, out, err)
 
 
-def wait_for_lines(file: Path, count: int = 1) -> None:
-    deadline = time.monotonic() + 30
-    while not file.exists() or file.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < deadline, f"{file} never had {count} lines"
-        time.sleep(0.02)
+def wait_for_lines(process: subprocess.Popen[str], file: Path, count: int = 1) -> None:
+    until(lambda: file.exists() and file.read_bytes().count(b"\n") >= count, process)
 
 
 def delivered(file: Path) -> list[int]:
@@ -70,7 +77,7 @@ def delivered(file: Path) -> list[int]:
 def test_the_first_signal_delivers_commits_and_ends_with_0(project: Path, number: int) -> None:
     with started(project, "run", "--json", "one.yaml", "two.yaml") as process:
         for name in ("one", "two"):
-            wait_for_lines(project / f"out/{name}.jsonl", 20)
+            wait_for_lines(process, project / f"out/{name}.jsonl", 20)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -83,13 +90,14 @@ def test_the_first_signal_delivers_commits_and_ends_with_0(project: Path, number
 
 
 def test_the_second_signal_stops_now_and_nothing_is_lost(project: Path) -> None:
-    (project / "slow.yaml").write_text(
-        "pipeline: slow\nsource: { generate: { rate: 500/s } }\ntransforms: [{ python: { call: 'slow:down' } }]\n"
-        "sink: { file: out/slow.jsonl }\n"
+    (project / "held.yaml").write_text(
+        "pipeline: held\nsource: { generate: { rate: 500/s } }\ntransforms: [{ python: { call: 'steps:hold' } }]\n"
+        "sink: { file: out/held.jsonl }\nbatching: { count: 5 }\n"
     )
-    (project / "slow.py").write_text("import asyncio\n\nasync def down(data):\n    await asyncio.sleep(0.05)\n    return data\n")
-    with started(project, "run", "slow.yaml") as process:
-        wait_for_lines(project / "out/slow.jsonl", 2)
+    (project / "steps.py").write_text(HOLD)
+    (project / "hold").touch()
+    with started(project, "run", "held.yaml") as process:
+        wait_for_lines(process, project / "out/held.jsonl", 2)
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         assert "run.stopping" in process.stderr.readline()
@@ -98,8 +106,10 @@ def test_the_second_signal_stops_now_and_nothing_is_lost(project: Path) -> None:
     assert process.returncode == 130
     assert "run.interrupted" in err
     assert "Traceback" not in err
-    assert pipe(project, "run", "--max-events", "5", "slow.yaml").returncode == 0
-    lines = delivered(project / "out/slow.jsonl")
+    (project / "hold").unlink()
+    assert pipe(project, "run", "--max-events", "30", "held.yaml").returncode == 0
+    lines = delivered(project / "out/held.jsonl")
+    assert len(lines) > 20
     assert lines == list(range(len(lines)))
 
 
@@ -111,7 +121,7 @@ def test_a_failing_pipeline_leaves_the_others_running_and_decides_the_exit_statu
         assert (listening["code"], failed["pipeline"], failed["message"]) == ("http.listening", "failing", "boom")
         base = listening["message"].split(" ")[0]
         before = len(delivered(project / "out/one.jsonl"))
-        wait_for_lines(project / "out/one.jsonl", before + 40)
+        wait_for_lines(process, project / "out/one.jsonl", before + 40)
         with urllib.request.urlopen(f"{base}/healthz", timeout=10) as answer:
             assert answer.read() == b"ok\n"
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -128,7 +138,7 @@ def test_a_failing_pipeline_leaves_the_others_running_and_decides_the_exit_statu
 
 def test_two_runs_of_one_pipeline_are_refused_with_the_process_that_holds_it(project: Path) -> None:
     with started(project, "run", "one.yaml") as process:
-        wait_for_lines(project / "out/one.jsonl")
+        wait_for_lines(process, project / "out/one.jsonl")
         second = pipe(project, "run", "--once", "one.yaml")
         standing = json.loads(pipe(project, "status", "one.yaml", "--json").stdout)["items"][0]
     incident = json.loads(second.stderr.splitlines()[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from bad_input_parts import Project
+from waiting import until_async
 
 from penstock.config.model import Retry
 from penstock.engine import deliver, retry, sinks
@@ -31,18 +33,26 @@ class Disk:
     grow: Callable[[], None]
 
 
-def mount(path: Path, *options: str) -> bool:
-    done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(path)], capture_output=True)
-    return done.returncode == 0
+def mount(path: Path, *options: str) -> str | None:
+    """Why it cannot be done; None where it was."""
+    command = shutil.which("mount")
+    if command is None:
+        return "there is no `mount`"
+    done = subprocess.run([command, "-t", "tmpfs", *options, "tmpfs", str(path)], capture_output=True, text=True)
+    return None if done.returncode == 0 else done.stderr.strip()
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A file system of 256 KiB in memory. Needs the right to mount one."""
+    """A file system of 256 KiB in memory. Mounting one is for root alone; no other way fills a disk under SQLite's own files."""
     path = tmp_path / "disk"
     path.mkdir()
-    if not mount(path, "-o", "size=256k"):
-        pytest.skip("no right to mount a small file system: what a full one does to SQLite is proved where there is")
+    refused = mount(path, "-o", "size=256k")
+    if refused is not None:
+        pytest.skip(
+            f"a file system of 256 KiB must be mounted, for which this process has no right ({refused}). In its place "
+            "test_state_store.py and test_sqlite_sink.py fill a database to its last page, and a test below a file"
+        )
     yield Disk(path, lambda: assert_remounted(path))
     subprocess.run(["umount", "-l", str(path)], check=True)
 
@@ -55,7 +65,7 @@ def fill(path: Path) -> None:
 
 
 def assert_remounted(path: Path) -> None:
-    assert mount(path, "-o", "remount,size=64m")
+    assert mount(path, "-o", "remount,size=64m") is None
 
 
 @pytest.fixture
@@ -70,12 +80,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 async def waiting(run: Run, task: asyncio.Task[RunSummary]) -> str:
     """The reason for which the run waits, as soon as it does."""
-    async with asyncio.timeout(20):
-        while run.status.waiting is None:
-            if task.done():
-                raise AssertionError(f"the run ended: {task.exception() or task.result()}")
-            await asyncio.sleep(0.005)
-    return run.status.waiting
+    await until_async(lambda: run.status.waiting is not None, task)
+    return str(run.status.waiting)
 
 
 @pytest.mark.parametrize("compressed", ["", ".gz"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bad_input_parts import Project
+from waiting import until
 
 PATIENCE = 20.0
 
@@ -46,16 +46,6 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
 FOLLOW = "source: {file: {paths: in.jsonl, follow: true}}\n"
 TABLE = "sink: {sqlite: {path: out.db, table: t, key: [n], create: true}}\n"
 ROWS = "SELECT n FROM t ORDER BY n"
-
-
-def until(condition: Callable[[], bool], *alive: subprocess.Popen[bytes]) -> None:
-    """Wait for what another process does."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        for command in alive:
-            assert command.poll() is None, command.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def rows(project: Project) -> list[tuple[int]]:

@@ -35,7 +35,7 @@ def naughty(data):
 
 async def waits(data):
     if data["do"] == "loop":
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
     return data
 """
 JQ_LOOP = 'def f: if .do == "loop" then f else . end; f'

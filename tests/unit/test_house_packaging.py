@@ -39,7 +39,7 @@ def add_python(clone: Path, name: str, *, suits: bool) -> None:
 
 def make(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     if MAKE is None:
-        pytest.skip("make is not installed")
+        pytest.skip("these tests run the Makefile, and there is no `make` on PATH; `make test` and .ci/run always have one")
     for tool in ("sh", "mkdir", "chmod", "touch", "sed"):
         link = clone / "bin" / tool
         found = shutil.which(tool)
