@@ -41,12 +41,16 @@ def test_nothing_in_a_letter_steers_the_terminal() -> None:
         owed=[HOSTILE],
         delivered=[Delivered(HOSTILE, 0)],
     )
-    shown(show_lines(given, bytes.hex, PLAIN))
-    shown(show_lines(replace(given, violations=[Violation(HOSTILE, HOSTILE, HOSTILE)]), bytes.hex, PLAIN))
-    shown(show_lines(replace(given, record=EVENT + b"}", original=HOSTILE.encode() + b"\xff\x00"), bytes.hex, PLAIN))
-    shown(letter_lines([given], PLAIN, 100))
     group = Group("1" * 17, HOSTILE, HOSTILE, HOSTILE, 1, 0, 1.0, 2.0, "a1")
-    shown(group_lines([group], PLAIN, 60))
+    views = {
+        "letter": show_lines(given, bytes.hex, PLAIN),
+        "violations": show_lines(replace(given, violations=[Violation(HOSTILE, HOSTILE, HOSTILE)]), bytes.hex, PLAIN),
+        "no JSON": show_lines(replace(given, record=EVENT + b"}", original=HOSTILE.encode() + b"\xff\x00"), bytes.hex, PLAIN),
+        "list": letter_lines([given], PLAIN, 100),
+        "groups": group_lines([group], PLAIN, 60),
+    }
+    assert [(name, line) for name, lines in views.items() for line in lines if not line.isprintable()] == []
+    assert {name for name, lines in views.items() if "\\x1b" in "".join(lines)} == set(views)
 
 
 def test_all_there_is_to_know_is_shown() -> None:

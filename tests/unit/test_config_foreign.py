@@ -45,7 +45,8 @@ def test_spellings_from_elsewhere_are_answered_with_ours(project: Project, progr
     ],
 )
 def test_a_program_that_only_resembles_them_is_left_alone(project: Project, program: str) -> None:
-    project.load(BASE + f"transforms: [{{ name: a, jq: . }}, {{ jq: {json.dumps(program)} }}]\n")
+    _, step = project.load(BASE + f"transforms: [{{ name: a, jq: . }}, {{ jq: {json.dumps(program)} }}]\n").steps
+    assert step.component.config.model_dump()["program"] == program
 
 
 def test_every_foreign_spelling_of_a_program_is_told_at_its_place(project: Project) -> None:

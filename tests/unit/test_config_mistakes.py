@@ -177,7 +177,8 @@ def test_line_ends_of_another_system_count_as_such(project: Project) -> None:
 
 @pytest.mark.parametrize("program", [". as $this | $this.a", ".this.a", ".steps.count", "{root: 1} | .root == 2"])
 def test_jq_that_resembles_another_language_is_jq(project: Project, program: str) -> None:
-    project.load(BASE + f"transforms: [{{ jq: '{program}' }}]\n")
+    [step] = project.load(BASE + f"transforms: [{{ jq: '{program}' }}]\n").steps
+    assert step.component.config.model_dump()["program"] == program
 
 
 def test_an_extension_attribute_may_be_called_as_a_later_feature(project: Project) -> None:

@@ -35,7 +35,7 @@ async def test_a_pipeline_on_a_page_is_sound_and_passes_its_tests(text: str, tmp
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in blocks("python")])
 def test_python_on_a_page_compiles(text: str) -> None:
-    compile(text, "page", "exec")
+    assert compile(text, "page", "exec").co_filename == "page"
 
 
 def test_the_sink_of_the_contributors_page_is_a_sink() -> None:
