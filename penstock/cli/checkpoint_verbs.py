@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from penstock.cli import numbers
+from penstock.cli import complete, numbers
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings, unknown
 from penstock.cli.positions import position_teller
@@ -26,7 +26,7 @@ from penstock.observe.text import printable
 
 
 @click.command("show", cls=Verb, help="Where a pipeline stands: everything up to there has a durable outcome.")
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=complete.pipelines)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
 def show(settings: Settings, pipeline: str, as_json: bool) -> None:
@@ -52,7 +52,7 @@ def show(settings: Settings, pipeline: str, as_json: bool) -> None:
 
     Events that the dedup window still knows are not delivered again; all others are. Counts and dead letters stay.""",
 )
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=complete.pipelines)
 @click.option("--partition", "partitions", multiple=True, metavar="NAME", help="This one; may be given several times.")
 @click.option("--all", "take_all", is_flag=True, help="All partitions.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -96,7 +96,7 @@ def _ask(pipeline: Pipeline, partitions: Sequence[str], yes: bool, terminal: Ter
 
     The pipeline goes on from where its ledgers stand now; what a sink missed meanwhile is not delivered to it.""",
 )
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=complete.pipelines)
 @pass_settings
 def adopt(settings: Settings, pipeline: str) -> None:
     terminal = Terminal.of_process()

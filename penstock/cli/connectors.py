@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from penstock.cli import complete
 from penstock.cli.component_fields import Field, fields_of, summary_of
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings, unknown
@@ -17,7 +18,7 @@ from penstock.components import KINDS, Catalog, Kind
 
 
 @click.command("connectors", cls=Verb, help="List sources, transforms and sinks; with a name, document its fields.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete.components)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
 def connectors(settings: Settings, name: str | None, as_json: bool) -> None:

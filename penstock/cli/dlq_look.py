@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from penstock.cli import numbers
+from penstock.cli import complete, numbers
 from penstock.cli.dlq_filters import Filters, letter_filters
 from penstock.cli.dlq_render import group_hints, group_lines, hint_lines, letter_lines, show_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
@@ -26,7 +26,7 @@ from penstock.state.store import StateStore
 
 
 @click.command("groups", cls=Verb, help="Dead letters by cause, most frequent first.")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]")
+@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]", shell_complete=complete.pipelines)
 @letter_filters
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
@@ -63,7 +63,7 @@ async def _all_groups(refs: Sequence[StoreRef], query: LetterQuery) -> list[tupl
 
 
 @click.command("ls", cls=Verb, help="Single dead letters, in order of first failure.")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]")
+@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]", shell_complete=complete.pipelines)
 @letter_filters
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, metavar="N", help="How many.")
 @click.option("--after", metavar="CURSOR", help="Go on behind a listing's `next`.")
@@ -125,7 +125,7 @@ async def _fill(ref: StoreRef, fill: Callable[[StateStore], Awaitable[str | None
 
 @click.command("show", cls=Verb, help="One dead letter: what is wrong, where, how often, its data.")
 @click.argument("letter", metavar="ID")
-@click.option("--pipeline", metavar="NAME", help="Look in this pipeline only.")
+@click.option("--pipeline", metavar="NAME", help="Look in this pipeline only.", shell_complete=complete.pipelines)
 @click.option("--json", "as_json", is_flag=True, help="Print everything that is kept, as JSON.")
 @pass_settings
 def show(settings: Settings, letter: str, pipeline: str | None, as_json: bool) -> None:
@@ -140,7 +140,7 @@ def show(settings: Settings, letter: str, pipeline: str | None, as_json: bool) -
 
 
 @click.command("export", cls=Verb, help="Everything that is kept of dead letters, one JSON object a line.")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]")
+@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]", shell_complete=complete.pipelines)
 @letter_filters
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write to a new file.")
 @pass_settings

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import click
 
 from penstock.builtins import room
-from penstock.cli import numbers
+from penstock.cli import complete, numbers
 from penstock.cli.dlq_filters import Filters, letter_filters, only
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
@@ -43,7 +43,7 @@ class Replayed(Protocol):
 
     Choose with --id, --fingerprint or another filter, or take --all. No run of the pipeline may be alive meanwhile.""",
 )
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=complete.pipelines)
 @letter_filters
 @click.option("--all", "take_all", is_flag=True, help="All that are open.")
 @click.option("--dry-run", is_flag=True, help="Process them, and deliver nothing.")
@@ -136,7 +136,7 @@ def replay_lines(pipeline: Pipeline, summary: Replayed, dry_run: bool, style: St
 
     Choose with --id, --fingerprint or another filter, or take --all.""",
 )
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=complete.pipelines)
 @letter_filters
 @click.option("--all", "take_all", is_flag=True, help="All that are open.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from penstock.cli import numbers
+from penstock.cli import complete, numbers
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import project_root
 from penstock.cli.terminal import Style, Terminal, paint_error
@@ -23,7 +23,7 @@ from penstock.observe.text import printable
     cls=Verb,
     help="Check files, directories, globs and named pipelines: every mistake at once. Never connects to anything.",
 )
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", shell_complete=complete.files)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from penstock.cli import complete
 from penstock.cli.component_fields import Field, fields_of
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
@@ -34,8 +35,18 @@ _NAME = re.compile(r"[a-z0-9-]{1,63}")
     `pipe connectors` lists what can be read from and written to. Files that exist are left alone.""",
 )
 @click.argument("name")
-@click.option("--from", "source", default="file", show_default=True, metavar="SOURCE", help="What it reads.")
-@click.option("--to", "sink", default="stdout", show_default=True, metavar="SINK", help="What it writes.")
+@click.option(
+    "--from",
+    "source",
+    default="file",
+    show_default=True,
+    metavar="SOURCE",
+    help="What it reads.",
+    shell_complete=complete.sources,
+)
+@click.option(
+    "--to", "sink", default="stdout", show_default=True, metavar="SINK", help="What it writes.", shell_complete=complete.sinks
+)
 @pass_settings
 def new(settings: Settings, name: str, source: str, sink: str) -> None:
     terminal, catalog = Terminal.of_process(), Catalog()

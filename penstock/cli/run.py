@@ -6,6 +6,7 @@ import asyncio
 
 import click
 
+from penstock.cli import complete
 from penstock.cli.dry_run import dry_run_all
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import load_files
@@ -22,7 +23,7 @@ from penstock.observe.http import parse_address
 
     SIGTERM or Ctrl-C reads nothing more, delivers and commits what was read, and exits 0; a second one stops now.""",
 )
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", shell_complete=complete.files)
 @click.option("--once", is_flag=True, help="End when the source has been drained.")
 @click.option("--dry-run", is_flag=True, help="Real source and steps; prints what sinks would get, touches no state.")
 @click.option("--max-events", type=click.IntRange(1), metavar="N", help="End after so many events of each pipeline.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from penstock.cli import numbers
+from penstock.cli import complete, numbers
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.positions import Tell, position_teller
@@ -44,7 +44,7 @@ class Standing:
 
 
 @click.command("status", cls=Verb, help="Counts since a pipeline began, checkpoint, dead letters, runs; of all without a name.")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]")
+@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]", shell_complete=complete.pipelines)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
 def status(settings: Settings, pipelines: tuple[str, ...], as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from penstock.cli import numbers
+from penstock.cli import complete, numbers
 from penstock.cli.junit import junit_xml
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import load_files
@@ -36,7 +36,7 @@ class Ran:
     cls=Verb,
     help="Run the `tests:` of files, directories, globs and named pipelines. No server, state or sink is touched.",
 )
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", shell_complete=complete.files)
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML, too.")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from penstock.cli import complete
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import load_named
 from penstock.cli.terminal import Style, Terminal
@@ -27,7 +28,7 @@ from penstock.observe.text import printable, printable_json
 
     The event comes from standard input: a record as the source would read it, or a CloudEvent in JSON.""",
 )
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=complete.files)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
