@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -14,7 +13,7 @@ from penstock.cli.lazy import Settings, Verb, pass_settings, unknown
 from penstock.cli.positions import position_teller
 from penstock.cli.project import find_stores, load_named
 from penstock.cli.running import make_log
-from penstock.cli.status import checkpoint_lines, read_standings, status_document
+from penstock.cli.status import checkpoint_document, checkpoint_lines, read_standings
 from penstock.cli.terminal import Terminal
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
@@ -34,8 +33,8 @@ def show(settings: Settings, pipeline: str, as_json: bool) -> None:
     [ref] = find_stores(settings, [pipeline])
     [(name, standing)] = asyncio.run(read_standings([ref]))
     if as_json:
-        document: dict[str, Any] = status_document(name, standing, now)
-        terminal.show_json({"pipeline": name, "checkpoint": document.get("checkpoint")})
+        checkpoint = checkpoint_document(standing.note, now) if standing is not None else None
+        terminal.show_json({"pipeline": name, "checkpoint": checkpoint})
         return
     style = terminal.style
     terminal.show(style.bold(printable(name)))

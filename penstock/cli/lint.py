@@ -14,7 +14,7 @@ from penstock.cli.terminal import Style, Terminal, paint_error
 from penstock.config.lint import LintReport
 from penstock.config.lint import lint as lint_files
 from penstock.config.paths import expand
-from penstock.errors import ExitStatus, Location, PenstockError
+from penstock.errors import ConfigProblem, ExitStatus, Location
 from penstock.observe.text import printable
 
 
@@ -40,18 +40,17 @@ def lint(settings: Settings, files: tuple[str, ...], overrides: tuple[str, ...],
 
 def report_documents(report: LintReport) -> list[dict[str, Any]]:
     """The problems and warnings of one file."""
-    problems = [_document(report, problem) for problem in report.problems]
-    warnings = [
-        {"severity": "warning", "code": "config.warning", "message": warning, "file": str(report.file)}
-        for warning in report.warnings
+    warnings = [ConfigProblem("config.warning", warning) for warning in report.warnings]
+    return [
+        *(_document(report, "error", problem) for problem in report.problems),
+        *(_document(report, "warning", warning) for warning in warnings),
     ]
-    return [*problems, *warnings]
 
 
-def _document(report: LintReport, problem: PenstockError) -> dict[str, Any]:
+def _document(report: LintReport, severity: str, problem: ConfigProblem) -> dict[str, Any]:
     where = problem.where if isinstance(problem.where, Location) else Location(str(report.file))
     return {
-        "severity": "error",
+        "severity": severity,
         "code": problem.code,
         "message": problem.message,
         "file": where.file,

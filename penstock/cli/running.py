@@ -63,6 +63,9 @@ async def run_all(pipelines: Sequence[Pipeline], request: Request, settings: Set
     """
     display = _display(pipelines, terminal)
     log = make_log(settings, terminal, display)
+    for pipeline in pipelines:
+        for warning in pipeline.warnings:
+            log(Incident("warning", "config.warning", warning, pipeline=pipeline.name))
     faults = Faults.from_environment()
     runs = [Run(pipeline, request.options(log, faults)) for pipeline in pipelines]
 

@@ -19,6 +19,7 @@ from penstock.cli.summary import equation_lines
 from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style, Terminal
 from penstock.clock import SystemClock
+from penstock.ledger import Counts
 from penstock.observe.text import printable, rfc3339
 from penstock.state.records import Note, RunRecord, Status
 from penstock.state.store import StateStore
@@ -71,30 +72,34 @@ async def read_standings(refs: Sequence[StoreRef]) -> list[tuple[str, Standing |
 
 
 def status_document(name: str, standing: Standing | None, now: float) -> dict[str, Any]:
-    """One pipeline of `pipe status --json`; counts are since the pipeline began."""
-    if standing is None:
-        return {"pipeline": name, "runs": []}
-    note, counts = standing.note, standing.note.counts
+    """One pipeline of `pipe status --json`; counts are since the pipeline began. One that never ran has the same keys."""
+    runs = standing.runs if standing is not None else []
+    counts = standing.note.counts if standing is not None else Counts()
     return {
         "pipeline": name,
-        "version": standing.runs[0].version if standing.runs else None,
-        "epoch": standing.runs[0].epoch if standing.runs else None,
+        "version": runs[0].version if runs else None,
+        "epoch": runs[0].epoch if runs else None,
         "received": counts.received,
         "delivered": counts.delivered,
         "filtered": counts.filtered,
         "deduplicated": counts.deduplicated,
         "dead_lettered": counts.dead_lettered,
         "derived": counts.derived,
-        "dead_letters": dict(standing.letters),
-        "checkpoint": {
-            "group": note.group,
-            "at": rfc3339(note.at) if note.at else None,
-            "age_seconds": round(max(0.0, now - note.at), 3) if note.at else None,
-            "drained": note.drained,
-            "positions": {partition: position.order.hex() for partition, position in sorted(note.positions.items())},
-        },
-        "pid": standing.holder,
-        "runs": [run_document(run) for run in standing.runs],
+        "dead_letters": dict(standing.letters) if standing is not None else {},
+        "checkpoint": checkpoint_document(standing.note, now) if standing is not None else None,
+        "pid": standing.holder if standing is not None else None,
+        "runs": [run_document(run) for run in runs],
+    }
+
+
+def checkpoint_document(note: Note, now: float) -> dict[str, Any]:
+    """Where a pipeline stands; positions are order bytes in hexadecimal."""
+    return {
+        "group": note.group,
+        "at": rfc3339(note.at) if note.at else None,
+        "age_seconds": round(max(0.0, now - note.at), 3) if note.at else None,
+        "drained": note.drained,
+        "positions": {partition: position.order.hex() for partition, position in sorted(note.positions.items())},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +19,25 @@ def test_lint_finds_everything_and_says_how_much(shop: Path, pipe: Pipe) -> None
     status, out, _ = pipe("lint", "bad.yaml", "--json")
     found = items(out)
     assert [(item["severity"], item["file"], item["line"]) for item in found] == [("error", "bad.yaml", n) for n in (1, 2, 3, 4)]
+
+
+def test_a_warning_has_the_keys_of_a_mistake_and_a_run_says_it_too(
+    shop: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_WORKER", "2")
+    message = "the environment variable PENSTOCK_WORKER sets nothing: did you mean PENSTOCK_WORKERS?"
+    (shop / "bad.yaml").write_text("pipeline: bad\nsource: stdin\nsink: dorp\n")
+    mistake, warning = items(pipe("lint", "bad.yaml", "shop", "--json")[1])
+    assert list(mistake) == list(warning)
+    assert (warning["severity"], warning["code"], warning["message"], warning["line"]) == (
+        "warning",
+        "config.warning",
+        message,
+        None,
+    )
+    status, _, err = pipe("run", "--once", "shop")
+    said = json.loads(err.splitlines()[0])
+    assert (status, said["level"], said["pipeline"], said["message"]) == (0, "warning", "shop", message)
 
 
 def test_tests_pass_fail_with_a_difference_and_are_written_as_junit(shop: Path, pipe: Pipe) -> None:

@@ -28,6 +28,14 @@ def test_status_lists_pipelines_that_never_ran_and_those_without_a_file(ran: Pat
     assert "never run" in text
 
 
+def test_a_pipeline_that_never_ran_has_the_same_keys(ran: Path, pipe: Pipe) -> None:
+    (ran / "pipelines/idle.yaml").write_text("pipeline: idle\nsource: { generate: {} }\nsink: drop\n")
+    idle, shop = items(pipe("status", "--json")[1])
+    assert list(idle) == list(shop)
+    assert {name: value for name, value in idle.items() if value} == {"pipeline": "idle"}
+    assert json.loads(pipe("checkpoint", "show", "idle", "--json")[1]) == {"pipeline": "idle", "checkpoint": None}
+
+
 def test_an_unknown_pipeline_is_answered_with_the_nearest(ran: Path, pipe: Pipe) -> None:
     for verb in (["status"], ["dlq", "ls"], ["checkpoint", "show"], ["dlq", "replay", "--all"]):
         status, out, err = pipe(*verb, "shpo")
