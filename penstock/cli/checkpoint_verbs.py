@@ -13,7 +13,7 @@ from penstock.cli.lazy import Settings, Verb, pass_settings, unknown
 from penstock.cli.positions import position_teller
 from penstock.cli.project import find_stores, load_named
 from penstock.cli.running import make_log
-from penstock.cli.status import checkpoint_document, checkpoint_lines, read_standings
+from penstock.cli.status import checkpoint_document, checkpoint_lines, read_standing
 from penstock.cli.terminal import Terminal
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
@@ -31,13 +31,13 @@ from penstock.observe.text import printable
 def show(settings: Settings, pipeline: str, as_json: bool) -> None:
     terminal, now = Terminal.of_process(), SystemClock().now()
     [ref] = find_stores(settings, [pipeline])
-    [(name, standing)] = asyncio.run(read_standings([ref]))
+    standing = asyncio.run(read_standing(ref))
     if as_json:
         checkpoint = checkpoint_document(standing.note, now) if standing is not None else None
-        terminal.show_json({"pipeline": name, "checkpoint": checkpoint})
+        terminal.show_json({"pipeline": ref.pipeline, "checkpoint": checkpoint})
         return
     style = terminal.style
-    terminal.show(style.bold(printable(name)))
+    terminal.show(style.bold(printable(ref.pipeline)))
     if standing is None:
         terminal.show("  never run")
     else:
@@ -62,7 +62,7 @@ def reset(settings: Settings, pipeline: str, partitions: tuple[str, ...], take_a
         raise UsageError("usage.choose", "which partitions?", help="--partition NAME, or --all")
     loaded = load_named(settings, pipeline)
     [ref] = find_stores(settings, [pipeline])
-    [(_, standing)] = asyncio.run(read_standings([ref]))
+    standing = asyncio.run(read_standing(ref))
     known = sorted(standing.note.positions) if standing else []
     chosen = known if take_all else [_known(name, known, loaded) for name in partitions]
     if not chosen:

@@ -19,6 +19,7 @@ from penstock.cli.summary import equation_lines
 from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style, Terminal
 from penstock.clock import SystemClock
+from penstock.errors import EnvironmentFault, ExitStatus
 from penstock.ledger import Counts
 from penstock.observe.text import printable, rfc3339
 from penstock.state.records import Note, RunRecord, Status
@@ -48,27 +49,48 @@ class Standing:
 @click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]", shell_complete=complete.pipelines)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
-def status(settings: Settings, pipelines: tuple[str, ...], as_json: bool) -> None:
+def status(settings: Settings, pipelines: tuple[str, ...], as_json: bool) -> int:
     terminal, now = Terminal.of_process(), SystemClock().now()
     refs = find_stores(settings, pipelines)
-    standings = asyncio.run(read_standings(refs))
+    faults: list[EnvironmentFault] = []
+    standings = asyncio.run(read_standings(refs, faults))
     if as_json:
         terminal.show_json({"items": [status_document(name, each, now) for name, each in standings], "next": None})
-    elif not standings:
+    elif not refs:
         terminal.say("no pipelines here", *hint_lines([("pipe new NAME", "starts one")], terminal.err_style))
-    elif len(standings) == 1:
+    elif standings and len(refs) == 1:
         terminal.show(*detail_lines(*standings[0], position_teller(refs[0].source), now, terminal.style, terminal.width))
-    else:
+    elif standings:
         terminal.show(*overview_lines(standings, now, terminal.style, terminal.width))
+    for fault in faults:
+        terminal.say_error(fault)
+    return int(ExitStatus.ENVIRONMENT if faults else ExitStatus.DONE)
 
 
-async def read_standings(refs: Sequence[StoreRef]) -> list[tuple[str, Standing | None]]:
-    """By pipeline; None for one that has never run."""
+async def read_standings(refs: Sequence[StoreRef], faults: list[EnvironmentFault]) -> list[tuple[str, Standing | None]]:
+    """By pipeline; None for one that has never run.
+
+    :param faults: is told why a store cannot be read (damaged, of a newer version), so that the others are shown all the same.
+    """
+    standings = []
+    for ref in refs:
+        try:
+            standings.append((ref.pipeline, await read_standing(ref)))
+        except EnvironmentFault as fault:
+            faults.append(fault)
+    return standings
+
+
+async def read_standing(ref: StoreRef) -> Standing | None:
+    """Of one pipeline; None where it has never run.
+
+    :raises EnvironmentFault: its store cannot be read.
+    """
 
     async def read(store: StateStore) -> Standing | None:
         return Standing(await store.read_note(), await store.letter_counts(), await store.holder(), await store.runs(RUNS))
 
-    return [(ref.pipeline, await if_it_ran(ref, read, None)) for ref in refs]
+    return await if_it_ran(ref, read, None)
 
 
 def status_document(name: str, standing: Standing | None, now: float) -> dict[str, Any]:

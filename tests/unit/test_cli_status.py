@@ -36,6 +36,18 @@ def test_a_pipeline_that_never_ran_has_the_same_keys(ran: Path, pipe: Pipe) -> N
     assert json.loads(pipe("checkpoint", "show", "idle", "--json")[1]) == {"pipeline": "idle", "checkpoint": None}
 
 
+def test_a_store_that_is_damaged_hides_no_other_pipeline(ran: Path, pipe: Pipe) -> None:
+    (ran / ".penstock/broken.db").write_text("garbage")
+    status, out, err = pipe("status")
+    assert (status, [line.split()[0] for line in out.splitlines()]) == (3, ["PIPELINE", "shop"])
+    assert err.startswith(f"error[state.damaged]: the state store {ran / '.penstock/broken.db'} is damaged\n")
+    status, out, _ = pipe("status", "--json")
+    assert (status, [item["pipeline"] for item in items(out)]) == (3, ["shop"])
+    for verb in (["status"], ["checkpoint", "show"]):
+        status, out, err = pipe(*verb, "broken")
+        assert (status, out, err.startswith("error[state.damaged]")) == (3, "", True)
+
+
 def test_an_unknown_pipeline_is_answered_with_the_nearest(ran: Path, pipe: Pipe) -> None:
     for verb in (["status"], ["dlq", "ls"], ["checkpoint", "show"], ["dlq", "replay", "--all"]):
         status, out, err = pipe(*verb, "shpo")
