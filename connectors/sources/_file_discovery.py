@@ -5,13 +5,24 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.sources._file_reader import suffix_of
-from connectors.sources._marks import Known, Likeness, compare_heads, read_head
+from connectors.sources._file_reader import Reader, suffix_of
+from connectors.sources._marks import Known, Likeness, compare, compare_heads, is_other_file, read_head
 from penstock.errors import EnvironmentFault
 
 Heads = list[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The partition that a file belongs to, and how the file is recognised. `known` is its checkpoint, where it is not open."""
+
+    name: str
+    heads: Heads
+    incarnation: int
+    known: Known | None = None
 
 
 class Discovery:
@@ -20,17 +31,18 @@ class Discovery:
     def __init__(self, project: Path, patterns: Sequence[str]) -> None:
         self._project = project
         self._patterns = patterns
-        self._owners: dict[tuple[int, int], tuple[str, Heads]] = {}
+        self._owners: dict[tuple[int, int], Owner] = {}
 
-    def remember(self, name: str, inode: tuple[int, int], heads: Heads) -> None:
-        self._owners[inode] = name, heads
+    def remember(self, reader: Reader) -> None:
+        self._owners[reader.inode] = Owner(reader.partition, reader.heads, reader.incarnation)
 
     def remember_known(self, name: str, known: Known) -> None:
-        if known.mark is None:
+        mark = known.mark
+        if mark is None:
             return
-        self.remember(name, (known.mark.device, known.mark.inode), known.mark.heads)
-        for entry in known.mark.finished:
-            self.remember(name, (entry.device, entry.inode), entry.heads)
+        self._owners[mark.device, mark.inode] = Owner(name, mark.heads, mark.incarnation, known)
+        for entry in mark.finished:
+            self._owners[entry.device, entry.inode] = Owner(name, entry.heads, entry.incarnation)
 
     def scan(self, known: Collection[str], *, strict: bool) -> list[str]:
         """Partitions that the patterns match now, and those of `known` whose file may have been renamed, in name order.
@@ -60,15 +72,33 @@ class Discovery:
 
     def is_renamed(self, name: str) -> bool:
         """Whether a path seen for the first time is a file that another partition has read or is reading: a rotated one."""
-        path = self._project / name
+        try:
+            return self._is_renamed(name, self._project / name)
+        except OSError:  # gone since it was listed, or not readable: whoever opens it says so
+            return False
+
+    def _is_renamed(self, name: str, path: Path) -> bool:
         if not path.is_file():
             return False
         status = path.stat()
-        owner, heads = self._owners.get((status.st_dev, status.st_ino), (name, []))
-        home = self._project / owner
-        if owner == name or (home.exists() and os.path.samestat(home.stat(), status)):
+        inode = (status.st_dev, status.st_ino)
+        owner = self._owners.get(inode)
+        if owner is None or owner.name == name or is_other_file(path, inode, owner.incarnation):
             return False
-        return compare_heads(read_head(path, suffix_of(owner)), heads) is not Likeness.DIFFERENT
+        home = self._project / owner.name
+        if home.exists() and os.path.samestat(home.stat(), status):
+            return False
+        return self._is_file_of(owner, path)
+
+    def _is_file_of(self, owner: Owner, path: Path) -> bool:
+        """A file that only has the inode of one that was removed differs from that in what was read of it."""
+        suffix = suffix_of(owner.name)
+        if owner.known is None or owner.known.mark is None:
+            return compare_heads(read_head(path, suffix), owner.heads) is Likeness.SAME
+        comparison = compare(path, suffix, owner.known.mark, owner.known.offset)
+        if comparison.stream is not None:
+            comparison.stream.close()
+        return comparison.likeness is Likeness.SAME
 
     def size(self, name: str) -> int:
         path = self._project / name

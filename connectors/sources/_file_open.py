@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectors.sources._file_reader import Reader, make_format, resume_format, rewritten, suffix_of
-from connectors.sources._marks import Comparison, Finished, Known, Likeness, compare, compare_heads, find_inode, read_head
+from connectors.sources._marks import (
+    Comparison,
+    Finished,
+    Known,
+    Likeness,
+    compare,
+    compare_heads,
+    find_inode,
+    is_other_file,
+    read_head,
+)
 from connectors.sources._records import Limits, Naming
 from connectors.sources._streams import Damaged, open_stream
 from penstock.errors import EnvironmentFault
@@ -64,6 +74,8 @@ class Opener:
         try:
             return self.fresh(name, 0) if known is None else self._resume(name, known, wait)
         except OSError as error:
+            if not os.path.lexists(self.home(name)):  # renamed or removed since it was listed
+                return None
             raise unreadable(name, error.strerror or str(error)) from error
         except Damaged as error:
             raise damaged(name, error) from error
@@ -100,11 +112,11 @@ class Opener:
     def _next(self, name: str, known: Known, likeness: Likeness, wait: bool) -> Reader | None:
         """The file that was read is gone, and another one, or a changed one, stands in its place."""
         assert known.mark is not None
-        status = self.home(name).stat()
-        other = (status.st_dev, status.st_ino) != (known.mark.device, known.mark.inode)
+        home, mark = self.home(name), known.mark
+        other = is_other_file(home, (mark.device, mark.inode), mark.incarnation)
         if other and likeness is Likeness.DIFFERENT:
-            return self.fresh(name, known.generation + 1, self._still_there(name, known.mark.finished))
-        if other and likeness is Likeness.SHORTER and (wait or status.st_size == 0):
+            return self.fresh(name, known.generation + 1, self._still_there(name, mark.finished))
+        if other and likeness is Likeness.SHORTER and (wait or home.stat().st_size == 0):
             return None
         # Invariant 13: what is neither the same nor provably another is never skipped nor read twice
         raise rewritten(name, known.generation, known.offset, likeness.value)
@@ -167,7 +179,7 @@ class Opener:
             return reader
         rotated = any(path != home for path in find_inode(home.parent, *reader.inode))
         if rotated or comparison.likeness is Likeness.DIFFERENT:
-            done = Finished(reader.generation, *reader.inode, reader.heads)
+            done = Finished(reader.generation, *reader.inode, reader.heads, reader.incarnation)
             return self.fresh(name, reader.generation + 1, self._still_there(name, [*reader.finished, done]))
         if comparison.likeness is Likeness.SHORTER:
             return None

@@ -13,7 +13,17 @@ import msgspec
 
 from connectors.sources._csv_records import CsvFormat
 from connectors.sources._json_records import JsonFormat
-from connectors.sources._marks import HEAD, Finished, Known, Mark, digest, head_digests, offset_of, to_position
+from connectors.sources._marks import (
+    HEAD,
+    Finished,
+    Known,
+    Mark,
+    digest,
+    head_digests,
+    incarnation_of,
+    offset_of,
+    to_position,
+)
 from connectors.sources._records import BOM, Cut, Format, Limits, LineFormat, Naming, TextFormat
 from connectors.sources._streams import TAIL, Stream, open_stream
 from penstock.errors import Fatal
@@ -129,6 +139,7 @@ class Reader:
     def _identify(self) -> None:
         status = os.fstat(self.stream.fileno())
         self.inode = (status.st_dev, status.st_ino)
+        self.incarnation = incarnation_of(self.stream.fileno())
         self.size = status.st_size
 
     @property
@@ -198,7 +209,7 @@ class Reader:
         tail = _tail(self._block, self._block_start, self._before, offset)
         stream, start = self.stream, self.stream.start_before(max(0, offset - TAIL))
         more = offset < stream.offset or stream.consumed < self.size or stream.buffered
-        return Mark(self._heads, len(tail), digest(tail), *self.inode, start, self.finished, more)
+        return Mark(self._heads, len(tail), digest(tail), *self.inode, start, self.finished, more, self.incarnation)
 
     def settled(self) -> Iterator[Batch]:
         """At the end of the file: where the last checkpoint said that there is more, an empty batch that takes that back."""

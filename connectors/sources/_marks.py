@@ -1,14 +1,16 @@
 """How a file is recognised: its head, the bytes before the checkpoint, and, for renames only, device and inode.
 
 The rule (guarantees, row `file`): the same file is the one with the same head fingerprint and the same 4 KiB before the
-checkpoint. Device and inode only recognise a rename, because a restore changes them. All digests are of decompressed bytes, so
-that a file that was compressed anew is still the same.
+checkpoint. Device and inode only recognise a rename, because a restore changes them, and because a new file may get the inode of
+one that was removed. All digests are of decompressed bytes, so that a file that was compressed anew is still the same.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -26,6 +28,7 @@ _HEAD_LENGTHS = (64, 256, 1024, HEAD)
 _VERSION = b"\x01"
 _ORDER = struct.Struct(">IQ")
 _SKIP = 1 << 20
+_FS_IOC_GETVERSION = 0x80087601
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
@@ -35,6 +38,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     device: int
     inode: int
     heads: list[tuple[int, bytes]]
+    incarnation: int = 0
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
@@ -45,6 +49,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     :ivar start: where reading can begin to get there, as (in the file, decompressed).
     :ivar finished: earlier generations whose files are still about.
     :ivar more: there were bytes behind the checkpoint when it was made.
+    :ivar incarnation: of the inode; 0 where it is not known.
     """
 
     heads: list[tuple[int, bytes]]
@@ -55,6 +60,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     start: tuple[int, int]
     finished: list[Finished] = []
     more: bool = False
+    incarnation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +197,31 @@ def compare(path: Path, suffix: str, mark: Mark, offset: int) -> Comparison:
     likeness = Likeness.SHORTER if stream.offset < offset else Likeness.CHANGED
     stream.close()
     return Comparison(likeness, head)
+
+
+def incarnation_of(file: int) -> int:
+    """Tells an open file from those that had its inode before; 0 where the file system does not say.
+
+    Source: FS_IOC_GETVERSION of linux/fs.h, which ext4, xfs, btrfs and f2fs answer.
+    """
+    try:
+        return int.from_bytes(fcntl.ioctl(file, _FS_IOC_GETVERSION, bytes(8))[:4], sys.byteorder)
+    except OSError:
+        return 0
+
+
+def is_other_file(path: Path, inode: tuple[int, int], incarnation: int) -> bool:
+    """Whether another file than the one with this device, inode and incarnation stands at `path`.
+
+    :raises OSError: as `open` does.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(file)
+        found = incarnation_of(file) if incarnation else 0
+    finally:
+        os.close(file)
+    return (status.st_dev, status.st_ino) != inode or (0 not in (found, incarnation) and found != incarnation)
 
 
 def find_inode(directory: Path, device: int, inode: int) -> list[Path]:

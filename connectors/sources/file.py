@@ -288,12 +288,12 @@ class FileSource:
 
     def _adopt(self, reader: Reader) -> None:
         self._active[reader.partition] = reader
-        self._discovery.remember(reader.partition, reader.inode, reader.heads)
+        self._discovery.remember(reader)
         self._sizes[reader.partition] = reader.size
 
     def _retire(self, reader: Reader, following: Reader | None) -> None:
         if following is reader:
-            self._discovery.remember(reader.partition, reader.inode, reader.heads)
+            self._discovery.remember(reader)
             return
         name = reader.partition
         self._know(name, reader.known())
