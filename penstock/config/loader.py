@@ -195,7 +195,7 @@ def _typed(
         worker_memory=form.worker_memory,
         shutdown_timeout=form.shutdown_timeout,
         tests=_tests(form, resolver.document),
-        warnings=[*warnings, *notes(form, source[0], steps)],
+        warnings=[*warnings, *resolver.warnings, *notes(form, source[0], steps)],
     )
 
 

@@ -33,6 +33,7 @@ from penstock.spi import Context, Expressions
 
 S = TypeVar("S", bound=ComponentConfig)
 
+_LIKE_A_SECRET = re.compile(r"(^|_)(PASS(WORD|WD|PHRASE)?|SECRET|TOKEN|CREDENTIALS?|API_?KEY|PRIVATE_KEY)(_|$)", re.IGNORECASE)
 _PLACE = re.compile(r"line (\d+), column (\d+) of the program")
 
 
@@ -52,6 +53,7 @@ class Resolver:
     registry: FilePath | None = None
     expressions: Expressions = field(default_factory=lambda: room("expressions")())
     parts: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     catalog: Catalog = field(default_factory=Catalog)
 
     def resolve(self, kind: Kind, entry: Any, path: Path, beside: type[S]) -> tuple[Component | None, S | None]:
@@ -170,19 +172,28 @@ class Resolver:
         )
 
     def refuse_secrets(self, path: Path, model: type[BaseModel] | None = None) -> None:
-        """A file that holds a secret may fill secret fields alone: whatever stands in others is kept, named and shown.
+        """A file that holds a secret may fill secret fields alone: whatever stands in others is named and shown. A variable that
+        is called like one is warned of.
 
         :param model: of the block at the path; None where it has no secret field.
         """
         for place, reference in self.document.references.items():
-            inside = place[: len(path)] == path and place not in self.document.bare.values()
-            if inside and reference.is_secret and not (model is not None and takes_secret(model, place[len(path) :])):
+            if place[: len(path)] != path or place in self.document.bare.values():
+                continue
+            if model is not None and takes_secret(model, place[len(path) :]):
+                continue
+            self.warnings += [
+                f"${{{name}}} is called like a secret, and {self.document.at(place).path} is for none: what it holds may show"
+                for name in reference.names
+                if _LIKE_A_SECRET.search(name) and not reference.is_secret
+            ]
+            if reference.is_secret:
                 self.problems.append(  # Invariant 9: refused before anything can keep it
                     ConfigProblem(
                         "config.secret_in_plain_field",
                         "${file:…} brings a secret, and this field is for none",
                         where=self.document.at(place),
-                        why="what stands here is kept with the pipeline's version, and shown",
+                        why="what stands here is no secret to names, errors and dead letters",
                         help="write ${VAR} for what is no secret; `pipe connectors NAME` shows which fields are secret",
                     )
                 )

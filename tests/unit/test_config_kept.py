@@ -116,6 +116,15 @@ def test_a_file_of_secrets_may_not_fill_a_field_that_is_none(project: Project, t
     assert CANARY not in problem.render()
 
 
+def test_a_variable_called_like_a_secret_is_warned_of_where_a_field_is_for_none(project: Project) -> None:
+    text = BASE + "transforms:\n  - jq: '{a: \"${API_TOKEN} ${PARTITION_KEY} ${compass}\"}'\n"
+    text += "  - redact: { fields: [.a], with: hash, key: '${DB_PASSWORD}' }\n"
+    names = dict.fromkeys(("API_TOKEN", "DB_PASSWORD", "PARTITION_KEY", "compass"), CANARY)
+    assert project.load(text, environment=names).warnings == [
+        "${API_TOKEN} is called like a secret, and transforms[0].jq is for none: what it holds may show"
+    ]
+
+
 def test_a_file_fills_secret_fields_and_what_is_not_kept(project: Project) -> None:
     project.write("s", "x" * 20)
     project.write("n", "2")
