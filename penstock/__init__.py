@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         Program,
         Progress,
         Rereadable,
+        Restartable,
         Result,
         Resume,
         Revertible,
@@ -95,7 +96,7 @@ _HOMES = {
     "penstock.observe.status": ("RunSummary",),
     "penstock.spi": (
         *("Batch", "Batched", "Context", "Expressions", "FieldsProgram", "Healthy", "Legible", "Position"),
-        *("Program", "Progress", "Rereadable", "Result", "Resume", "Revertible", "Sink", "Source", "Token"),
+        *("Program", "Progress", "Rereadable", "Restartable", "Result", "Resume", "Revertible", "Sink", "Source", "Token"),
         *("Transform", "View"),
     ),
 }
@@ -147,6 +148,7 @@ __all__ = [
     "RecordField",
     "RecordProgram",
     "Rereadable",
+    "Restartable",
     "Result",
     "Resume",
     "Revertible",

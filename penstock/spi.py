@@ -188,8 +188,8 @@ class Source(Protocol):
     def batches(self) -> AsyncIterator[Batch]:
         """Batches as they become available; ends when the source is drained. Cancellation is how the engine stops it.
 
-        After a `Transient` it is called again, and goes on behind the last batch that it gave, acknowledged or not. Positions rise
-        within a partition from event to event and from batch to batch, or the run stops with `source.positions`.
+        After a `Transient` it is called again, and goes on behind the last batch that it gave, acknowledged or not. Positions
+        rise within a partition from event to event and from batch to batch, or the run stops with `source.positions`.
         """
         ...
 
@@ -234,6 +234,19 @@ class Progress(Protocol):
 
     def progress(self) -> tuple[int, int] | None:
         """Bytes read and bytes there are, of the source's stored form (compressed, where it is); None where unknown."""
+        ...
+
+
+@runtime_checkable
+class Restartable(Protocol):
+    """A source whose ids count from a partition's beginning, so that a beginning is a matter of its own. Asked before `open`."""
+
+    def restart(self, partition: str, position: Position) -> Position:
+        """Where `pipe checkpoint reset` puts a partition that stands at `position`: what is read from there has the ids that it
+        had before where it is the same, and else new ones (rule 13).
+
+        :raises EnvironmentFault: the position cannot be read.
+        """
         ...
 
 

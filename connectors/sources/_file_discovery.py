@@ -95,7 +95,7 @@ class Discovery:
         suffix = suffix_of(owner.name)
         if owner.known is None or owner.known.mark is None:
             return compare_heads(read_head(path, suffix), owner.heads) is Likeness.SAME
-        comparison = compare(path, suffix, owner.known.mark, owner.known.offset)
+        comparison = compare(path, suffix, owner.known.mark, owner.known.marked)
         if comparison.stream is not None:
             comparison.stream.close()
         return comparison.likeness is Likeness.SAME

@@ -80,15 +80,15 @@ class Opener:
         except Damaged as error:
             raise damaged(name, error) from error
 
-    def fresh(self, name: str, generation: int, finished: Sequence[Finished] = ()) -> Reader:
-        """The beginning of a file.
+    def fresh(self, name: str, generation: int, finished: Sequence[Finished] = (), path: Path | None = None) -> Reader:
+        """The beginning of a file, which lies at `path` where it was renamed.
 
         :raises OSError: as `open` does.
         """
         home = self.home(name)
-        self._check_regular(name, home)
+        self._check_regular(name, path or home)
         format = make_format(self.kind, self.naming(name, generation), self.limits)
-        return Reader(name, home, generation, open_stream(home, suffix_of(name)), format, finished=finished)
+        return Reader(name, home, generation, open_stream(path or home, suffix_of(name)), format, finished=finished)
 
     def _resume(self, name: str, known: Known, wait: bool) -> Reader | None:
         home = self.home(name)
@@ -98,7 +98,7 @@ class Opener:
             self._check_regular(name, home)
             if known.mark is None:
                 return self._unmarked(name, known)
-            comparison = compare(home, suffix_of(name), known.mark, known.offset)
+            comparison = compare(home, suffix_of(name), known.mark, known.marked)
             likeness = comparison.likeness
             if likeness is Likeness.SAME:
                 return self._go_on(name, known, home, comparison)
@@ -113,6 +113,8 @@ class Opener:
         """The file that was read is gone, and another one, or a changed one, stands in its place."""
         assert known.mark is not None
         home, mark = self.home(name), known.mark
+        if mark.again:
+            return self.fresh(name, known.generation + 1, self._still_there(name, mark.finished))
         other = is_other_file(home, (mark.device, mark.inode), mark.incarnation)
         if other and likeness is Likeness.DIFFERENT:
             return self.fresh(name, known.generation + 1, self._still_there(name, mark.finished))
@@ -135,6 +137,9 @@ class Opener:
 
     def _go_on(self, name: str, known: Known, path: Path, found: Comparison) -> Reader:
         assert found.stream is not None
+        if known.mark is not None and known.mark.again:
+            found.stream.close()
+            return self.fresh(name, known.generation, known.mark.finished, path)
         naming = self.naming(name, known.generation)
         format = resume_format(self.kind, naming, self.limits, path, known.offset, found.head, found.before)
         finished = known.mark.finished if known.mark else []
@@ -155,7 +160,7 @@ class Opener:
         if mark is None or not home.parent.is_dir():
             return None
         for path in find_inode(home.parent, mark.device, mark.inode):
-            comparison = compare(path, suffix_of(name), mark, known.offset)
+            comparison = compare(path, suffix_of(name), mark, known.marked)
             if path != home and comparison.likeness is Likeness.SAME:
                 return path, comparison
             if comparison.stream is not None:
@@ -195,7 +200,7 @@ class Opener:
         if known is None or known.mark is None:
             return home if home.is_file() and generation == (known.generation if known else 0) else None
         if generation == known.generation:
-            comparison = compare(home, suffix_of(name), known.mark, known.offset) if home.is_file() else None
+            comparison = compare(home, suffix_of(name), known.mark, known.marked) if home.is_file() else None
             found = (home, comparison) if comparison and comparison.stream else self.find_renamed(name, known)
             if found and found[1].stream:
                 found[1].stream.close()

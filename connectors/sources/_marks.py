@@ -50,6 +50,8 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     :ivar finished: earlier generations whose files are still about.
     :ivar more: there were bytes behind the checkpoint when it was made.
     :ivar incarnation: of the inode; 0 where it is not known.
+    :ivar again: the file is to be read from its beginning again, and the rest of the mark is of a checkpoint at this offset; 0:
+        of the position's own.
     """
 
     heads: list[tuple[int, bytes]]
@@ -61,6 +63,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     finished: list[Finished] = []
     more: bool = False
     incarnation: int = 0
+    again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,11 @@ class Known:
     generation: int
     offset: int
     mark: Mark | None
+
+    @property
+    def marked(self) -> int:
+        """The offset that the mark describes."""
+        return (self.mark.again if self.mark else 0) or self.offset
 
 
 _decoder = msgspec.msgpack.Decoder(Mark)
@@ -125,6 +133,15 @@ def from_position(partition: str, position: Position) -> Known:
             why=str(error),
             help="run the version of Penstock that wrote it, or `pipe checkpoint reset`",
         ) from error
+
+
+def restarted(partition: str, position: Position) -> Position:
+    """The beginning of the file that a checkpoint is of: read again under the same ids if it is still the same file, else under
+    those of the next generation, for an id is never used again (rule 13)."""
+    known = from_position(partition, position)
+    if known.mark is None:
+        return Position(_ORDER.pack(known.generation + 1, 0))
+    return to_position(known.generation, 0, msgspec.structs.replace(known.mark, again=known.marked))
 
 
 class Likeness(Enum):

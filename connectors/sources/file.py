@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from connectors.sources._file_discovery import Discovery
 from connectors.sources._file_open import Opener, damaged
 from connectors.sources._file_reader import Reader
-from connectors.sources._marks import Known, from_position, order_text
+from connectors.sources._marks import Known, from_position, order_text, restarted
 from connectors.sources._records import Limits
 from connectors.sources._reread import reread
 from connectors.sources._streams import Damaged
@@ -28,7 +28,7 @@ from connectors.sources._vanished import Vanished
 from penstock.config.base import ComponentConfig, ProjectPath, Size
 from penstock.errors import EnvironmentFault, Fatal
 from penstock.event import Event
-from penstock.spi import Batch, Context, Resume, Token
+from penstock.spi import Batch, Context, Position, Resume, Token
 
 POLL = 0.25
 """Seconds between two looks at followed files that had nothing new."""
@@ -124,6 +124,10 @@ class FileSource:
     def position_text(order: bytes) -> str:
         """See `Legible`."""
         return order_text(order)
+
+    def restart(self, partition: str, position: Position) -> Position:
+        """See `Restartable`."""
+        return restarted(partition, position)
 
     @property
     def identity(self) -> str:

@@ -60,7 +60,7 @@ def test_a_checkpoint_is_shown_and_reset_so_that_everything_is_read_again(ran: P
     assert "error[usage.not_confirmed]" in pipe("checkpoint", "reset", "shop", "--all")[2]
     assert "did you mean 'in/a.jsonl'?" in pipe("checkpoint", "reset", "shop", "--partition", "in/b.jsonl", "--yes")[2]
     assert pipe("checkpoint", "reset", "shop", "--all", "--yes")[0] == 0
-    assert json.loads(pipe("checkpoint", "show", "shop", "--json")[1])["checkpoint"]["positions"] == {}
+    assert json.loads(pipe("checkpoint", "show", "shop", "--json")[1])["checkpoint"]["positions"] == {"in/a.jsonl": "00" * 12}
     status, out, err = pipe("run", "--once", "--json", "pipelines/shop.yaml")
     assert (status, json.loads(out)["received"], err) == (0, 6, "")
 
