@@ -123,6 +123,8 @@ class Commit:
         keys, positions and counts are of one moment, so a backup of the ledger is one too.
     :ivar counts: the pipeline's totals as of this group.
     :ivar keys: of the events delivered or filtered in this ledger, in read order, none twice.
+    :ivar settled: keys that stand for events without a position which the counts have and this ledger did not take; some may be
+        held already.
     :ivar running: the pipeline's clock, seconds of running time since it began (rule 8).
     """
 
@@ -135,6 +137,7 @@ class Commit:
     running: float = 0.0
     sink_states: Mapping[str, bytes] = field(default_factory=dict)
     jobs: Sequence[JobRecord] = ()
+    settled: Sequence[Key] = ()
 
 
 class Ledger(Protocol):

@@ -6,6 +6,7 @@ allow-list; and always quoted (Invariant 12).
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,8 +71,11 @@ class Writer:
         """:raises EnvironmentFault: `sink.no_unique_key`, where nothing in the table makes the key unique."""
         if not self._key or self._on_conflict == "error":
             return
+        # A text of its own each time: EXPLAIN does not notice that the schema has changed since it was compiled, and a statement
+        # that Python kept from the last time would read memory that SQLite has freed (seen as a segmentation fault).
+        explain = f"EXPLAIN {self._statement(self._key, 1)} -- {secrets.token_hex(8)}"
         try:
-            connection.execute("EXPLAIN " + self._statement(self._key, 1), [None] * len(self._key)).fetchall()
+            connection.execute(explain, [None] * len(self._key)).fetchall()
         except sqlite3.OperationalError as error:
             if "ON CONFLICT clause does not match" not in str(error):
                 raise

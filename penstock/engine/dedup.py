@@ -27,7 +27,9 @@ class Verdicts:
     :ivar held: for each ledger, the events that it has taken already (by position, or by a key that they brought themselves) or
         that a dead letter stands for: not offered again.
     :ivar repeated: for each ledger, the events whose key another event brought.
-    :ivar reread: events that every ledger holds: no outcome, not received.
+    :ivar settled: for each ledger, the events without a position whose outcome its counts have, though it did not take them:
+        repetitions, and events that a dead letter stands for.
+    :ivar reread: events that every ledger holds, or has settled: no outcome, not received.
     :ivar dropped: events that need no processing: repetitions everywhere, and `reread` ones.
     :ivar repeats: repetitions of open dead letters.
     :ivar superseding: dead letters that the success of an event resolves.
@@ -38,6 +40,7 @@ class Verdicts:
 
     held: dict[str, set[int] | range] = field(default_factory=dict)
     repeated: dict[str, set[int]] = field(default_factory=dict)
+    settled: dict[str, set[int]] = field(default_factory=dict)
     reread: set[int] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)
     repeats: list[Repeat] = field(default_factory=list)
@@ -47,8 +50,16 @@ class Verdicts:
 
     def counted(self, letter: OpenLetter, origin: int) -> bool:
         """Whether this repetition of the letter's event was counted before a crash: with the commit of a ledger that owes the
-        letter and holds the repetition by position."""
-        return any(origin in self.held.get(ledger, ()) for ledger in letter.owed)
+        letter and holds the repetition by position, or has settled it."""
+        return any(origin in self.held.get(ledger, ()) or origin in self.settled.get(ledger, ()) for ledger in letter.owed)
+
+    def counts(self, ledger: str, origin: int, batch: Batch) -> bool:
+        """Whether the ledger's counts have the event's outcome. A dead letter without a position stands since step 1, so that
+        it alone does not say so."""
+        if origin in self.settled.get(ledger, ()):
+            return True
+        letter = None if batch.events[origin].position else self.standing.get(origin)
+        return origin in self.held.get(ledger, ()) and (letter is None or ledger not in letter.owed)
 
     def skips(self, ledger: str, origin: int) -> bool:
         """Whether the ledger's sinks take no output of this event."""
@@ -117,6 +128,7 @@ async def judge(
     if letters_too and await store.has_open_letters():
         for letter in await store.open_letters(wanted):
             letters.setdefault(letter.key, []).append(letter)
+    await _find_settled(events, keys, known, letters, ledgers, verdicts)
     if any(known.values()) or letters:
         for event, key in fresh:
             _judge_one(event, key, known, letters.get(key.key, ()), batch, verdicts)
@@ -130,16 +142,49 @@ def _settle_twins(events: Sequence[Event], keys: Sequence[Key | None], verdicts:
     if len({key.key for _, key in keyed}) == len(keyed):
         return keyed
     first: dict[bytes, tuple[Event, Key]] = {}
+    came: set[Key] = set()
     for event, key in keyed:
-        other, its = first.setdefault(key.key, (event, key))
-        if other is event:
-            continue
-        verdicts.dropped.add(event.origin)
-        if its.brought_by == key.brought_by:  # the same event, given twice by a source without positions (rule 5)
-            verdicts.reread.add(event.origin)
-        else:
-            verdicts.twins.setdefault(other.origin, []).append(event.origin)
+        other, _ = first.setdefault(key.key, (event, key))
+        if other is not event:
+            verdicts.dropped.add(event.origin)
+            if key in came:  # the same event, given twice by a source without positions (rule 5)
+                verdicts.reread.add(event.origin)
+            else:
+                verdicts.twins.setdefault(other.origin, []).append(event.origin)
+        came.add(key)
     return list(first.values())
+
+
+def settlement(key: Key) -> Key:
+    """What a ledger records of an event without a position that it counts and does not take, so that it is counted once though
+    the source may give it again. It keeps the key's first half, which may order the keys."""
+    return Key(key.key[:8] + blake2b(key.key + key.brought_by, digest_size=8).digest(), key.brought_by)
+
+
+async def _find_settled(
+    events: Sequence[Event],
+    keys: Sequence[Key | None],
+    known: Mapping[str, Mapping[bytes, bytes]],
+    letters: Mapping[bytes, Sequence[OpenLetter]],
+    ledgers: Sequence[LedgerState],
+    verdicts: Verdicts,
+) -> None:
+    """Repetitions and dead events without a position that a ledger has counted before."""
+    if not events or events[0].position:
+        return
+    taken = set(letters).union(*known.values())
+    twins = {origin for several in verdicts.twins.values() for origin in several}
+    suspects = {
+        settlement(key).key: event.origin
+        for event, key in zip(events, keys, strict=True)
+        if key is not None and (key.key in taken or event.origin in twins)
+    }
+    if not suspects:
+        return
+    for ledger in ledgers:
+        found = await ledger.seen(list(suspects))
+        if found:
+            verdicts.settled[ledger.name] = {suspects[key] for key in found}
 
 
 def _judge_one(
@@ -194,10 +239,10 @@ def _add_held(verdicts: Verdicts, ledger: str, origin: int) -> None:
 
 
 def _conclude(batch: Batch, ledgers: Sequence[str], verdicts: Verdicts) -> None:
-    if not verdicts.held and not verdicts.repeated:
+    if not verdicts.held and not verdicts.repeated and not verdicts.settled:
         return
     for origin in range(len(batch.events)):
-        if all(origin in verdicts.held.get(ledger, ()) for ledger in ledgers):
+        if all(verdicts.counts(ledger, origin, batch) for ledger in ledgers):
             verdicts.reread.add(origin)
             verdicts.dropped.add(origin)
         elif all(origin in verdicts.repeated.get(ledger, ()) for ledger in ledgers) or (

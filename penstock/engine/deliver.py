@@ -17,7 +17,7 @@ from penstock.engine.group import Group
 from penstock.engine.lanes import LaneStops, stop_at_failures, works_before
 from penstock.engine.ledgers import STATE, LedgerState, groups_of, names_of
 from penstock.engine.letters import LetterMaker
-from penstock.engine.outcomes import finished_keys
+from penstock.engine.outcomes import finished_keys, settled_keys
 from penstock.engine.retry import PATIENT, delays, gave_up
 from penstock.engine.sinks import FlushNeeded, SinkEnd
 from penstock.engine.stages import Failure
@@ -181,7 +181,8 @@ class Committer:
                 if ledger.name not in group.failed.get((w, event.origin), ())
             ]
             commit = self._commit_for(ledger, group, number)
-            if not offered and not commit.keys and not commit.jobs and not ledger.redoing:
+            idle = group.positions or group.job  # without positions all ledgers take part, or none could tell what was counted
+            if idle and not offered and not commit.keys and not commit.jobs and not ledger.redoing:
                 ledger.unwritten.update(group.positions)
                 return  # it owes nothing of this group, which the note says for it (rule 2)
             events = [event for _, event in offered]
@@ -215,10 +216,12 @@ class Committer:
 
     def _commit_for(self, ledger: LedgerState, group: Group, number: int) -> Commit:
         keys: list[Key] = []
+        settled: list[Key] = []
         jobs: list[JobRecord] = []
         for w, work in enumerate(group.works):
             failed = group.refused_by(ledger, w)
             keys.extend(finished_keys(work, ledger.name, failed))  # Invariant 4: with the delivery, never before it
+            settled.extend(settled_keys(work, ledger.name, failed))
             jobs.extend(
                 JobRecord(self.job, letter)
                 for origin, letter in work.letters.items()
@@ -231,6 +234,7 @@ class Committer:
             positions=ledger.forward(group.positions),  # Invariant 2: of this group, with its outcomes, and never backwards
             counts=self.note.counts.plus(group.counts),
             keys=keys,
+            settled=settled,
             running=self.running(),
             sink_states=group.sink_states if ledger.sink is None else {},
             jobs=jobs,
@@ -261,8 +265,7 @@ class Committer:
         ledger.group = commit.group
         ledger.redoing = False
         ledger.unwritten = {}
-        if commit.keys:
-            ledger.keys_high = max(ledger.keys_high, max(key.key for key in commit.keys))
+        ledger.keys_high = max((ledger.keys_high, *(key.key for keys in (commit.keys, commit.settled) for key in keys)))
         if ledger.sink is None:
             for sink in self.sinks:
                 sink.settle(commit.sink_states.get(sink.name))

@@ -261,7 +261,8 @@ def _base(ledgers: Sequence[LedgerState], note: Note, smallest: dict[str, Positi
         oldest = min(restored, key=lambda state: state.group)
         return Note(group=oldest.group, positions=smallest, counts=oldest.claim.counts if oldest.claim else Counts())
     moved = not _same(smallest, note.positions)
-    for state in reversed(sorted(ledgers, key=lambda state: state.group)):  # the last to commit knew what the others refused
+    # The last to commit knew what the others had refused; one that was ahead may have stopped committing before.
+    for _, state in sorted(enumerate(ledgers), key=lambda placed: (placed[1].group, placed[0]), reverse=True):
         if state.claim is None or not _same(state.positions, smallest):
             continue
         if moved or all(other.group > note.group for other in ledgers):

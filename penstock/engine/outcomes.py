@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from penstock.engine.dedup import settlement
 from penstock.engine.work import Work
 from penstock.ledger import Counts, Key
 
@@ -60,3 +61,12 @@ def finished_keys(work: Work, ledger: str, failed: set[int]) -> Iterator[Key]:
     for origin, key in work.keys.items():
         if origin not in ended:
             yield key
+
+
+def settled_keys(work: Work, ledger: str, failed: set[int]) -> Iterator[Key]:
+    """Of the events without a position that this commit counts and this ledger does not take: repetitions, and those that
+    failed. When the source gives one of them again, nothing else tells that it was counted."""
+    verdicts = work.verdicts
+    for origin in {*work.failures, *failed, *verdicts.dropped, *verdicts.repeated.get(ledger, ())} & work.keys.keys():
+        if not (work.letters or work.batch.events[origin].position or verdicts.counts(ledger, origin, work.batch)):
+            yield settlement(work.keys[origin])

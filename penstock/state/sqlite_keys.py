@@ -88,21 +88,12 @@ def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], runnin
     :param running: the pipeline's clock at this commit.
     :raises Fatal: `ledger.conflict`, where a key is already held.
     """
-    blob = b"".join([part for key in keys for part in key])
-    if len(blob) != ENTRY * len(keys):
-        raise Fatal("ledger.key_size", f"a dedup key is {KEY} bytes and {ENTRY - KEY} bytes for the event that brought it")
     *sealed, current = _rotate(connection, ledger, running, window)
-    smallest, greatest = min(keys).key, max(keys).key
+    smallest = min(keys).key
     older = [generation for generation in sealed if generation.high >= smallest]
     held = _lookup(connection, older, b"".join([key.key for key in keys])) if older else {}
-    if not held:
-        inserted = connection.execute(_INSERT.format(table=current.table), (blob,)).rowcount
-        if inserted == len(keys):
-            connection.execute(
-                "UPDATE penstock_key_generations SET latest = ?, high = max(high, ?) WHERE ledger = ? AND number = ?",
-                (running, greatest, ledger, current.number),
-            )
-            return
+    if not held and _insert(connection, current, keys, running) == len(keys):
+        return
     raise Fatal(
         "ledger.conflict",
         "a commit brings dedup keys that its ledger already holds",
@@ -111,14 +102,33 @@ def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], runnin
     )
 
 
+def settle(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], running: float, window: float) -> None:
+    """Record keys that may be held already (`Commit.settled`)."""
+    _insert(connection, _rotate(connection, ledger, running, window)[-1], keys, running)
+
+
+def _insert(connection: sqlite3.Connection, into: Generation, keys: Sequence[Key], running: float) -> int:
+    """How many of the keys were not in this generation."""
+    blob = b"".join([part for key in keys for part in key])
+    if len(blob) != ENTRY * len(keys):
+        raise Fatal("ledger.key_size", f"a dedup key is {KEY} bytes and {ENTRY - KEY} bytes for the event that brought it")
+    connection.execute(
+        "UPDATE penstock_key_generations SET latest = ?, high = max(high, ?) WHERE ledger = ? AND number = ?",
+        (running, max(keys).key, into.ledger, into.number),
+    )
+    return connection.execute(_INSERT.format(table=into.table), (blob,)).rowcount
+
+
 def _rotate(connection: sqlite3.Connection, ledger: int, running: float, window: float) -> list[Generation]:
     """The live generations, oldest first, without those that are over by now; the last one takes this commit's keys."""
     live = generations(connection, ledger)
+    if any(generation.latest <= running - window for generation in live):
+        connection.execute(
+            "UPDATE penstock_key_generations SET over = 1 WHERE ledger = ? AND latest <= ?", (ledger, running - window)
+        )
+        live = generations(connection, ledger)
     if live and running - live[-1].began < window / 2:
         return live
-    connection.execute(
-        "UPDATE penstock_key_generations SET over = 1 WHERE ledger = ? AND latest <= ?", (ledger, running - window)
-    )
     newest = connection.execute("SELECT max(number) FROM penstock_key_generations WHERE ledger = ?", (ledger,)).fetchone()[0]
     fresh = Generation(ledger, (newest or 0) + 1, running, running, b"")
     connection.execute(f"CREATE TABLE {fresh.table} (key BLOB PRIMARY KEY, brought_by BLOB NOT NULL) WITHOUT ROWID")
@@ -126,7 +136,7 @@ def _rotate(connection: sqlite3.Connection, ledger: int, running: float, window:
         "INSERT INTO penstock_key_generations (ledger, number, began, latest, high) VALUES (?, ?, ?, ?, ?)",
         (ledger, fresh.number, running, running, b""),
     )
-    return generations(connection, ledger)
+    return [*live, fresh]
 
 
 def forget(connection: sqlite3.Connection, ledger: int) -> None:

@@ -109,6 +109,8 @@ class LedgerTables:
             raise _fenced(self.scope, f"{found}; epoch {commit.epoch}, group {commit.previous} were expected")
         if commit.keys:  # Invariant 4: in the transaction of the delivery
             sqlite_keys.add(connection, row.number, commit.keys, commit.running, row.window)
+        if commit.settled:
+            sqlite_keys.settle(connection, row.number, commit.settled, commit.running, row.window)
         sqlite_keys.shed(connection, row.number)
         connection.execute(
             'UPDATE penstock_ledgers SET "group" = ?, counts = ?, running = ? WHERE number = ?',

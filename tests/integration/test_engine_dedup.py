@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import Feed, Kept, Shelf, Table, crash, dedup, kept, make_pipeline, open_store, run_once, sink, step
+from engine_parts import Feed, Kept, Shelf, Table, crash, crash_at, dedup, kept, make_pipeline, open_store, run_once, sink, step
 from engine_parts import parts as parts
 
 from penstock.config.model import EventFields, Limits, Pipeline, Retry
-from penstock.errors import Permanent, Transient
+from penstock.errors import Fatal, Permanent, Transient
 from penstock.event import Event
 from penstock.ledger import Counts
 from penstock.testing.clock import FakeClock
@@ -305,3 +306,43 @@ async def test_two_shelves_share_the_ledger_of_the_state_store(tmp_path: Path) -
     summary = await run_once(pipeline)
     assert (one.ids, two.ids, summary.counts) == (["p0", "p1"], ["p0", "p1"], counts(3, 2, deduplicated=1))
     assert list((await kept(pipeline)).note.ledgers) == ["state", "state/one", "state/two"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("point", ["before_ack", "after_note", "before_note", "between_ledgers", "before_commit"])
+async def test_without_positions_a_repetition_that_is_given_again_is_counted_once(tmp_path: Path, point: str, batch: int) -> None:
+    """A queue gives again what a run that died had not acknowledged, repetitions too."""
+    records = [{"n": 1}, {"n": 1}, {"n": 2}, {"poison": 1}, {"n": 1}, {"poison": 1}, {"n": 2}, {"n": 3}]
+
+    async def after(directory: Path, *dies: int) -> dict[str, Any]:
+        directory.mkdir()
+        feed, a, b = Feed.of(*records, batch=batch, positions=False), Table(directory / "a.db"), Table(directory / "b.db")
+        pipeline = make_pipeline(
+            directory, feed, sink("a", a), sink("b", b), sink("tape", Shelf(), kind="tape"), dedup=dedup(),
+            steps=[step("check", lambda event: Permanent("step.bad", "") if "poison" in event.data else event)],
+        )  # fmt: skip
+        for nth in dies:
+            with suppress(Fatal):  # or it does not come so far
+                await run_once(pipeline, faults=crash_at(point, nth))
+        await run_once(pipeline)
+        found = await kept(pipeline)
+        return {
+            "rows": (a.rows, b.rows),
+            "totals": found.totals,
+            "letters": [(one.event_id, one.status, one.repeats, one.owed) for one in found.letters],
+        }
+
+    calm = await after(tmp_path / "calm")
+    assert calm["totals"] == Counts(8, 3, 0, 4, 1)
+    for number, dies in enumerate(([1], [2], [1, 1], [2, 1, 2])):
+        assert await after(tmp_path / str(number), *dies) == calm, dies
+
+
+async def test_a_dead_event_without_a_position_whose_letter_is_gone_fails_again_when_it_is_given_again(tmp_path: Path) -> None:
+    feed, table = Feed.of({"id": 1, "total": -1}, positions=False), Table(tmp_path / "t.db")
+    pipeline = build(tmp_path, feed, table)
+    await crash(pipeline, "before_ack")
+    async with open_store(pipeline) as store:
+        assert await store.expire_letters(2e9) == 1
+    await run_once(pipeline)
+    assert letters(await kept(pipeline)) == [("p0", "open", 0, ["table"])]

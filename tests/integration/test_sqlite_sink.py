@@ -228,6 +228,15 @@ async def test_a_column_added_while_running_is_found(bench: Bench) -> None:
     assert bench.execute("SELECT * FROM orders") == [(1, None), (2, 3)]
 
 
+async def test_the_key_of_a_table_that_changes_again_and_again_is_looked_at_anew(bench: Bench) -> None:
+    bench.execute("CREATE TABLE orders (id PRIMARY KEY)")
+    sink = await bench.sink(key=["id"])
+    for number in range(1, 30):
+        bench.execute(f"ALTER TABLE orders ADD COLUMN late{number}")
+        await sink.write_and_commit(events({"id": number, f"late{number}": number}), commit(number))
+    assert bench.execute("SELECT count(*), sum(late1), sum(late29) FROM orders") == [(29, 1, 29)]
+
+
 async def test_a_missing_table_names_create_and_leaves_the_database_alone(bench: Bench) -> None:
     for prepare in (None, "CREATE TABLE other (a)"):
         if prepare:

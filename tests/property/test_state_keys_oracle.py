@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from penstock.faults import Faults
@@ -30,6 +30,7 @@ def fresh() -> tuple[sqlite3.Connection, LedgerTables]:
 
 @settings(deadline=None, max_examples=60)
 @given(groups)
+@example([(0.0, {3}), (4.0, {2}), (7.0, {1}), (4.0, {0})])  # its generation is over between two that begin
 def test_a_key_is_held_for_its_window_and_for_at_most_half_a_window_more(steps: list[tuple[float, set[int]]]) -> None:
     db, ledger = fresh()
     now, since = 0.0, {}
