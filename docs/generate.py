@@ -62,7 +62,7 @@ def pipeline_file() -> Iterator[str]:
         "One YAML file is one pipeline. Unknown fields are errors. `pipe schema config` prints the same as a JSON Schema, for",
         "editors. Durations are `500ms`, `30s`, `5m`, `24h`, `7d`; sizes `64KiB`, `10MiB`; rates `5000/s`. `${VAR}`,",
         "`${VAR:default}` and `${file:/run/secrets/x}` are filled in before; `$${` stands for `${`. The fields from",
-        "`batching` to `state` may stand in `penstock.yaml` at the project's root too, for all its pipelines.",
+        "`batching` to `registry` may stand in `penstock.yaml` at the project's root too, for all its pipelines.",
         "",
     )
     for title, about, model in BLOCKS:

@@ -108,5 +108,6 @@ def find_pipeline(name: str, project: Path) -> Path:
         )
     if files:
         return files[0]
-    hint = f"known: {', '.join(sorted(known))}" if known else "there is none in pipelines/"
+    there = f"there are {', '.join(sorted(known))}" if known else "there is none in pipelines/"
+    hint = f"{there}; of one elsewhere write its file"
     raise UsageError("usage.unknown_pipeline", f"there is no pipeline '{name}'", help=did_you_mean(name, known) or hint)

@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_read_is_not_left_out_in_silence(project: Path) ->
     assert find_pipeline("billing", project) == project / "pipelines/b.yaml"
     with pytest.raises(UsageError) as caught:
         find_pipeline("zzz", project)
-    assert caught.value.help == "known: billing, broken, orders"
+    assert caught.value.help == "there are billing, broken, orders; of one elsewhere write its file"
 
 
 def test_a_name_that_two_files_have_is_refused(project: Path) -> None:
