@@ -68,22 +68,8 @@ async def run_all(pipelines: Sequence[Pipeline], request: Request, settings: Set
             log(Incident("warning", "config.warning", warning, pipeline=pipeline.name))
     faults = Faults.from_environment()
     runs = [Run(pipeline, request.options(log, faults)) for pipeline in pipelines]
-
-    def ended(outcome: Outcome) -> None:
-        if request.json and outcome.summary is not None:
-            terminal.show_json(summary_document(outcome))
-            terminal.out.flush()
-
-    def failed(outcome: Outcome, error: PenstockError) -> None:
-        if not terminal.interactive:
-            for incident in from_error(error, outcome.pipeline.name):
-                log(incident)
-            return
-        write = display.write if display is not None else stream_writer(terminal.err)
-        for line in failure_lines(outcome, error, settings, terminal.err_style, named=len(runs) > 1):
-            write(line)
-
-    supervisor = Supervisor(runs, log, failed, ended)
+    talk = _Talk(request, settings, terminal, display, log, several=len(runs) > 1)
+    supervisor = Supervisor(runs, log, talk.failed, talk.ended)
     async with AsyncExitStack() as stack:
         if request.http is not None:
             server = ObserveServer([run.status for run in runs], request.http, SystemClock(), log)
@@ -97,6 +83,34 @@ async def run_all(pipelines: Sequence[Pipeline], request: Request, settings: Set
     if interrupted_by is not None:
         return 128 + interrupted_by
     return worst([outcome.exit_status(fail_on_dead_letters=request.fail_on_dead_letters) for outcome in outcomes])
+
+
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """What is said of a run as soon as it ends, while others go on."""
+
+    request: Request
+    settings: Settings
+    terminal: Terminal
+    display: ProgressDisplay | None
+    log: Log
+    several: bool
+
+    def ended(self, outcome: Outcome) -> None:
+        """Its one object, under `--json`."""
+        if self.request.json and outcome.summary is not None:
+            self.terminal.show_json(summary_document(outcome))
+            self.terminal.out.flush()
+
+    def failed(self, outcome: Outcome, error: PenstockError) -> None:
+        """Why it ended: in all parts on a terminal, a line of the log elsewhere."""
+        if not self.terminal.interactive:
+            for incident in from_error(error, outcome.pipeline.name):
+                self.log(incident)
+            return
+        write = self.display.write if self.display is not None else stream_writer(self.terminal.err)
+        for line in failure_lines(outcome, error, self.settings, self.terminal.err_style, named=self.several):
+            write(line)
 
 
 def failure_lines(outcome: Outcome, error: PenstockError, settings: Settings, style: Style, *, named: bool) -> list[str]:
