@@ -15,9 +15,9 @@ from penstock.engine.assemble import Assembly
 from penstock.engine.deliver import Committer
 from penstock.engine.ledgers import STATE, Claims, LedgerState, Standing, claim_all
 from penstock.engine.letters import LetterMaker
-from penstock.engine.retry import patiently
+from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
-from penstock.errors import Fenced, Unavailable
+from penstock.errors import Fenced, Transient
 from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LAST_EPOCH = 1 << 60
 Patient = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""Does something for as long as it takes."""
+"""Does something again until it is done, or `retry` allows no further attempt."""
 
 T = TypeVar("T")
 
@@ -53,10 +53,11 @@ class Claimed:
             committer = self.committer
             final = replace(committer.note, running=committer.running(), drained=True, at=committer.clock.now())
 
-            def tell(error: Unavailable) -> None:
+            def tell(error: Transient) -> None:
                 committer.status.waiting = f"{error.code}: {error}"
 
-            await patiently(partial(self.store.note, self.epoch, final), committer.random, committer.clock, tell)
+            note_it = partial(self.store.note, self.epoch, final)
+            await persistently(note_it, committer.retry, committer.random, committer.clock, tell)
             committer.status.waiting = None
 
 
@@ -71,7 +72,7 @@ async def claim_pipeline(
     pipeline, clock = assembly.pipeline, options.clock
 
     async def patient(action: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(action, options.random, clock, lambda error: _tell(error, options, status))
+        return await persistently(action, pipeline.retry, options.random, clock, lambda error: _tell(error, options, status))
 
     store = await patient(lambda: open_state(pipeline, options, stack))
     await store.hold(wait=options.wait, take_over=options.take_over)
@@ -156,7 +157,7 @@ def version_of(pipeline: Pipeline, now: float) -> Version:
     return Version(pipeline.version, pipeline.resolved, pipeline.schemas, pipeline.steps_digest, now)
 
 
-def _tell(error: Unavailable, options: RunOptions, status: RunStatus) -> None:
+def _tell(error: Transient, options: RunOptions, status: RunStatus) -> None:
     """The run has not begun, so nothing else could say that it waits."""
     if status.waiting is None:
         options.log(Incident("warning", error.code, f"{status.pipeline}: cannot start yet: {error}", error.help))

@@ -31,19 +31,6 @@ def delays(retry: Retry, rng: random.Random, clock: Clock) -> Iterator[float]:
         yield delay
 
 
-async def patiently(
-    action: Callable[[], Awaitable[T]], rng: random.Random, clock: Clock, tell: Callable[[Unavailable], None]
-) -> T:
-    """The action's result, however long a resource of this machine is gone; `tell` hears of each failure."""
-    waits = delays(PATIENT, rng, clock)
-    while True:
-        try:
-            return await action()
-        except Unavailable as error:
-            tell(error)
-            await clock.sleep(next(waits))
-
-
 async def persistently(
     action: Callable[[], Awaitable[T]], retry: Retry, rng: random.Random, clock: Clock, tell: Callable[[Transient], None]
 ) -> T:
