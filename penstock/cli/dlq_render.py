@@ -182,7 +182,7 @@ def _hints(letter: DeadLetter) -> list[tuple[str, str]]:
     pipeline = shlex.quote(letter.pipeline)
     cause, one = letter.fingerprint[:SHORT_FINGERPRINT], letter.id[:SHORT_ID]
     return [
-        (f"pipe dlq replay {pipeline} --id {one}", "this one, once the cause is mended"),
+        (f"pipe dlq replay {pipeline} --id {one}", "this one, once it is mended"),
         (f"pipe dlq replay {pipeline} --fingerprint {cause}", "all of this cause"),
         (f"pipe dlq discard {pipeline} --id {one}", "give it up"),
     ]

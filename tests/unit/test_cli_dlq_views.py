@@ -100,7 +100,7 @@ data, as it was received
   }
 
 next
-  pipe dlq replay orders --id 0123456789   this one, once the cause is mended
+  pipe dlq replay orders --id 0123456789   this one, once it is mended
   pipe dlq replay orders --fingerprint f1  all of this cause
   pipe dlq discard orders --id 0123456789  give it up
 """
