@@ -8,8 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import BEAT, Feed, Kept, Shelf, Table, at, bad, crash_at, dedup, kept, make_pipeline, run_once, sink, step
+from engine_parts import (
+    BEAT,
+    Feed,
+    Kept,
+    Shelf,
+    Table,
+    at,
+    bad,
+    crash_at,
+    dedup,
+    kept,
+    make_pipeline,
+    numbers,
+    run_once,
+    sink,
+    step,
+)
 from engine_parts import parts as parts
+from waiting import until_async
 
 from penstock.config.model import Batching, DeadLetters, Pipeline, SinkEntry
 from penstock.engine.run import Run, RunOptions
@@ -18,10 +35,6 @@ from penstock.event import Event
 from penstock.ledger import Counts
 
 LANE = DeadLetters(lane="stop")
-
-
-def numbers(count: int) -> list[dict[str, int]]:
-    return [{"n": n} for n in range(count)]
 
 
 def ids(*numbers: int) -> list[str]:
@@ -196,9 +209,7 @@ async def test_all_that_was_read_before_it_is_one_group_and_is_delivered(tmp_pat
     pipeline = together(tmp_path, Feed.of(*numbers(20)), sink("table", table), steps=[step("check", failing("p17"))])
     run = Run(pipeline, RunOptions(once=True))
     task = asyncio.create_task(run.execute())
-    async with asyncio.timeout(20):
-        while not (run.status.in_flight_events == 20 and table.waiting):
-            await asyncio.sleep(0)
+    await until_async(lambda: run.status.in_flight_events == 20 and table.waiting, task)
     slow.set()
     with pytest.raises(Fatal, match="p17 is bad"):
         await asyncio.wait_for(task, 20)

@@ -1,56 +1,37 @@
-"""A run: its stages, what is in flight, how it ends."""
+"""A run: its stages, in order, and what goes wrong in each."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from engine_parts import BEAT, Feed, Shelf, Table, at, crash_at, dedup, kept, make_pipeline, run_once, sink, step
+from engine_parts import (
+    BEAT,
+    Feed,
+    Shelf,
+    Table,
+    at,
+    crash_at,
+    delivered,
+    finish,
+    kept,
+    make_pipeline,
+    numbers,
+    pass_time,
+    run_once,
+    sink,
+    step,
+)
 from engine_parts import parts as parts
 
-from penstock.config.model import Batching, Limits, Retry
+from penstock.config.model import Retry
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import EnvironmentFault, Fatal, Transient, Unavailable
 from penstock.event import Event
 from penstock.ledger import Counts
-from penstock.observe.log import Incident
-from penstock.observe.status import RunSummary
 from penstock.spi import Batch
 from penstock.testing.clock import FakeClock
-
-
-def numbers(count: int) -> list[dict[str, int]]:
-    return [{"n": n} for n in range(count)]
-
-
-def delivered(count: int) -> Counts:
-    return Counts(received=count, delivered=count)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the run go on until the condition holds."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-async def pass_time(clock: FakeClock, run: asyncio.Task[RunSummary], look: Callable[[], None] = lambda: None) -> None:
-    """Let the run's clock go on, a second at a time, until the run ends."""
-    async with asyncio.timeout(20):
-        while not run.done():
-            look()
-            await clock.advance(1)
-            await asyncio.sleep(0.001)
-
-
-async def finish(run: asyncio.Task[RunSummary]) -> RunSummary:
-    return await asyncio.wait_for(run, 20)
-
-
-# ---- reading, delivering, going on
 
 
 async def test_a_run_delivers_everything_in_order_and_acknowledges_it(tmp_path: Path) -> None:
@@ -185,192 +166,6 @@ async def test_nothing_is_acknowledged_before_its_commit(tmp_path: Path) -> None
     with pytest.raises(Fatal):
         await run_once(pipeline, faults=crash_at("before_ack"))
     assert (feed.acked, table.ids[:2]) == ([], ["p0", "p1"])
-
-
-# ---- bounds
-
-
-class Gate:
-    """Holds a step until a test opens it."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.waiting = 0
-
-    async def __call__(self, events: Sequence[Event]) -> list[Event]:
-        self.waiting += 1
-        await self.open.wait()
-        return list(events)
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [Limits(in_flight_events=6), Limits(in_flight_bytes=6 * len(b'{"n":0}'))],
-    ids=["events", "bytes"],
-)
-async def test_what_is_in_flight_is_bounded(tmp_path: Path, limits: Limits) -> None:
-    feed, shelf, gate = Feed.of(*[{"n": 0}] * 40), Shelf(), Gate()
-    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), steps=[step("gate", gate, batched=True)], limits=limits)
-    run = Run(pipeline, RunOptions(once=True))
-    task = asyncio.create_task(run.execute())
-    await until(lambda: run.status.in_flight_events == 6)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert (run.status.in_flight_events, run.status.in_flight_bytes, shelf.ids) == (6, 42, [])
-    assert feed.read <= 8  # one batch more has been read, and waits for its credits
-    gate.open.set()
-    summary = await finish(task)
-    assert (summary.counts, run.status.in_flight_events, run.status.in_flight_bytes) == (delivered(40), 0, 0)
-
-
-async def test_a_batch_larger_than_the_limits_goes_alone(tmp_path: Path) -> None:
-    feed, shelf = Feed.of(*numbers(9), batch=3), Shelf()
-    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), limits=Limits(in_flight_events=2, in_flight_bytes=1))
-    assert (await run_once(pipeline)).counts == delivered(9)
-
-
-async def test_while_a_commit_is_slow_the_batches_that_finish_become_the_next_group(tmp_path: Path) -> None:
-    feed, table, slow = Feed.of(*numbers(20)), Table(tmp_path / "t.db"), asyncio.Event()
-    pipeline = make_pipeline(tmp_path, feed, sink("table", table))
-    table.slow = slow
-    run = Run(pipeline, RunOptions(once=True))
-    task = asyncio.create_task(run.execute())
-    await until(lambda: run.status.in_flight_events == 20 and table.waiting)
-    slow.set()
-    await finish(task)
-    assert (len(table.commits), table.ids) == (2, [f"p{n}" for n in range(20)])
-    assert [int.from_bytes(commit.positions["p"].order, "big") for commit in table.commits] == [2, 20]
-
-
-async def test_batching_period_waits_for_the_count(tmp_path: Path) -> None:
-    feed, table = Feed.of(*numbers(9)), Table(tmp_path / "t.db")
-    pipeline = make_pipeline(tmp_path, feed, sink("table", table), batching=Batching(count=4, period=600.0))
-    await run_once(pipeline)
-    assert [commit.counts.received for commit in table.commits] == [4, 8, 9]
-
-
-async def test_batching_period_waits_for_the_bytes(tmp_path: Path) -> None:
-    feed, table = Feed.of(*numbers(9)), Table(tmp_path / "t.db")
-    pipeline = make_pipeline(tmp_path, feed, sink("table", table), batching=Batching(count=500, bytes=28, period=600.0))
-    await run_once(pipeline)
-    assert [commit.counts.received for commit in table.commits] == [4, 8, 9]
-
-
-@pytest.mark.parametrize("why", ["credits", "a repetition"])
-async def test_batching_period_does_not_hold_up_what_waits_for_its_commit(tmp_path: Path, why: str) -> None:
-    """The period is ten minutes; the run waits for a commit to read on, or to learn what became of an event's first."""
-    feed, table = Feed.of({"n": 0}, {"n": 1}, {"n": 0}, {"n": 2}), Table(tmp_path / "t.db")
-    pipeline = make_pipeline(
-        tmp_path, feed, sink("table", table), batching=Batching(count=500, period=600.0),
-        limits=Limits(in_flight_events=2) if why == "credits" else Limits(), dedup=dedup() if why == "a repetition" else None,
-    )  # fmt: skip
-    await run_once(pipeline)
-    assert table.ids == (["p0", "p1", "p2", "p3"] if why == "credits" else ["p0", "p1", "p3"])
-
-
-async def test_a_rate_spreads_the_batches_and_costs_nothing_behind_the_last(tmp_path: Path) -> None:
-    feed, shelf, clock = Feed.of(*numbers(6)), Shelf(), FakeClock()
-    run = Run(make_pipeline(tmp_path, feed, sink("shelf", shelf), limits=Limits(rate=1.0)), RunOptions(once=True, clock=clock))
-    task = asyncio.create_task(run.execute())
-    for count in (2, 4):
-        await until(lambda count=count: run.status.counts.received == count)  # type: ignore[misc]  # bound at once
-        await clock.advance(2)
-    summary = await finish(task)
-    assert (summary.counts, summary.seconds) == (delivered(6), 4.0)
-
-
-# ---- ends
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 7])
-async def test_max_events_is_exact(tmp_path: Path, count: int) -> None:
-    feed, table = Feed.of(*numbers(7), batch=3), Table(tmp_path / "t.db")
-    pipeline = make_pipeline(tmp_path, feed, sink("table", table))
-    summary = await run_once(pipeline, max_events=count)
-    assert (summary.counts, table.ids) == (delivered(count), [f"p{n}" for n in range(count)])
-    await run_once(pipeline)
-    assert (table.ids, (await kept(pipeline)).totals) == ([f"p{n}" for n in range(7)], delivered(7))
-
-
-async def test_max_events_ends_behind_a_batch_that_cannot_be_divided(tmp_path: Path) -> None:
-    feed, table = Feed.of(*numbers(7), batch=3, divisible=False), Table(tmp_path / "t.db")
-    pipeline = make_pipeline(tmp_path, feed, sink("table", table))
-    summary = await run_once(pipeline, max_events=4)
-    await run_once(pipeline)
-    assert (summary.counts.received, table.ids) == (6, [f"p{n}" for n in range(7)])
-
-
-async def test_stopping_drains_what_was_read(tmp_path: Path) -> None:
-    feed, shelf, gate = Feed.of(*numbers(4)), Shelf(), Gate()
-    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), steps=[step("gate", gate, batched=True)])
-    run = Run(pipeline, RunOptions())
-    task = asyncio.create_task(run.execute())
-    await until(lambda: run.status.in_flight_events == 4)
-    run.stop()
-    await until(lambda: run.status.phase == "draining")
-    gate.open.set()
-    summary = await finish(task)
-    assert (summary.counts, shelf.ids, run.status.phase) == (delivered(4), ["p0", "p1", "p2", "p3"], "stopped")
-    assert ((await kept(pipeline)).note.drained, feed.acked[-1]) == (False, ("p", 4))
-
-
-async def test_a_source_that_never_waits_is_stopped_all_the_same(tmp_path: Path) -> None:
-    feed, shelf = Feed.of({"n": 0}), Shelf()
-    feed.after = lambda batch: feed.add({"n": 0}, {"n": 0})
-    run = Run(make_pipeline(tmp_path, feed, sink("shelf", shelf)), RunOptions())
-    task = asyncio.create_task(run.execute())
-    await until(lambda: run.status.counts.received > 10)
-    run.stop()
-    summary = await finish(task)
-    assert len(shelf.ids) == summary.counts.delivered == summary.counts.received
-
-
-@pytest.mark.parametrize("why", ["rate", "retry"])
-async def test_stopping_does_not_wait_for_a_sleep_of_the_reader(tmp_path: Path, why: str) -> None:
-    feed, shelf = Feed.of(*numbers(4)), Shelf()
-    if why == "retry":
-        feed.unplugged[2] = Transient("list.down", "down")
-    limits = Limits(rate=0.001 if why == "rate" else None)
-    retry = Retry(initial_delay=1e6, max_delay=1e6, max_elapsed=1e9)
-    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), limits=limits, retry=retry)
-    run = Run(pipeline, RunOptions(random=random.Random(1)))
-    task = asyncio.create_task(run.execute())
-    await until(lambda: run.status.counts.received == 2)
-    run.stop()
-    assert ((await finish(task)).counts, shelf.ids) == (delivered(2), ["p0", "p1"])
-
-
-async def test_a_run_that_does_not_drain_in_time_ends_and_says_so(tmp_path: Path) -> None:
-    feed, shelf, clock, said = Feed.of(*numbers(2)), Shelf(), FakeClock(), list[Incident]()
-    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), steps=[step("gate", Gate(), batched=True)])
-    run = Run(pipeline, RunOptions(clock=clock, log=said.append))
-    before = asyncio.all_tasks()
-    task = asyncio.create_task(run.execute())
-    await until(lambda: run.status.in_flight_events == 2)
-    run.stop()
-    await until(lambda: run.status.phase == "draining")
-    await clock.advance(pipeline.shutdown_timeout)
-    summary = await finish(task)
-    assert (summary.counts, shelf.ids, feed.acked) == (Counts(), [], [])
-    assert [(incident.level, incident.code) for incident in said] == [("warning", "shutdown.timeout")]
-    assert asyncio.all_tasks() - before == set()
-
-
-async def test_cancelling_a_run_ends_it_cleanly(tmp_path: Path) -> None:
-    feed, table = Feed.of(*numbers(2)), Table(tmp_path / "t.db")
-    pipeline = make_pipeline(tmp_path, feed, sink("table", table))
-    run = Run(pipeline, RunOptions())
-    before = asyncio.all_tasks()
-    task = asyncio.create_task(run.execute())
-    await until(lambda: run.status.counts.received == 2)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await finish(task)
-    assert (asyncio.all_tasks() - before, feed.closed, run.status.phase) == (set(), 1, "failed")
-    assert (await run_once(pipeline)).counts == Counts()
-
-
-# ---- readiness
 
 
 async def test_a_full_disk_makes_the_run_wait_without_limit_and_not_ready(tmp_path: Path) -> None:

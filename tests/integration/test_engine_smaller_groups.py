@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from engine_parts import Feed, Shelf, Table, bad, kept, make_pipeline, run_once, sink
+from engine_parts import Feed, Shelf, Table, bad, kept, make_pipeline, numbers, run_once, sink
 from engine_parts import parts as parts
 
 from penstock.config.model import Batching
@@ -14,10 +14,6 @@ from penstock.errors import BatchError
 from penstock.event import Event
 from penstock.ledger import Counts
 from penstock.state.records import Delivered
-
-
-def numbers(count: int) -> list[dict[str, int]]:
-    return [{"n": n} for n in range(count)]
 
 
 class Narrow:

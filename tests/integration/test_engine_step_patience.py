@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import PLACE, Feed, Shelf, kept, make_pipeline, run_once, sink, step
+from engine_parts import PLACE, Feed, Shelf, kept, make_pipeline, numbers, pass_time, run_once, sink, step
 from engine_parts import parts as parts
+from waiting import until_async
 
 from penstock.config.model import Component, Limits, Retry, Step
 from penstock.engine.preview import try_event
@@ -18,15 +19,10 @@ from penstock.errors import Transient, Unavailable
 from penstock.event import Event
 from penstock.ledger import Counts
 from penstock.observe.log import Incident
-from penstock.observe.status import RunSummary
 from penstock.testing.clock import FakeClock
 from transforms.python import PythonConfig
 
 SHORT = Retry(max_attempts=2, initial_delay=1.0)
-
-
-def numbers(count: int) -> list[dict[str, int]]:
-    return [{"n": n} for n in range(count)]
 
 
 class Lookup:
@@ -54,14 +50,6 @@ class Later(Lookup):
         return super().__call__(events)
 
 
-async def pass_time(clock: FakeClock, run: asyncio.Task[RunSummary]) -> RunSummary:
-    async with asyncio.timeout(20):
-        while not run.done():
-            await clock.advance(1)
-            await asyncio.sleep(0)
-    return await run
-
-
 @pytest.mark.parametrize("kind", [Lookup, Later])
 @pytest.mark.parametrize("raises", [False, True], ids=["returned", "raised"])
 @pytest.mark.parametrize("when", [None, "true"], ids=["always", "under a condition"])
@@ -72,7 +60,8 @@ async def test_what_a_step_needs_is_waited_for_without_limit(
     steps = [step("look", lookup, batched=True, retry=SHORT, when=when)]
     pipeline = make_pipeline(tmp_path, Feed.of(*numbers(4)), sink("shelf", shelf), steps=steps)
     task = asyncio.create_task(Run(pipeline, RunOptions(once=True, clock=clock)).execute())
-    summary = await pass_time(clock, task)
+    await pass_time(clock, task)
+    summary = await task
     assert (shelf.ids, summary.counts) == ([f"p{n}" for n in range(4)], Counts(4, 4))
     assert (await kept(pipeline)).letters == []
     again = ["p0", "p1"] if raises else ["p1"]
@@ -84,7 +73,9 @@ async def test_no_policy_for_failures_applies_to_what_is_only_waited_for(tmp_pat
     shelf, clock = Shelf(), FakeClock()
     steps = [step("look", Lookup(9, "p0"), batched=True, retry=SHORT, on_error=on_error)]
     pipeline = make_pipeline(tmp_path, Feed.of(*numbers(2)), sink("shelf", shelf), steps=steps)
-    summary = await pass_time(clock, asyncio.create_task(Run(pipeline, RunOptions(once=True, clock=clock)).execute()))
+    task = asyncio.create_task(Run(pipeline, RunOptions(once=True, clock=clock)).execute())
+    await pass_time(clock, task)
+    summary = await task
     assert (shelf.ids, summary.counts) == (["p0", "p1"], Counts(2, 2))
 
 
@@ -113,12 +104,11 @@ async def test_meanwhile_no_more_is_read_than_the_limits_allow_and_a_stop_ends_t
     )  # fmt: skip
     run = Run(pipeline, RunOptions(clock=clock, log=said.append))
     task = asyncio.create_task(run.execute())
-    async with asyncio.timeout(20):
-        await until(lambda: run.status.in_flight_events == 6)
-        await clock.advance(100)
-        assert (feed.read <= 8, shelf.ids, run.status.in_flight_events) == (True, [], 6)
-        run.stop()
-        await until(lambda: run.status.phase == "draining")
+    await until_async(lambda: run.status.in_flight_events == 6, task)
+    await clock.advance(100)
+    assert (feed.read <= 8, shelf.ids, run.status.in_flight_events) == (True, [], 6)
+    run.stop()
+    await until_async(lambda: run.status.phase == "draining", task)
     await clock.advance(pipeline.shutdown_timeout)
     summary = await asyncio.wait_for(task, 20)
     assert (summary.counts, feed.acked, [incident.code for incident in said]) == (Counts(), [], ["shutdown.timeout"])
@@ -147,11 +137,6 @@ def look(data):
         raise Unavailable("lookup.gone", "the table is not there")
     return data
 """
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
 
 
 async def test_looking_at_one_event_does_not_wait_without_limit(tmp_path: Path) -> None:
