@@ -25,7 +25,7 @@ from penstock.state.sqlite_database import Database, Naming
 from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
 from penstock.state.sqlite_migrate import migrate
 
-_REPAIR = "restore the file from a backup; the pipeline then asks for `pipe checkpoint adopt`"
+_REPAIR = "restore the file from a backup; the next run reads again what it lacks, and says so"
 _LONGEST_NAME = 63
 
 

@@ -181,8 +181,10 @@ class Committer:
                 if ledger.name not in group.failed.get((w, event.origin), ())
             ]
             commit = self._commit_for(ledger, group, number)
-            idle = group.positions or group.job  # without positions all ledgers take part, or none could tell what was counted
-            if idle and not offered and not commit.keys and not commit.jobs and not ledger.redoing:
+            positional = (
+                group.positions or group.job
+            )  # without positions all take part: equal groups say that all counted the same
+            if positional and not (offered or commit.keys or commit.jobs or ledger.redoing):
                 ledger.unwritten.update(group.positions)
                 return  # it owes nothing of this group, which the note says for it (rule 2)
             events = [event for _, event in offered]

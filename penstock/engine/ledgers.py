@@ -200,7 +200,7 @@ def _check(state: LedgerState, claim: Claim, claims: Claims, note: Note) -> None
 
 def _note_restored(state: LedgerState, claims: Claims, noted: int) -> None:
     """Its rows, keys, positions and counts went back together, so reading on from there is right for it."""
-    state.restored = noted
+    state.restored = noted  # Invariant 13: said once, and never passed over
     if claims.positions and claims.reads:
         return
     adopt = f"`pipe checkpoint adopt {claims.pipeline}` goes on from now without it"
