@@ -173,6 +173,8 @@ class SourceContract:
         await source.release([], 0.0)
         await source.close()
         await source.close()
+        if source.has_positions:
+            assert len(events_of(await self._batches(tmp_path))) == self.COUNT
 
 
 class SinkContract:
@@ -298,3 +300,4 @@ class SinkContract:
         await sink.open(None)
         await sink.close()
         await sink.close()
+        assert await self.delivered(sink, tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from transform_parts import event
 
 from penstock.errors import Permanent
 from transforms._tokens import FORBIDDEN
@@ -75,7 +76,7 @@ def test_no_disguise_hides_a_forbidden_name(program: str) -> None:
     ],
 )
 def test_a_name_that_is_only_text_a_field_or_a_key_is_fine(program: str) -> None:
-    compiler().program(program, "data")
+    assert len(compiler().program(program, "data")([event({})])) == 1
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,8 @@ def test_a_number_that_jq_would_round_is_refused_in_a_program(program: str) -> N
 
 
 def test_an_exact_number_is_fine_in_a_program() -> None:
-    compiler().program("[9007199254740992, 1152921504606846976, 0.1]", "data")
+    program = compiler().program("[9007199254740992, 1152921504606846976, 0.1]", "data")
+    assert program([event({})]) == [[[9007199254740992, 1152921504606846976, 0.1]]]
 
 
 @pytest.mark.parametrize(
