@@ -77,10 +77,13 @@ class Event(msgspec.Struct, gc=False):
     def json(self) -> bytes:
         """The data as JSON text on one line; `null` where there is none.
 
-        :raises Permanent: `encode.*`, where the data holds something JSON cannot say.
+        :raises Permanent: `encode.*`, where the data holds something JSON cannot say, or is no JSON at all.
         """
         raw = self.raw
         if raw is None:
+            if self.decoded.__class__ is bytes:  # Invariant 13: the encoder would make Base64 of it, and nobody could tell
+                kind = self.datacontenttype or "a type that nobody named"
+                raise Permanent("encode.not_json", f"the data is no JSON, but {len(self.decoded)} bytes of {kind}")
             raw = self.raw = encode(None if self.decoded is UNSET else self.decoded)
         return raw
 

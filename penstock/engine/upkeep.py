@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from penstock.clock import Clock
 from penstock.config.model import DeadLetters
-from penstock.errors import Unavailable
+from penstock.errors import Transient
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
 from penstock.state.store import StateStore
@@ -49,7 +49,7 @@ class Upkeep:
         try:
             while await self.store.expire_letters(before, EXPIRE_AT_ONCE) == EXPIRE_AT_ONCE:
                 await self.clock.sleep(0)
-        except Unavailable as error:  # the commits wait for the same store, and report it; expiry has time until the next hour
+        except Transient as error:  # the commits wait for the same store, and report it; expiry has time until the next hour
             self.log(Incident("info", error.code, f"{self.status.pipeline}: dead letters expire later: {error}", error.help))
 
     def watch(self) -> None:

@@ -36,6 +36,17 @@ def test_raw_text_over_several_lines_becomes_one_line(encoder: Any) -> None:
     assert data == {"a": 2**70}
 
 
+def test_bytes_are_no_json_and_only_a_whole_event_can_carry_them() -> None:
+    image = Event("1", "s", "t", decoded=b"\x89PNG", datacontenttype="image/png")
+    with pytest.raises(Unencodable) as caught:
+        lines_of([image], data_line)
+    assert (caught.value.failed[0].code, caught.value.failed[0].message) == (
+        "encode.not_json",
+        "the data is no JSON, but 4 bytes of image/png",
+    )
+    assert decode(*lines_of([image], envelope_line))["data_base64"] == "iVBORw=="
+
+
 def test_every_event_without_a_line_is_named_and_only_those_before_the_first_count_as_taken() -> None:
     nan = float("nan")
     with pytest.raises(Unencodable) as caught:
