@@ -206,3 +206,12 @@ async def test_a_new_ledger_stands_where_its_claim_says_and_an_older_one_where_i
     for epoch, number in ((1, 7), (2, 9)):
         claim = await store.claim(claimant(epoch, start={"p": at(number)}, counts=Counts(number, number)))
         assert (claim.group, claim.positions, claim.counts) == (0, {"p": at(7)}, Counts(7, 7))
+
+
+async def test_keys_that_settle_an_event_may_be_held_already_and_expire_as_others_do(store: SqliteStateStore) -> None:
+    await store.claim(claimant(1, window=10.0))
+    await store.commit(commit(1, 1, running=0.0, settled=[key(7)]))
+    await store.commit(commit(2, running=6.0, settled=[key(7), key(8)]))
+    assert await store.seen([key(n).key for n in (1, 7, 8, 9)]) == dict([key(1), key(7), key(8)])
+    await store.commit(commit(3, 3, running=20.0))
+    assert await store.seen([key(n).key for n in (1, 7, 8)]) == {}
