@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from penstock.spi import (
         Batch,
         Batched,
+        Concluding,
         Context,
         Expressions,
         FieldsProgram,
@@ -95,7 +96,7 @@ _HOMES = {
     "penstock.ledger": ("Claim", "Claimant", "Commit", "Counts", "JobRecord", "Key", "Ledger", "LedgerSink"),
     "penstock.observe.status": ("RunSummary",),
     "penstock.spi": (
-        *("Batch", "Batched", "Context", "Expressions", "FieldsProgram", "Healthy", "Legible", "Position"),
+        *("Batch", "Batched", "Concluding", "Context", "Expressions", "FieldsProgram", "Healthy", "Legible", "Position"),
         *("Program", "Progress", "Rereadable", "Restartable", "Result", "Resume", "Revertible", "Sink", "Source", "Token"),
         *("Transform", "View"),
     ),
@@ -112,6 +113,7 @@ __all__ = [
     "Commit",
     "ComponentConfig",
     "ComponentError",
+    "Concluding",
     "ConfigProblem",
     "ConfigurationError",
     "Context",

@@ -308,6 +308,16 @@ class Sink(Protocol):
 
 
 @runtime_checkable
+class Concluding(Protocol):
+    """A sink to which it matters that the last run ended by itself."""
+
+    async def conclude(self) -> bytes | None:
+        """Called behind the last commit of a run that ends by itself. What it returns is committed in the place of what the last
+        `flush` returned; the next run's `open` is given it, and its first `flush` says that the sink is in use again."""
+        ...
+
+
+@runtime_checkable
 class Revertible(Protocol):
     """A sink that can take back what was written and not committed.
 

@@ -108,11 +108,34 @@ class Appender:
         """End the compressed frame, and make everything durable.
 
         :raises OSError: nothing is known of what was written since the last `seal`; cut it off.
+        :raises EnvironmentFault: `sink.file_replaced`, `sink.file_shared`.
         """
         if self._encoder is not None:
             data, self._encoder = self._encoder.flush(), None
             self._write(data)
+        self._check_sole()
         os.fsync(self._file)
+
+    def _check_sole(self) -> None:
+        """What is made durable must be found under its name, and be this run's alone."""
+        status = os.fstat(self._file)
+        try:
+            there = os.path.samestat(status, self.path.lstat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise EnvironmentFault(
+                "sink.file_replaced",
+                f"{self.path} was removed, renamed or replaced while the run writes to it",
+                help="put it back and run again: nothing behind the last commit counts as delivered",
+            )
+        if status.st_size != self.length:
+            raise EnvironmentFault(
+                "sink.file_shared",
+                f"{self.path} has {status.st_size} bytes, and this run left it with {self.length}",
+                why="something else writes to it",
+                help="give every writer a file of its own",
+            )
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

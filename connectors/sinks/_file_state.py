@@ -22,6 +22,7 @@ class FileState(msgspec.Struct, frozen=True):
     :ivar committed: length of the file in bytes.
     :ivar found: its length before this pipeline's first write.
     :ivar device, inode: recognise the file after it was renamed.
+    :ivar ended: the run that wrote it ended by itself, so that whatever is behind `committed` is another's, and stays.
     """
 
     name: str
@@ -30,6 +31,7 @@ class FileState(msgspec.Struct, frozen=True):
     device: int
     inode: int
     v: int = 1
+    ended: bool = False
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

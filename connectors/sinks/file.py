@@ -123,6 +123,10 @@ class FileSink:
         """
         await self._run(partial(self._rollback, recovered))
 
+    async def conclude(self) -> bytes | None:
+        """See `Concluding`: from now on nothing in the file is this run's but what was committed."""
+        return await self._run(lambda: self._state(ended=True))
+
     async def close(self) -> None:
         """Gives the file up. What was not flushed is cut off, where the disk lets it."""
         thread, self._thread = self._thread, None
@@ -142,10 +146,14 @@ class FileSink:
             raise shorter(path, 0, state.committed)
         self._file.open()
         length = self._file.length
-        if state is not None and length > state.committed and not state.is_tail(length):
+        if state is None or (state.ended and length >= state.committed):  # what others wrote since stays
+            self._found = length
+            self._cut(length)
+            return
+        if length > state.committed and not state.is_tail(length):
             raise tail_too_large(path, length - state.committed)
-        self._found = length if state is None else state.found
-        self._cut(length if state is None else state.committed)
+        self._found = state.found
+        self._cut(state.committed)
 
     def _renamed(self, state: FileState) -> FileState | None:
         """The sink has another path now: the state goes with a file that was moved; else the old file is cut back, and the
@@ -227,7 +235,10 @@ class FileSink:
             with self._failing():
                 self._file.seal()
             self._flushed, self._pending = self._file.length, 0
-        return FileState(self.config.path, self._flushed, self._found, *self._file.inode()).encode()
+        return self._state(ended=False)
+
+    def _state(self, *, ended: bool) -> bytes:
+        return FileState(self.config.path, self._flushed, self._found, *self._file.inode(), ended=ended).encode()
 
     def _rollback(self, recovered: bytes | None) -> None:
         state = decode_state(recovered, self._file.path) if recovered else None

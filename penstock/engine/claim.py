@@ -21,7 +21,7 @@ from penstock.errors import Fenced, Transient
 from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
-from penstock.spi import Sink
+from penstock.spi import Concluding, Sink
 from penstock.state.open import open_store
 from penstock.state.records import Version
 from penstock.state.store import StateStore
@@ -48,17 +48,37 @@ class Claimed:
     committer: Committer
 
     async def finish(self, *, drained: bool) -> None:
-        """Note that the source was drained, so that the time until the next run counts for the dedup window (rule 8)."""
+        """The run ends by itself: sinks hear of it, and where the source was drained that is noted, so that the time until the
+        next run counts for the dedup window (rule 8)."""
+        committer = self.committer
+        states = await self._conclude()
+        if states:
+            # The state store's ledger takes part in every group, so the note's group and counts are its own.
+            group, counts = committer.note.group, committer.note.counts
+            last = Commit(self.epoch, group, group, {}, counts, running=committer.running(), sink_states=states)
+            await self._patiently(partial(self.store.commit, last))
         if drained:
-            committer = self.committer
             final = replace(committer.note, running=committer.running(), drained=True, at=committer.clock.now())
+            await self._patiently(partial(self.store.note, self.epoch, final))
+        committer.status.waiting = None
 
-            def tell(error: Transient) -> None:
-                committer.status.waiting = f"{error.code}: {error}"
+    async def _conclude(self) -> dict[str, bytes]:
+        """What sinks that care say of their end."""
+        states: dict[str, bytes] = {}
+        for end in self.committer.sinks:
+            if end.ledger == STATE and isinstance(end.sink, Concluding):
+                said = await self._patiently(end.sink.conclude)
+                if said is not None:
+                    states[end.name] = said
+        return states
 
-            note_it = partial(self.store.note, self.epoch, final)
-            await persistently(note_it, committer.retry, committer.random, committer.clock, tell)
-            committer.status.waiting = None
+    async def _patiently(self, action: Callable[[], Awaitable[T]]) -> T:
+        committer = self.committer
+
+        def tell(error: Transient) -> None:
+            committer.status.waiting = f"{error.code}: {error}"
+
+        return await persistently(action, committer.retry, committer.random, committer.clock, tell)
 
 
 async def claim_pipeline(
@@ -191,8 +211,8 @@ def _end(assembly: Assembly, name: str, ledgers: list[LedgerState], status: RunS
 async def _open_plain_sinks(
     ends: list[SinkEnd], ledgers: list[LedgerState], stack: AsyncExitStack, patient: Patient
 ) -> tuple[LedgerState, dict[str, bytes]] | None:
-    """Each at what its last committed flush returned; the states of those that are new, which are to be committed before their
-    first write, so that a crash in that write can be undone."""
+    """Each at what its last committed flush returned; the states that are new, because a sink is, or because it is in use again,
+    which are to be committed before their first write, so that a crash in that write can be undone."""
     state = next((ledger for ledger in ledgers if ledger.sink is None), None)
     if state is None:
         return None
@@ -204,8 +224,8 @@ async def _open_plain_sinks(
         end.committed = state.sink_states.get(end.name)
         stack.push_async_callback(sink.close)
         await patient(partial(sink.open, end.committed))
-        found = await patient(sink.flush) if end.committed is None else None
-        if found is not None:
+        found = await patient(sink.flush)
+        if found is not None and found != end.committed:
             fresh[end.name] = end.committed = found
     return (state, fresh) if fresh else None
 
