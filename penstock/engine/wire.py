@@ -131,7 +131,7 @@ def _writable(
             tally.fail("transforms", event, error)
             refused.add(event.origin)
             steps.append(b"")
-        event.steps = None
+        event.steps, event.record = None, UNSET  # `event:` has been filled: nobody asks for the record any more
     places = [i for i, event in enumerate(outputs) if event.origin not in refused]
     return (
         [outputs[i] for i in places],
@@ -152,10 +152,21 @@ def packed(event: Event) -> Event:
     if event.decoded is not UNSET and not isinstance(event.decoded, bytes):
         event.json()
         event.decoded = UNSET
+    if event.record is not UNSET and not isinstance(event.record, bytes):  # msgpack holds no integer beyond 64 bits
+        event.record = encode(event.record)
     return event
 
 
 encode_request = msgspec.msgpack.Encoder().encode
-decode_request = msgspec.msgpack.Decoder(Request).decode
+_decode_request = msgspec.msgpack.Decoder(Request).decode
 encode_reply = msgspec.msgpack.Encoder().encode
 decode_reply = msgspec.msgpack.Decoder(Reply).decode
+
+
+def decode_request(body: bytes) -> Request:
+    """A block as it arrived, its records decoded."""
+    request = _decode_request(body)
+    for event in request.events:
+        if event.record is not UNSET:
+            event.record = decode(event.record)
+    return request
