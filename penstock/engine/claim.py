@@ -60,7 +60,7 @@ class Claimed:
         if drained:
             final = replace(committer.note, running=committer.running(), drained=True, at=committer.clock.now())
             await self._patiently(partial(self.store.note, self.epoch, final))
-        committer.status.waiting = None
+        committer.status.wait("commit", None)
 
     async def _conclude(self) -> dict[str, bytes]:
         """What sinks that care say of their end."""
@@ -76,7 +76,7 @@ class Claimed:
         committer = self.committer
 
         def tell(error: Transient) -> None:
-            committer.status.waiting = f"{error.code}: {error}"
+            committer.status.wait("commit", f"{error.code}: {error}")
 
         return await persistently(action, committer.retry, committer.random, committer.clock, tell)
 
@@ -109,7 +109,7 @@ async def claim_pipeline(
     fresh = await _open_plain_sinks(ends, ledgers, stack, patient)
     if fresh:
         await patient(partial(store.commit, _first_states(epoch, standing, *fresh)))
-    status.waiting = None
+    status.wait("start", None)
     status.totals = standing.note.counts
     counts = await store.letter_counts()
     status.open_letters = counts.get("open", 0) + counts.get("parked", 0) + counts.get("replaying", 0)
@@ -181,7 +181,7 @@ def _tell(error: Transient, options: RunOptions, status: RunStatus) -> None:
     """The run has not begun, so nothing else could say that it waits."""
     if status.waiting is None:
         options.log(Incident("warning", error.code, f"{status.pipeline}: cannot start yet: {error}", error.help))
-    status.waiting = f"{error.code}: {error}"
+    status.wait("start", f"{error.code}: {error}")
 
 
 def _ledgers(assembly: Assembly, store: StateStore) -> list[LedgerState]:

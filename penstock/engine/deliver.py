@@ -18,11 +18,11 @@ from penstock.engine.lanes import LaneStops, stop_at_failures, works_before
 from penstock.engine.ledgers import STATE, LedgerState, groups_of, names_of
 from penstock.engine.letters import LetterMaker
 from penstock.engine.outcomes import finished_keys, settled_keys
-from penstock.engine.retry import PATIENT, delays, gave_up
+from penstock.engine.retry import Waits, gave_up
 from penstock.engine.sinks import FlushNeeded, SinkEnd
 from penstock.engine.stages import Failure
 from penstock.engine.work import Work
-from penstock.errors import BatchError, Fatal, Transient, Unavailable
+from penstock.errors import BatchError, Fatal, Transient
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Commit, JobRecord, Key
@@ -117,7 +117,7 @@ class Committer:
             if sink.ledger != STATE:
                 continue
             events = [(w, event) for w, work in enumerate(group.works) for event in work.for_sink(bit, STATE)]
-            failures, state = await sink.deliver([event for _, event in events], self._waiting, halts=self.lane == "stop")
+            failures, state = await sink.deliver([event for _, event in events], halts=self.lane == "stop")
             for index, error in sorted(failures.items()):
                 work, event = events[index]
                 self._sink_failed(group, work, sink.name, Failure(event.origin, sink.name, error.error, event, error.attempts))
@@ -274,9 +274,6 @@ class Committer:
 
     # Waiting.
 
-    def _waiting(self, reason: str | None) -> None:
-        self.status.waiting = reason
-
     async def _patiently(self, action: Callable[[], Awaitable[None]]) -> None:
         """A step in the state store: retried until it is done, for nothing can go on without it."""
         await self._retried(action, None)
@@ -290,20 +287,19 @@ class Committer:
         await self._retried(action, stands)
 
     async def _retried(self, action: Callable[[], Awaitable[None]], done: Callable[[], Awaitable[bool]] | None) -> None:
-        bounded = delays(self.retry, self.random, self.clock)
-        patient = delays(PATIENT, self.random, self.clock)
+        waits = Waits(self.retry, self.random, self.clock)
         attempted = False
         while True:
             try:
                 if not (attempted and done is not None and await done()):
                     attempted = True
                     await action()
-                self.status.waiting = None
+                self.status.wait("commit", None)
                 return
             except Transient as error:
-                delay = next(patient if isinstance(error, Unavailable) else bounded, None)
+                delay = waits.after(error)
                 if delay is None:
                     raise gave_up(error) from error
-                self.status.waiting = f"{error.code}: {error}"
+                self.status.wait("commit", f"{error.code}: {error}")
                 self.status.retries["commit"] += 1
             await self.clock.sleep(delay)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 
 from penstock.engine.assemble import Assembly
@@ -47,6 +48,8 @@ class Processor:
         self._retry = pipeline.retry
         self._clock, self._random = assembly.surroundings.clock, assembly.surroundings.random
         self._pool = WorkerPool(pipeline, assembly.surroundings, status) if pipeline.workers else None
+        for stage in self._chain.stages:
+            stage.waiting = partial(status.wait, f"step {stage.name}")
         self._prepares = self._pool is None or (self._keys is not None and not self._keys.positional)
 
     async def __aenter__(self) -> Processor:
@@ -130,11 +133,10 @@ class Processor:
 
         def tell(error: Transient) -> None:
             self._status.retries["dedup"] += 1
-            self._status.waiting = f"dedup: {error}"
+            self._status.wait("dedup", f"dedup: {error}")
 
-        before = self._status.waiting
         verdicts = await persistently(look, self._retry, self._random, self._clock, tell)
-        self._status.waiting = before
+        self._status.wait("dedup", None)
         return verdicts
 
     async def _standing(self, batch: Batch, held: Mapping[str, Collection[int]]) -> dict[int, OpenLetter]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from penstock.config.model import Batching
 from penstock.engine.assemble import Assembly
 from penstock.engine.flow import Flow
-from penstock.engine.retry import PATIENT, delays, gave_up
+from penstock.engine.retry import Waits, gave_up
 from penstock.engine.supervise import blaming
-from penstock.errors import Fatal, Transient, Unavailable
+from penstock.errors import Fatal, Transient
 from penstock.spi import Batch, Batched, Source
 
 if TYPE_CHECKING:
@@ -81,43 +81,30 @@ class Reader:
         self._options = options
         self._left = options.max_events
         self._next_at = 0.0
-        self._failing = ""
         self._positions = Positions(assembly.source)
         self.drained = False
 
     async def batches(self, stopping: asyncio.Event) -> AsyncGenerator[Batch, None]:
         """Batches, each with its credits taken. A transient failure is waited out, and reading goes on behind the last batch."""
-        waits, patient = self._waits()
+        status, waits = self._flow.status, None
         while True:
             try:
                 async with aclosing(self._until(stopping)) as batches:
                     async for batch in batches:
-                        if self._failing:
-                            waits, patient = self._waits()
-                        self._waiting(None)
+                        if waits is not None:
+                            status.wait("source", None)
+                            waits = None
                         yield batch
-                self._waiting(None)
+                status.wait("source", None)
                 return
             except Transient as error:
-                delay = next(patient if isinstance(error, Unavailable) else waits, None)
+                waits = waits or Waits(self._retry, self._options.random, self._options.clock)
+                delay = waits.after(error)
                 if delay is None:
                     raise gave_up(error, "source") from error
-                self._flow.status.retries["source"] += 1
-                self._waiting(error)
+                status.retries["source"] += 1
+                status.wait("source", f"source: {error}")
                 await self._pause(delay, stopping)
-
-    def _waiting(self, error: Transient | None) -> None:
-        """The run is not ready while its source fails; a sink that waits meanwhile keeps its own word for it."""
-        status = self._flow.status
-        if error is not None:
-            self._failing = status.waiting = f"source: {error}"
-        elif self._failing:
-            status.waiting = None if status.waiting == self._failing else status.waiting
-            self._failing = ""
-
-    def _waits(self) -> tuple[Iterator[float], Iterator[float]]:
-        rng, clock = self._options.random, self._options.clock
-        return delays(self._retry, rng, clock), delays(PATIENT, rng, clock)
 
     async def _until(self, stopping: asyncio.Event) -> AsyncGenerator[Batch, None]:
         stopped = asyncio.ensure_future(stopping.wait())

@@ -31,6 +31,20 @@ def delays(retry: Retry, rng: random.Random, clock: Clock) -> Iterator[float]:
         yield delay
 
 
+class Waits:
+    """How long one operation waits before each further attempt: as `retry` says, and for what is `Unavailable` without limit."""
+
+    def __init__(self, retry: Retry, rng: random.Random, clock: Clock) -> None:
+        self._bounded, self._patient = delays(retry, rng, clock), delays(PATIENT, rng, clock)
+
+    def after(self, error: Transient, *, patient: bool = True) -> float | None:
+        """Seconds to wait after this failure; None where no further attempt is allowed.
+
+        :param patient: False: `retry` alone decides.
+        """
+        return next(self._patient if patient and isinstance(error, Unavailable) else self._bounded, None)
+
+
 async def persistently(
     action: Callable[[], Awaitable[T]], retry: Retry, rng: random.Random, clock: Clock, tell: Callable[[Transient], None]
 ) -> T:
@@ -38,12 +52,12 @@ async def persistently(
 
     :raises EnvironmentFault: `retry` allows no further attempt.
     """
-    bounded, patient = delays(retry, rng, clock), delays(PATIENT, rng, clock)
+    waits = Waits(retry, rng, clock)
     while True:
         try:
             return await action()
         except Transient as error:
-            delay = next(patient if isinstance(error, Unavailable) else bounded, None)
+            delay = waits.after(error)
             if delay is None:
                 raise gave_up(error) from error
             tell(error)

@@ -304,8 +304,7 @@ class Run:
 
         def tell(error: Transient) -> None:
             self.status.retries["source"] += 1
-            self.status.waiting = f"source: {error}"
+            self.status.wait("ack", f"source: {error}")
 
-        before = self.status.waiting
         await persistently(attempt, self.pipeline.retry, self.options.random, self.options.clock, tell)
-        self.status.waiting = before
+        self.status.wait("ack", None)

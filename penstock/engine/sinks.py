@@ -8,14 +8,14 @@ the sink has it) undoes everything since the last committed flush, and the group
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from penstock.clock import Clock
 from penstock.config.model import Retry
-from penstock.engine.retry import PATIENT, delays, gave_up
+from penstock.engine.retry import Waits, gave_up, persistently
 from penstock.engine.supervise import blaming
-from penstock.errors import BatchError, ComponentError, Fatal, Transient, Unavailable
+from penstock.errors import BatchError, ComponentError, Fatal, Transient
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.observe.status import RunStatus
@@ -56,9 +56,7 @@ class SinkEnd:
     kept: dict[int, Event] = field(default_factory=dict)
     """Written, not committed, and not to be taken back: by the event's `id()`, which is its own as long as it is held here."""
 
-    async def deliver(
-        self, events: Sequence[Event], waiting: Callable[[str | None], None], *, halts: bool = False
-    ) -> tuple[dict[int, SinkFailure], bytes | None]:
+    async def deliver(self, events: Sequence[Event], *, halts: bool = False) -> tuple[dict[int, SinkFailure], bytes | None]:
         """Write all and flush.
 
         :param halts: write nothing more once an event has failed for good.
@@ -70,8 +68,7 @@ class SinkEnd:
         attempt = self.offer = _Attempt(events, halts)
         if self.kept:
             attempt.done.update(i for i, event in enumerate(events) if id(event) in self.kept)
-        bounded = delays(self.retry, self.random, self.clock)
-        patient = delays(PATIENT, self.random, self.clock)
+        waits = Waits(self.retry, self.random, self.clock)
         while True:
             written = False
             try:
@@ -81,18 +78,19 @@ class SinkEnd:
                     state = await self.sink.flush()
             except Transient as error:
                 await self._undo(attempt)
-                delay = next(patient if isinstance(error, Unavailable) else bounded, None)
+                delay = waits.after(error)
                 if delay is None and written:  # no event is to blame for a flush
                     raise gave_up(error, f"sink {self.name}") from error
                 if delay is None:
                     attempt.give_up(error)
+                    waits = Waits(self.retry, self.random, self.clock)
                     continue
                 attempt.number += 1
                 self.status.retries[self.name] += 1
-                waiting(f"{self.name}: {error}")
+                self.status.wait(self.name, f"{self.name}: {error}")
                 await self.clock.sleep(delay)
             else:
-                waiting(None)
+                self.status.wait(self.name, None)
                 return attempt.failures, state
 
     def settle(self, state: bytes | None) -> None:
@@ -148,16 +146,17 @@ class SinkEnd:
         """Back to the last commit, patiently; False where the sink cannot take anything back."""
         if not isinstance(self.sink, Revertible):
             return False
-        patient = delays(PATIENT, self.random, self.clock)
-        while True:
-            try:
-                with blaming(f"sink {self.name}"):
-                    await self.sink.rollback(self.committed)
-            except Unavailable as error:
-                self.status.waiting = f"{self.name}: {error}"
-                await self.clock.sleep(next(patient))
-            else:
-                return True
+        revertible = self.sink
+
+        async def roll() -> None:
+            with blaming(f"sink {self.name}"):
+                await revertible.rollback(self.committed)
+
+        def tell(error: Transient) -> None:
+            self.status.wait(self.name, f"{self.name}: {error}")
+
+        await persistently(roll, self.retry, self.random, self.clock, tell)
+        return True
 
 
 @dataclass(slots=True)
@@ -228,6 +227,7 @@ class _Attempt:
             self.alone.update(chunk)
 
     def give_up(self, error: Transient) -> None:
-        """No attempt is left: what the last one failed at fails for good."""
+        """No attempt is left: what the last one failed at fails for good. What comes behind it has had none."""
         for index in self.blocked:
             self.failures[index] = SinkFailure(error, self.number)
+        self.number = 1

@@ -17,7 +17,7 @@ from typing import Any
 from penstock.builtins import load
 from penstock.components import build
 from penstock.config.model import Pipeline, Retry, Step
-from penstock.engine.retry import PATIENT, delays
+from penstock.engine.retry import Waits
 from penstock.engine.supervise import blaming
 from penstock.errors import ComponentError, Fatal, Permanent, Transient, Unavailable
 from penstock.event import Event
@@ -133,10 +133,11 @@ class Stage:
         """Until nothing is `Transient`, or `retry` allows no further attempt."""
         assert self.context is not None
         rng, clock = self.context.random, self.context.clock
-        bounded, patient = delays(self.retry, rng, clock), delays(PATIENT, rng, clock)
+        waits = Waits(self.retry, rng, clock)
         while due := self._due(results):
             error = results[due[0]]
-            delay = next(patient if self.patient and isinstance(error, Unavailable) else bounded, None)
+            assert isinstance(error, Transient)
+            delay = waits.after(error, patient=self.patient)
             if delay is None:
                 return
             self.waiting(f"{self.name}: {error}")

@@ -44,7 +44,7 @@ class RunStatus:
     :ivar in_flight_events: read and not yet committed; `in_flight_bytes` likewise.
     :ivar batch_seconds: from a batch's reading to its commit; `commit_seconds` of a group's commit alone.
     :ivar committed_at: wall time of the last commit; 0 before the first.
-    :ivar waiting: why the run is not ready (a full disk, a retry), None when it is.
+    :ivar waits: by who waits (a component, or a part of the engine), for what: a full disk, a server, the next attempt.
     :ivar retries: attempts after the first, by component.
     :ivar open_letters: dead letters open, as of the last commit.
     :ivar progress: (done, total) in bytes or events, where the source can say; None where it cannot.
@@ -67,11 +67,23 @@ class RunStatus:
     batch_seconds: Histogram = field(default_factory=Histogram)
     commit_seconds: Histogram = field(default_factory=Histogram)
     committed_at: float = 0.0
-    waiting: str | None = None
+    waits: dict[str, str] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
     open_letters: int = 0
     progress: Callable[[], tuple[int, int] | None] = lambda: None
     health: Callable[[], dict[str, str]] = dict
+
+    @property
+    def waiting(self) -> str | None:
+        """Why nothing is acknowledged for now; None when all goes well."""
+        return "; ".join(self.waits.values()) or None
+
+    def wait(self, who: str, why: str | None) -> None:
+        """Somebody waits, or goes on (None)."""
+        if why is None:
+            self.waits.pop(who, None)
+        else:
+            self.waits[who] = why
 
     @property
     def ready(self) -> bool:

@@ -111,7 +111,11 @@ async def test_meanwhile_no_more_is_read_than_the_limits_allow_and_a_stop_ends_t
     await until_async(lambda: run.status.phase == "draining", task)
     await clock.advance(pipeline.shutdown_timeout)
     summary = await asyncio.wait_for(task, 20)
-    assert (summary.counts, feed.acked, [incident.code for incident in said]) == (Counts(), [], ["shutdown.timeout"])
+    assert (summary.counts, feed.acked, [incident.code for incident in said]) == (
+        Counts(),
+        [],
+        ["run.waiting", "shutdown.timeout"],
+    )
 
 
 async def test_a_worker_waits_too_and_its_time_does_not_run_out_meanwhile(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_run_says_what_it_is_doing() -> None:
     assert describe(status, pace, (500, 1000)).split() == "24,800 events 12,400/s 0:02 left 179 dead letters".split()
     status.phase = "draining"
     assert "draining" in describe(status, pace, (500, 1000))
-    status.waiting = "the disk is full\x1b"
+    status.wait("sink", "the disk is full\x1b")
     assert describe(status, pace, None) == "waiting: the disk is full\\x1b"
 
 

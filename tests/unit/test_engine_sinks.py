@@ -71,6 +71,16 @@ class Tape(Wire):
 
 
 @dataclass
+class Heard(RunStatus):
+    """Remembers what sinks said of their waiting."""
+
+    heard: list[str | None] = field(default_factory=list)
+
+    def wait(self, who: str, why: str | None) -> None:
+        self.heard.append(why)
+
+
+@dataclass
 class Outcome:
     failures: dict[str, tuple[str, int]]
     state: bytes | None
@@ -82,19 +92,17 @@ class Outcome:
 async def deliver(
     sink: Wire, ids: str, *, chunk: int = 100, retry: Retry = RETRY, committed: bytes | None = None, halts: bool = False
 ) -> Outcome:
-    clock, waited = HandClock(), list[str | None]()
-    end = SinkEnd(
-        "wire", sink, "state", retry, chunk, clock, random.Random(7), Faults(), RunStatus("orders", "v1"), committed=committed
-    )  # fmt: skip
+    clock, status = HandClock(), Heard("orders", "v1")
+    end = SinkEnd("wire", sink, "state", retry, chunk, clock, random.Random(7), Faults(), status, committed=committed)
     events = [Event(name, "s", "t", raw=b"1") for name in ids]
     try:
-        failures, state = await end.deliver(events, waited.append, halts=halts)
+        failures, state = await end.deliver(events, halts=halts)
     except FlushNeeded:
         await end.take_back()
         raise
     end.settle(state)
     shown = {ids[index]: (failure.error.code, failure.attempts) for index, failure in failures.items()}
-    return Outcome(shown, state, waited, clock, end)
+    return Outcome(shown, state, status.heard, clock, end)
 
 
 def raising(*errors: Exception | None) -> Plan:
@@ -304,3 +312,17 @@ async def test_a_bug_of_a_sink_names_the_sink() -> None:
     with pytest.raises(Fatal, match="KeyError: 'total'") as caught:
         await deliver(Wire(raising(KeyError("total"))), "a")
     assert (caught.value.code, caught.value.where) == ("internal.error", "sink wire")
+
+
+async def test_an_event_behind_one_that_used_up_its_attempts_has_its_own() -> None:
+    """The first that is down for good costs the second, which is down once, nothing."""
+    tries = dict.fromkeys("ab", 0)
+
+    def plan(ids: list[str]) -> None:
+        for name in ids:
+            tries[name] += 1
+            if name == "a" or tries[name] == 1:
+                raise BatchError({ids.index(name): down()}, not_attempted=range(ids.index(name) + 1, len(ids)))
+
+    outcome = await deliver(Wire(plan), "ab")
+    assert (outcome.failures, tries["a"], tries["b"]) == ({"a": ("wire.down", RETRY.max_attempts)}, RETRY.max_attempts, 2)

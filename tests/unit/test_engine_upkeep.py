@@ -34,13 +34,13 @@ def upkeep(tmp_path: Path, clock: FakeClock, said: list[Incident]) -> Upkeep:
 
 
 async def test_a_long_wait_is_reported_once_and_so_is_its_end(upkeep: Upkeep, clock: FakeClock, said: list[Incident]) -> None:
-    upkeep.status.waiting = "sink.no_space: the disk is full"
+    upkeep.status.wait("sink", "sink.no_space: the disk is full")
     upkeep.watch()
     assert said == []
     await clock.advance(REPORT_AFTER)
     upkeep.watch()
     upkeep.watch()
-    upkeep.status.waiting = None
+    upkeep.status.wait("sink", None)
     upkeep.watch()
     upkeep.watch()
     assert [incident.code for incident in said] == ["run.waiting", "run.resumed"]
@@ -48,10 +48,10 @@ async def test_a_long_wait_is_reported_once_and_so_is_its_end(upkeep: Upkeep, cl
 
 
 async def test_a_short_wait_is_no_incident(upkeep: Upkeep, clock: FakeClock, said: list[Incident]) -> None:
-    upkeep.status.waiting = "busy"
+    upkeep.status.wait("sink", "busy")
     upkeep.watch()
     await clock.advance(REPORT_AFTER / 2)
-    upkeep.status.waiting = None
+    upkeep.status.wait("sink", None)
     upkeep.watch()
     assert said == []
 

@@ -79,7 +79,7 @@ async def test_a_running_pipeline_is_alive_and_ready(server: tuple[Address, list
 
 async def test_a_pipeline_that_waits_is_alive_and_not_ready_with_its_reason(server: tuple[Address, list[RunStatus]]) -> None:
     address, runs = server
-    runs[0].waiting = "the disk is full"
+    runs[0].wait("sink", "the disk is full")
     assert (await ask(address, get("/healthz")))[0] == 200
     assert (await ask(address, get("/readyz")))[::2] == (503, b"orders: the disk is full\n")
 
