@@ -50,7 +50,7 @@ def group_lines(groups: Sequence[Group], style: Style, width: int | None) -> lis
     told = [titles]
     for group, line in zip(groups, lines, strict=True):
         message = printable(group.message)
-        told += [line, *textwrap.wrap(message, (width or len(message) + 4) - 4, initial_indent="    ", subsequent_indent="    ")]
+        told += [line, *textwrap.wrap(message, (width or len(message) + 8) - 4, initial_indent="    ", subsequent_indent="    ")]
     return told
 
 

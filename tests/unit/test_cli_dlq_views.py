@@ -144,6 +144,7 @@ def test_causes_have_their_whole_message() -> None:
     lines = group_lines([group], PLAIN, 60)
     assert " ".join(" ".join(lines[2:]).split()) == ("a long reason " * 8).strip()
     assert max(map(len, lines[2:])) <= 60
+    assert group_lines([group], PLAIN, None)[2:] == ["    " + ("a long reason " * 8).strip()]
     assert group_hints("orders", [group])[1][0] == "pipe dlq replay orders --fingerprint 1abababab"
 
 
