@@ -20,7 +20,7 @@ from penstock.builtins import load, room
 from penstock.clock import SystemClock
 from penstock.config.model import EventFields
 from penstock.engine.prepare import Preparer
-from penstock.engine.stages import Tally
+from penstock.engine.tally import Tally
 from penstock.event import UNSET, Event
 from penstock.faults import Faults
 from penstock.ledger import Claimant, Commit, Counts, Key

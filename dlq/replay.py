@@ -25,7 +25,7 @@ from penstock.engine.dedup import judge
 from penstock.engine.outcomes import count_outcomes
 from penstock.engine.pool import WorkerPool
 from penstock.engine.run import RunOptions
-from penstock.engine.stages import Tally
+from penstock.engine.tally import Tally
 from penstock.engine.work import Work
 from penstock.errors import ComponentError, Oversized, Permanent
 from penstock.event import Event

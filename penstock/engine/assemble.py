@@ -9,8 +9,8 @@ from penstock.builtins import room
 from penstock.clock import Clock
 from penstock.components import build
 from penstock.config.model import Dedup, Pipeline
+from penstock.engine.chain import Chain, compile_chain
 from penstock.engine.prepare import Keys, Preparer
-from penstock.engine.stages import Chain, compile_chain
 from penstock.faults import Faults
 from penstock.ledger import LedgerSink
 from penstock.spi import Context, Expressions, Sink, Source

@@ -20,7 +20,7 @@ from penstock.engine.letters import LetterMaker
 from penstock.engine.outcomes import finished_keys, settled_keys
 from penstock.engine.retry import Waits, gave_up
 from penstock.engine.sinks import FlushNeeded, SinkEnd
-from penstock.engine.stages import Failure
+from penstock.engine.tally import Failure
 from penstock.engine.work import Work
 from penstock.errors import BatchError, Fatal, Transient
 from penstock.event import Event

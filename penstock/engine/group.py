@@ -9,7 +9,7 @@ from penstock.engine.ledgers import STATE, LedgerState
 from penstock.engine.letters import LetterMaker, letter_id
 from penstock.engine.outcomes import count_outcomes
 from penstock.engine.sinks import SinkEnd
-from penstock.engine.stages import Failure
+from penstock.engine.tally import Failure
 from penstock.engine.work import Work
 from penstock.ledger import Counts
 from penstock.spi import Position

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from penstock.engine.dedup import Verdicts
-from penstock.engine.stages import Failure
+from penstock.engine.tally import Failure
 from penstock.engine.work import Work
 from penstock.errors import Fatal
 

@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 from penstock.cloudevents import to_structured
 from penstock.engine.dedup import data_digest
-from penstock.engine.stages import Failure
+from penstock.engine.tally import Failure
 from penstock.engine.work import Work
 from penstock.errors import ComponentError, Oversized, Permanent, Violation
 from penstock.event import UNSET, Event

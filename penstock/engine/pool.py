@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from penstock.config.base import ComponentConfig
 from penstock.config.model import Component, Pipeline
 from penstock.engine.assemble import Surroundings
-from penstock.engine.stages import Tally
+from penstock.engine.tally import Tally
 from penstock.engine.wire import Reply, Request, decode_reply, encode_request, packed
 from penstock.engine.worker import Task
 from penstock.engine.worker_handle import Bystander, Exceeded, WorkerHandle

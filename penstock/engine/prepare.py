@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from penstock.cloudevents import computed_attribute, timestamp
 from penstock.config.model import Dedup, EventFields, Pipeline
-from penstock.engine.stages import Tally
+from penstock.engine.tally import Tally
 from penstock.errors import ComponentError, Permanent
 from penstock.event import UNSET, Event
 from penstock.ledger import Key

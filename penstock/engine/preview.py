@@ -18,7 +18,7 @@ from penstock.engine.flow import Flow
 from penstock.engine.outcomes import count_outcomes
 from penstock.engine.reading import Reader
 from penstock.engine.run import Run, RunOptions
-from penstock.engine.stages import Failure, Tally
+from penstock.engine.tally import Failure, Tally
 from penstock.engine.work import Work
 from penstock.errors import ComponentError, Fatal, Permanent
 from penstock.event import Event, decode, encode

@@ -17,8 +17,8 @@ from penstock.engine.flow import Flow
 from penstock.engine.letters import letter_id
 from penstock.engine.pool import WorkerPool
 from penstock.engine.retry import persistently
-from penstock.engine.stages import Tally
 from penstock.engine.supervise import blaming
+from penstock.engine.tally import Tally
 from penstock.engine.work import Work
 from penstock.errors import Transient
 from penstock.event import Event

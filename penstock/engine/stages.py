@@ -1,4 +1,4 @@
-"""The chain of steps: `batch -> batch`, compiled once, run in this process or in a worker.
+"""One step of a pipeline, `batch -> batch`, in this process or in a worker.
 
 A stage wraps one transform with what every step may have: `when`, `set`, `on_error`, a timeout, retries. Its events keep their
 `origin`, the index of the received event that they were made from, so that outcomes can be told apart at the end.
@@ -8,58 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from penstock.builtins import load
-from penstock.components import build
-from penstock.config.model import Pipeline, Retry, Step
+from penstock.config.model import Retry
 from penstock.engine.retry import Waits
 from penstock.engine.supervise import blaming
+from penstock.engine.tally import Tally
 from penstock.errors import ComponentError, Fatal, Permanent, Transient, Unavailable
 from penstock.event import Event
-from penstock.spi import Context, Expressions, Program, Result
-
-MakeContext = Callable[[str], Context]
+from penstock.spi import Context, Program, Result
 
 
-@dataclass(slots=True)
-class Failure:
-    """Why the received event `origin` failed, where, and how the event looked then."""
-
-    origin: int
-    step: str
-    error: ComponentError
-    event: Event
-    attempts: int = 1
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a chain did to a batch besides its outputs."""
-
-    failures: dict[int, Failure] = field(default_factory=dict)
-    steps: Counter[tuple[str, str]] = field(default_factory=Counter)
-    derived: int = 0
-
-    def fail(self, step: str, event: Event, error: ComponentError, attempts: int = 1) -> None:
-        """The first failure of an event is its reason; the event ends here."""
-        self.failures.setdefault(event.origin, Failure(event.origin, step, error, event, attempts))
-        self.steps[step, "failed"] += 1
-
-    def include(self, inner: Tally, origins: Sequence[int]) -> None:
-        """What became of events that were numbered anew for a while; `origins` are their own."""
-        for place, failure in inner.failures.items():
-            failure.origin = failure.event.origin = origins[place]
-            self.failures.setdefault(failure.origin, failure)
-        self.steps.update(inner.steps)
-        self.derived += inner.derived
-
-
-def _nobody(what: str | None) -> None:
+def nobody(what: str | None) -> None:
     """Where nobody asks."""
 
 
@@ -82,7 +45,7 @@ class Stage:
     keep: bool = False
     context: Context | None = None
     patient: bool = True
-    waiting: Callable[[str | None], None] = _nobody
+    waiting: Callable[[str | None], None] = nobody
 
     async def run(self, events: list[Event], tally: Tally) -> list[Event]:
         """The events that go on, in order. Those that fail or are filtered are told to the tally."""
@@ -238,94 +201,3 @@ def decide(program: Program, events: Sequence[Event]) -> list[bool | ComponentEr
         else:
             verdicts.append(Permanent("when.not_one_value", "the condition gave several values for one event"))
     return verdicts
-
-
-@dataclass(slots=True)
-class Chain:
-    """All steps of a pipeline, and the conditions of its sinks: what a worker runs.
-
-    :ivar conditions: for each sink its `when`, or None.
-    :ivar first_only: `route: first`, an output goes to the first sink that takes it.
-    :ivar entering: is told the name of each step before it runs.
-    """
-
-    stages: list[Stage]
-    sinks: list[str]
-    conditions: list[Program | None]
-    first_only: bool
-    entering: Callable[[str], None] = _nobody
-
-    @property
-    def routes_all(self) -> bool:
-        """Whether every sink takes every output."""
-        return not any(self.conditions) and (len(self.sinks) == 1 or not self.first_only)
-
-    async def run(self, events: list[Event], tally: Tally) -> tuple[list[Event], list[int] | None]:
-        """Outputs in order, and for each a bit mask of the sinks that take it; None where all take all."""
-        for stage in self.stages:
-            if events:
-                self.entering(stage.name)
-                events = await stage.run(events, tally)
-        routes = None if self.routes_all else self._route(events, tally)
-        failed = tally.failures
-        if failed and any(event.origin in failed for event in events):  # an event fails whole: no output of it goes on
-            kept = [i for i, event in enumerate(events) if event.origin not in failed]
-            routes = routes and [routes[i] for i in kept]
-            events = [events[i] for i in kept]
-        return events, routes
-
-    def _route(self, events: list[Event], tally: Tally) -> list[int]:
-        masks = [0] * len(events)
-        for bit, (sink, condition) in enumerate(zip(self.sinks, self.conditions, strict=True)):
-            places = [i for i, mask in enumerate(masks) if not mask] if self.first_only else range(len(events))
-            self.entering(f"{sink}.when")
-            asked = [events[i] for i in places]
-            verdicts = decide(condition, asked) if condition is not None else [True] * len(asked)
-            for i, verdict in zip(places, verdicts, strict=True):
-                if verdict is True:
-                    masks[i] |= 1 << bit
-                elif verdict is not False:
-                    tally.fail(f"{sink}.when", events[i], verdict)
-        return masks
-
-
-def compile_chain(steps: Sequence[Step], pipeline: Pipeline, make_context: MakeContext) -> Chain:
-    """Build every transform and compile every program. Touches nothing outside the process.
-
-    :raises PenstockError: where a component refuses its configuration.
-    """
-    expressions = make_context("steps").expressions
-    asked = _asked_steps(pipeline)
-    stages = [_stage(step, pipeline, make_context(step.name), expressions, step.name in asked) for step in steps]
-    conditions = [None if sink.when is None else expressions.program(sink.when, "data") for sink in pipeline.sinks]
-    return Chain(stages, [sink.name for sink in pipeline.sinks], conditions, pipeline.route == "first")
-
-
-def _stage(step: Step, pipeline: Pipeline, context: Context, expressions: Expressions, keep: bool) -> Stage:
-    transform = build("transform", step.component, context)
-    setter = None
-    if step.set:
-        kind: Any = load("transforms.set:Set")
-        setter = kind(kind.Config.model_validate(dict(step.set)), context).apply
-    return Stage(
-        name=step.name,
-        apply=transform.apply,
-        on_error=step.on_error,
-        retry=step.retry or pipeline.retry,
-        when=None if step.when is None else expressions.program(step.when, "data"),
-        set=setter,
-        timeout=step.timeout,
-        keep=keep,
-        context=context,
-    )
-
-
-def _asked_steps(pipeline: Pipeline) -> set[str]:
-    """Names that any program of the pipeline mentions as `$steps.NAME`; all of them where `$steps` is used otherwise."""
-    text = pipeline.content
-    if "$steps" not in text:
-        return set()
-    names = set(re.findall(r"\$steps\.([A-Za-z_][A-Za-z0-9_]*)", text)) | set(re.findall(r'\$steps\[\\?"([^"\\]+)', text))
-    plain = text.count("$steps")
-    named = len(re.findall(r'\$steps(?:\.[A-Za-z_]|\[\\?")', text))
-    return names if named == plain else names | {step.name for step in pipeline.steps}

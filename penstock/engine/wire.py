@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.engine.stages import Failure, Tally
+from penstock.engine.tally import Failure, Tally
 from penstock.errors import (
     ComponentError,
     EnvironmentFault,

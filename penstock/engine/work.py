@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock.engine.dedup import Verdicts
-from penstock.engine.stages import Failure, Tally
+from penstock.engine.tally import Failure, Tally
 from penstock.event import Event
 from penstock.ledger import Key
 from penstock.spi import Batch

@@ -20,8 +20,9 @@ from penstock.builtins import room
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings, make_context
+from penstock.engine.chain import Chain, compile_chain
 from penstock.engine.prepare import Preparer
-from penstock.engine.stages import Chain, Tally, compile_chain
+from penstock.engine.tally import Tally
 from penstock.engine.wire import (
     ANSWER,
     FRAME,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.engine.stages import Tally
+from penstock.engine.tally import Tally
 from penstock.engine.wire import Reply, Request, decode_reply, decode_request, encode_reply, encode_request, packed
 from penstock.event import UNSET, Event
 

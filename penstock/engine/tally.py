@@ -1,0 +1,43 @@
+"""What a chain of steps did to a batch besides its outputs: which events failed, and how many of them went where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from penstock.errors import ComponentError
+from penstock.event import Event
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why the received event `origin` failed, where, and how the event looked then."""
+
+    origin: int
+    step: str
+    error: ComponentError
+    event: Event
+    attempts: int = 1
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a chain did to a batch besides its outputs."""
+
+    failures: dict[int, Failure] = field(default_factory=dict)
+    steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+    derived: int = 0
+
+    def fail(self, step: str, event: Event, error: ComponentError, attempts: int = 1) -> None:
+        """The first failure of an event is its reason; the event ends here."""
+        self.failures.setdefault(event.origin, Failure(event.origin, step, error, event, attempts))
+        self.steps[step, "failed"] += 1
+
+    def include(self, inner: Tally, origins: Sequence[int]) -> None:
+        """What became of events that were numbered anew for a while; `origins` are their own."""
+        for place, failure in inner.failures.items():
+            failure.origin = failure.event.origin = origins[place]
+            self.failures.setdefault(failure.origin, failure)
+        self.steps.update(inner.steps)
+        self.derived += inner.derived
