@@ -157,11 +157,13 @@ async def _claim(
 
 
 async def _end_jobs(store: StateStore, ledgers: list[LedgerState]) -> None:
-    """A job that has not ended by now died with its command: what it delivered the claim has settled, the rest is open again."""
+    """A job that has not ended by now died with its command: what it delivered the claim has settled, the rest is open again.
+    Its records go last (rule 10), with those of a job that had ended, but died before it took them away."""
     for job in await store.open_jobs():
         await store.finish_job(job.id)
-        for ledger in ledgers:
-            await ledger.ledger.forget_jobs(job.id)
+    for ledger in ledgers:
+        for name in {record.job for record in ledger.claim.jobs} if ledger.claim else ():
+            await ledger.ledger.forget_jobs(name)
 
 
 async def open_state(pipeline: Pipeline, options: RunOptions, stack: AsyncExitStack) -> StateStore:

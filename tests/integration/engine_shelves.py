@@ -124,16 +124,18 @@ class Table:
     slow: asyncio.Event | None = None
     waiting: bool = False
 
-    @property
-    def rows(self) -> list[tuple[str, Any]]:
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
         if not self.path.exists():
             return []
         connection = sqlite3.connect(self.path)
         try:
-            found = connection.execute("SELECT id, data FROM rows ORDER BY n").fetchall()
+            return connection.execute(statement).fetchall()
         finally:
             connection.close()
-        return [(identity, msgspec.json.decode(data)) for identity, data in found]
+
+    @property
+    def rows(self) -> list[tuple[str, Any]]:
+        return [(identity, msgspec.json.decode(data)) for identity, data in self.query("SELECT id, data FROM rows ORDER BY n")]
 
     @property
     def ids(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import Feed, Shelf, Table, bad, crash_at, dedup, kept, make_pipeline, open_store, run_once, sink, step
+from engine_parts import Feed, Shelf, Table, TableSink, bad, crash_at, dedup, kept, make_pipeline, open_store, run_once, sink, step
 from engine_parts import parts as parts
 
 from dlq.replay import ReplaySummary, replay
@@ -204,6 +204,25 @@ async def test_what_a_dead_replay_delivered_is_resolved_by_the_next_claim(tmp_pa
     assert (table.ids, await statuses(pipeline)) == (["p0", "p1"], {"p1": ("resolved", 1, [])})
     async with open_store(pipeline) as store:
         assert await store.open_jobs() == []
+
+
+async def test_the_records_of_a_replay_that_died_at_its_very_end_go_with_the_next_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, check = Table(tmp_path / "t.db"), Check("p1")
+    pipeline = make_pipeline(tmp_path, Feed.of(*numbers(2)), sink("table", table), steps=[step("check", check)])
+    await run_once(pipeline)
+    check.refused.clear()
+
+    async def dies(self: TableSink, job: str) -> None:
+        raise Fatal("test.crash", "crashed at the end")
+
+    with monkeypatch.context() as patch, pytest.raises(Fatal):
+        patch.setattr(TableSink, "forget_jobs", dies)
+        await again(pipeline)
+    assert table.query("SELECT event FROM penstock_job_records") != []
+    await run_once(pipeline)
+    assert table.query("SELECT event FROM penstock_job_records") == []
 
 
 async def test_what_a_dead_replay_left_is_open_again_after_the_next_claim(tmp_path: Path) -> None:
