@@ -18,14 +18,13 @@ import zstandard
 
 from connectors.sinks._file_state import shorter
 from penstock.errors import ComponentError, EnvironmentFault, Unavailable
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+from penstock.files import DISK_FULL, make_directory_durably, sync_directory
 
 
 def disk_error(path: Path, error: OSError) -> ComponentError:
     """A full or failing disk is waited for; anything else is the surroundings' fault."""
     reason = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return Unavailable("sink.disk", f"cannot write {path}: {reason}", help="make room; the run goes on by itself")
     return EnvironmentFault("sink.file", f"cannot write {path}: {reason}")
 
@@ -49,7 +48,7 @@ class Appender:
         :raises EnvironmentFault: `sink.file_symlink`, `sink.file_held`, `sink.file`.
         """
         try:
-            self._make_directory(self.path.parent)
+            make_directory_durably(self.path.parent)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             self._lock = os.open(self.path, flags, 0o666)
         except OSError as error:
@@ -75,7 +74,7 @@ class Appender:
                 "sink.file_held", f"{self.path} is being written by another run", help="end that run, or write to another file"
             ) from error
         try:
-            self._sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
             self._reopen()
         except OSError as error:
             raise disk_error(self.path, error) from error
@@ -177,19 +176,6 @@ class Appender:
             if file >= 0:
                 os.close(file)
         self._file = self._lock = -1
-
-    def _make_directory(self, directory: Path) -> None:
-        if not directory.exists():
-            self._make_directory(directory.parent)
-            directory.mkdir(exist_ok=True)
-            self._sync_directory(directory.parent)
-
-    def _sync_directory(self, directory: Path) -> None:
-        file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
 
 
 def _encoder(suffix: str) -> Any:

@@ -97,12 +97,11 @@ class SqliteSink:
     async def open(self, recovered: bytes | None) -> None:
         """Connect, bring the ledger's tables up to date, and look at the table.
 
-        :raises EnvironmentFault: `sink.missing_table`, `sink.unknown_column`, `sink.no_unique_key`, `sink.damaged` or
-            `state.newer`.
+        :raises Unavailable: `sink.busy`, `sink.no_space`.
+        :raises EnvironmentFault: `sink.missing_table`, `sink.unknown_column`, `sink.no_unique_key`, `sink.damaged`,
+            `sink.inaccessible` or `state.newer`.
         """
-        if self._config.create:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        elif not self._path.exists():
+        if not self._config.create and not self._path.exists():
             raise self._missing()
         self._use(await self._database.open(self._prepare, create=self._config.create))
 

@@ -21,6 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from penstock.errors import ComponentError, EnvironmentFault, Fatal, Unavailable
+from penstock.files import DISK_FULL, make_directory_durably
 
 T = TypeVar("T")
 
@@ -34,6 +35,9 @@ _PRAGMAS = (
     "PRAGMA cache_size = -4000",  # KiB; more gained nothing, with keys in order or at random
     "PRAGMA journal_size_limit = 16777216",  # bytes; a WAL that a full disk or a long reader let grow shrinks again
 )
+
+_MAKE_SPACE = "make space on its disk; it goes on by itself"
+_CHECK_PATH = "check path and permissions"
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _NO_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL})
@@ -69,6 +73,7 @@ class Database:
     async def open(self, prepare: Callable[[sqlite3.Connection], T], *, create: bool) -> T:
         """Connect, and run `prepare` (checks and migrations) before anything is changed in the file.
 
+        :param create: make the file, and the directories above it, where they are missing.
         :raises Unavailable: busy or no space; nothing is left open, so the call may be repeated.
         :raises EnvironmentFault: `PREFIX.damaged`, `PREFIX.inaccessible`, or what `prepare` raises.
         """
@@ -83,6 +88,8 @@ class Database:
 
     def _open(self, prepare: Callable[[sqlite3.Connection], T], create: bool) -> T:
         mode = "rwc" if create else "rw"
+        if create:
+            self._make_directory()
         with self.errors():
             connection = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=self._busy_timeout
@@ -96,6 +103,16 @@ class Database:
                 raise
         self._connection = connection
         return result
+
+    def _make_directory(self) -> None:
+        """SQLite syncs the entries of its own files, not that of the directory they are in."""
+        try:
+            make_directory_durably(self.path.parent)
+        except OSError as error:
+            prefix, what = self._naming.prefix, f"the directory {self.path.parent} cannot be made: {error.strerror}"
+            if error.errno in DISK_FULL:
+                raise Unavailable(f"{prefix}.no_space", what, help=_MAKE_SPACE) from error
+            raise EnvironmentFault(f"{prefix}.inaccessible", what, help=_CHECK_PATH) from error
 
     async def close(self) -> None:
         """Close the connection; harmless when it is not open."""
@@ -173,9 +190,7 @@ class Database:
                 f"{prefix}.busy", f"{what} is locked by another process", why=str(error), help="it goes on when the other ends"
             )
         if primary in _NO_SPACE:
-            return Unavailable(
-                f"{prefix}.no_space", f"{what} cannot be written: {error}", help="make space on its disk; it goes on by itself"
-            )
+            return Unavailable(f"{prefix}.no_space", f"{what} cannot be written: {error}", help=_MAKE_SPACE)
         if primary in _DAMAGED:
             return self._damaged(error)
         if primary in _CLOSED_TO_US:
@@ -183,7 +198,7 @@ class Database:
                 f"{prefix}.inaccessible",
                 f"{what} cannot be opened for writing",
                 why=str(error),
-                help="check path and permissions",
+                help=_CHECK_PATH,
             )
         return Fatal(f"{prefix}.failed", f"{what} refused a statement: {error}")
 

@@ -59,16 +59,7 @@ class SqliteStateStore:
 
     async def open(self, *, create: bool = True) -> None:
         """See `StateStore.open`."""
-        if create:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise EnvironmentFault(
-                    "state.inaccessible",
-                    f"the directory {self.path.parent} cannot be made: {error.strerror}",
-                    help="check `state:`",
-                ) from error
-        elif not self.path.exists():
+        if not create and not self.path.exists():
             raise EnvironmentFault(
                 "state.missing", f"there is no state of pipeline {self.pipeline}: {self.path}", help="run the pipeline first"
             )
