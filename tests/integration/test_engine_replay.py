@@ -9,7 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import Feed, Shelf, Table, TableSink, bad, crash_at, dedup, kept, make_pipeline, open_store, run_once, sink, step
+from engine_parts import (
+    Feed,
+    Shelf,
+    Table,
+    TableSink,
+    bad,
+    crash_at,
+    dedup,
+    kept,
+    make_pipeline,
+    open_store,
+    run_once,
+    sink,
+    step,
+)
 from engine_parts import parts as parts
 
 from dlq.replay import ReplaySummary, replay
@@ -217,9 +231,10 @@ async def test_the_records_of_a_replay_that_died_at_its_very_end_go_with_the_nex
     async def dies(self: TableSink, job: str) -> None:
         raise Fatal("test.crash", "crashed at the end")
 
-    with monkeypatch.context() as patch, pytest.raises(Fatal):
+    with monkeypatch.context() as patch:
         patch.setattr(TableSink, "forget_jobs", dies)
-        await again(pipeline)
+        with pytest.raises(Fatal):
+            await again(pipeline)
     assert table.query("SELECT event FROM penstock_job_records") != []
     await run_once(pipeline)
     assert table.query("SELECT event FROM penstock_job_records") == []
