@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +9,8 @@ from pydantic import ValidationError
 
 from connectors.sinks._rows import CsvRows, Unencodable, data_line, envelope_line, lines_of
 from connectors.sinks.file import FileSinkConfig
-from connectors.sinks.stdout import StdoutConfig, StdoutSink
-from penstock.errors import Fatal, Permanent
+from penstock.errors import Permanent
 from penstock.event import Event, decode
-from penstock.testing.contracts import make_context, make_events
 
 
 def event(data: Any = None, raw: bytes | None = None) -> Event:
@@ -76,15 +72,3 @@ def test_csv_refuses_other_fields_than_its_columns(data: Any, code: str) -> None
 def test_a_path_that_names_no_single_file_is_refused(path: str) -> None:
     with pytest.raises(ValidationError):
         FileSinkConfig(path=path)
-
-
-async def test_a_reader_that_has_gone_ends_the_run_cleanly(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    sink = StdoutSink(StdoutConfig(), make_context(tmp_path), descriptor=writer)
-    await sink.open(None)
-    with pytest.raises(Fatal) as caught:
-        await sink.write(make_events(1))
-    assert caught.value.code == "sink.stdout_closed"
-    await sink.close()
-    os.close(writer)
