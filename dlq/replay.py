@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import msgspec
 
+from dlq.debts import Debts, debts_of
+from dlq.received import Portion, Received, received_event, still_failing
 from penstock.clock import Clock
-from penstock.cloudevents import from_structured
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly, Surroundings, assemble
 from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.dedup import judge
+from penstock.engine.letters import SOURCE
 from penstock.engine.outcomes import count_outcomes
 from penstock.engine.pool import WorkerPool
 from penstock.engine.run import RunOptions
 from penstock.engine.tally import Tally
 from penstock.engine.work import Work
-from penstock.errors import ComponentError, Oversized, Permanent
+from penstock.errors import ComponentError, Permanent
 from penstock.event import Event
 from penstock.faults import Faults
-from penstock.ledger import Counts, Key
+from penstock.ledger import Counts
 from penstock.observe.status import RunStatus
 from penstock.spi import Batch, Rereadable, Resume, Source
 from penstock.state.records import DeadLetter, LetterQuery, Status
@@ -38,15 +41,16 @@ from penstock.state.store import StateStore
 
 PAGE = 200
 REPLAYABLE: frozenset[Status] = frozenset({"open", "parked", "replaying"})
-SOURCE = "source"
-"""Step of what the source could make no event of."""
 
 
 @dataclass(slots=True)
 class ReplaySummary:
-    """What a replay did. `selected` = delivered + filtered + deduplicated + failed_again.
+    """What a replay did. `selected` = delivered + filtered + deduplicated + failed_again + left.
 
     :ivar job: its id; empty for a dry run.
+    :ivar left: letters that were not touched, for the pipeline has none of the ledgers that owe them.
+    :ivar unknown_ledgers: by the name of a ledger that the pipeline no longer has, how many of these letters it still owes: the
+        ones that were left, and others, which are delivered but for that and stay open.
     """
 
     job: str = ""
@@ -55,6 +59,8 @@ class ReplaySummary:
     filtered: int = 0
     deduplicated: int = 0
     failed_again: int = 0
+    left: int = 0
+    unknown_ledgers: Counter[str] = field(default_factory=Counter)
 
     def add(self, counts: Counts, held: int) -> None:
         """:param held: events that every ledger which owed them holds by now."""
@@ -65,59 +71,51 @@ class ReplaySummary:
         self.failed_again += counts.dead_lettered
 
 
-_Received = tuple[Event, ComponentError | None]
-"""An event, and why the source could not give it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Portion:
-    """Letters of one partition, with their events as far as dedup."""
-
-    letters: Sequence[DeadLetter]
-    batch: Batch
-    events: list[Event]
-    keys: Sequence[Key | None]
-    tally: Tally
-
-    def repeating(self, taken: Collection[bytes]) -> set[int]:
-        """Origins whose key is taken, or comes earlier in this portion."""
-        known, found = set(taken), set()
-        for event, key in zip(self.events, self.keys, strict=False):
-            if key is not None and key.key in known:
-                found.add(event.origin)
-            elif key is not None:
-                known.add(key.key)
-        return found
-
-
 @dataclass(slots=True)
 class _Replay:
     assembly: Assembly
     claimed: Claimed
     job: str
     pool: WorkerPool | None
+    debts: Debts
     summary: ReplaySummary = field(default_factory=ReplaySummary)
     opening: asyncio.Future[None] | None = None
 
     async def run_page(self, letters: Sequence[DeadLetter], *, dry_run: bool) -> None:
         """One page, a partition at a time in read order, committed as one group. What shares its dedup key with a letter before
         it goes in a later group: whether it is a repetition depends on what became of the other."""
+        letters = self._deliverable(letters)
         if not dry_run:
             letters = await self._take_up(letters)
+        self.summary.unknown_ledgers.update(name for letter in letters for name in self.debts.unknown(letter))
         received = {letter.id: await self._received(letter) for letter in letters}
         left = sorted(letters, key=lambda letter: (letter.partition, letter.position))
         while left:
             portions, left = self._divided(left, received)
             await self._run_group(portions, dry_run=dry_run)
 
+    def _deliverable(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+        """Those that a ledger of today owes. The others are left as they are, and told."""
+        chosen = []
+        for letter in map(self.debts.today, letters):
+            if self.debts.can_be_delivered(letter):
+                chosen.append(letter)
+            else:  # Invariant 13: nothing is resolved because nobody is left to take it
+                self.summary.selected += 1
+                self.summary.left += 1
+                self.summary.unknown_ledgers.update(letter.owed)
+        return chosen
+
     async def _take_up(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
         """Those that still wait to be delivered: from now on nobody else settles them. One may have been discarded since."""
         ids = [letter.id for letter in letters]
         store, epoch = self.claimed.store, self.claimed.epoch
+        if self.debts.heirs:
+            await store.hand_over(epoch, self.debts.heirs, ids)
         taken = set(await store.set_status(epoch, ids, "replaying", job=self.job, among=REPLAYABLE))
         return [letter for letter in letters if letter.id in taken]
 
-    async def _run_group(self, portions: Sequence[_Portion], *, dry_run: bool) -> None:
+    async def _run_group(self, portions: Sequence[Portion], *, dry_run: bool) -> None:
         works = [await self._process(portion) for portion in portions]
         failed: list[set[int]] = [set() for _ in works]
         if not dry_run:
@@ -125,9 +123,7 @@ class _Replay:
         for work, sink_failed in zip(works, failed, strict=True):
             self.summary.add(count_outcomes(work, sink_failed), len(work.verdicts.reread))
 
-    def _divided(
-        self, letters: Sequence[DeadLetter], received: Mapping[str, _Received]
-    ) -> tuple[list[_Portion], list[DeadLetter]]:
+    def _divided(self, letters: Sequence[DeadLetter], received: Mapping[str, Received]) -> tuple[list[Portion], list[DeadLetter]]:
         """Portions in which no key comes twice, and the letters that have to wait for these."""
         by_partition: defaultdict[str, list[DeadLetter]] = defaultdict(list)
         for letter in letters:
@@ -138,7 +134,7 @@ class _Replay:
             portion = self._prepare(chosen, received)
             waiting = portion.repeating(taken)
             if waiting:
-                later += [chosen[origin] for origin in waiting]
+                later += [chosen[origin] for origin in sorted(waiting)]
                 chosen = [letter for origin, letter in enumerate(chosen) if origin not in waiting]
                 if not chosen:
                     continue
@@ -147,7 +143,7 @@ class _Replay:
             portions.append(portion)
         return portions, later
 
-    def _prepare(self, letters: Sequence[DeadLetter], received: Mapping[str, _Received]) -> _Portion:
+    def _prepare(self, letters: Sequence[DeadLetter], received: Mapping[str, Received]) -> Portion:
         given = [received[letter.id] for letter in letters]
         rejects = {origin: error for origin, (_, error) in enumerate(given) if error is not None}
         batch = Batch(letters[0].partition, [event for event, _ in given], rejects=rejects)
@@ -155,9 +151,9 @@ class _Replay:
             event.origin = origin
         tally, keys = Tally(), self.assembly.keys
         events = self.assembly.preparer.prepare(batch.events, tally, rejects)
-        return _Portion(letters, batch, events, keys.of(batch, events, tally) if keys else (), tally)
+        return Portion(letters, batch, events, keys.of(batch, events, tally) if keys else (), tally)
 
-    async def _process(self, portion: _Portion) -> Work:
+    async def _process(self, portion: Portion) -> Work:
         assembly, claimed, tally = self.assembly, self.claimed, portion.tally
         letters, events, keys = portion.letters, portion.events, portion.keys
         ids = {origin: letter.id for origin, letter in enumerate(letters)}
@@ -177,13 +173,13 @@ class _Replay:
         work.take(outputs, routes, tally)
         return work
 
-    async def _received(self, letter: DeadLetter) -> _Received:
+    async def _received(self, letter: DeadLetter) -> Received:
         """The event as the source gave it. Of what it could make no event, it is asked again."""
         if letter.reread or letter.step == SOURCE:
             try:
                 return await self._again(letter.partition, letter), None
             except ComponentError as error:
-                return received_event(letter), _still(letter, error)
+                return received_event(letter), still_failing(letter, error)
         return received_event(letter), None
 
     async def _again(self, partition: str, letter: DeadLetter) -> Event:
@@ -212,26 +208,6 @@ class _Replay:
         )
 
 
-def _still(letter: DeadLetter, error: ComponentError) -> Permanent:
-    """Why it fails again. That only the head of a record is kept must not be forgotten."""
-    where, why, help = error.where, error.why, error.help
-    if not letter.reread:
-        return Permanent(error.code, error.message, where=where, why=why, help=help)
-    length, digest = letter.original_length, letter.original_digest
-    return Oversized(error.code, error.message, length=length, digest=digest, where=where, why=why, help=help)
-
-
-def received_event(letter: DeadLetter) -> Event:
-    """The event of a dead letter as the source emitted it: the start of the pipeline."""
-    event = from_structured(letter.record)
-    event.position = letter.position
-    event.original = letter.original
-    if event.raw is None and letter.code.startswith("decode."):
-        event.raw = letter.original or b""
-        event.original = None
-    return event
-
-
 async def replay(
     pipeline: Pipeline,
     query: LetterQuery,
@@ -240,11 +216,15 @@ async def replay(
     faults: Faults,
     progress: Callable[[int, int], None],
     dry_run: bool = False,
+    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> ReplaySummary:
     """Replay the open dead letters that the query selects, each once.
 
     :param progress: called with (done, all) after each page.
     :param dry_run: process, and deliver nothing; the pipeline must still not be running.
+    :param renamed: by the name of a sink that the pipeline no longer has, the sink of today that took its place: it gets what
+        the other owes. Without it such a letter is left open.
+    :raises UsageError: `dlq.unknown_sink`, `dlq.not_renamed`, `dlq.shared_ledger`.
     :raises EnvironmentFault: `state.held`, where a run of the pipeline is alive; its process id is named.
     """
     options = RunOptions(clock=clock, faults=faults, random=random.Random())
@@ -253,10 +233,11 @@ async def replay(
         status = RunStatus(pipeline.name, pipeline.version)
         claimed = await claim_pipeline(assembly, options, status, stack, reads=False)
         stack.push_async_callback(assembly.source.close)
+        debts = debts_of(claimed.ledgers, renamed)
         pool = await _workers(pipeline, assembly, status, stack)
         job = "" if dry_run else await claimed.store.create_job("replay", msgspec.json.encode(query).decode())
         claimed.committer.job, claimed.committer.lane = job, "skip"  # what fails again is a dead letter already, in no lane
-        work = _Replay(assembly, claimed, job, pool, ReplaySummary(job))
+        work = _Replay(assembly, claimed, job, pool, debts, ReplaySummary(job))
         await _all_pages(claimed.store, query, work, progress, dry_run)
         await claimed.finish(drained=claimed.standing.drained)  # a replay reads nothing of the source
         if not dry_run:

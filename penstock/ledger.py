@@ -195,7 +195,7 @@ class LedgerSink(Protocol):
     async def write_and_commit(self, events: Sequence[Event], commit: Commit) -> None:
         """Rows, keys, positions and epoch check in one transaction.
 
-        :raises BatchError: with `nothing_delivered`, naming the events that can never go in; the engine dead-letters these and
-            calls again with the others.
+        :raises BatchError: with `nothing_delivered`, naming the events that can never go in, one at least; the engine
+            dead-letters these and calls again with the others.
         """
         ...

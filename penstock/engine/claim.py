@@ -13,10 +13,11 @@ from penstock.builtins import room
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
 from penstock.engine.deliver import Committer
-from penstock.engine.ledgers import STATE, Claims, LedgerState, Standing, claim_all
+from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.letters import LetterMaker
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
+from penstock.engine.standing import Standing
 from penstock.errors import Fenced, Transient
 from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident

@@ -159,7 +159,9 @@ class Committer:
         else:
             commit = self._commit_for(state, group, number)
             await self._surely(state, number, lambda: self.store.commit_group(commit, letters, note))
-            self._committed(state, commit)
+            state.took(commit, group.positions)
+            for sink in self.sinks:
+                sink.settle(commit.sink_states.get(sink.name))
         self.faults.hit("after_note")
         self.status.counts = self.status.counts.plus(group.counts)
         self.status.totals = note.counts
@@ -184,7 +186,7 @@ class Committer:
             positional = (
                 group.positions or group.job
             )  # without positions all take part: equal groups say that all counted the same
-            if positional and not (offered or commit.keys or commit.jobs or ledger.redoing):
+            if positional and not (offered or commit.keys or commit.jobs or ledger.catches_up(group.positions)):
                 ledger.unwritten.update(group.positions)
                 return  # it owes nothing of this group, which the note says for it (rule 2)
             events = [event for _, event in offered]
@@ -194,12 +196,18 @@ class Committer:
                 await self._refused(ledger.name, group, number, offered, error)
                 continue
             self.status.sinks[ledger.name] += len(events)
-            self._committed(ledger, commit)
+            ledger.took(commit, group.positions)
             return
 
     async def _refused(
         self, name: str, group: Group, number: int, offered: Sequence[tuple[int, Event]], error: BatchError
     ) -> None:
+        if not error.failed:  # offered again, the same group would be refused again, for ever
+            raise Fatal(
+                "sink.nothing_named",
+                f"sink {name} refused a group and named no event of it",
+                help="this is a bug of the component: report it",
+            ) from error
         places = set()
         for index, cause in sorted(error.failed.items()):
             work, event = offered[index]
@@ -229,12 +237,13 @@ class Committer:
                 for origin, letter in work.letters.items()
                 if origin not in failed and origin not in work.failures
             )
+        positions = ledger.forward(group.positions)  # Invariant 2: of this group, with its outcomes, and never backwards
         return Commit(
             epoch=self.epoch,
             previous=ledger.group,
             group=number,
-            positions=ledger.forward(group.positions),  # Invariant 2: of this group, with its outcomes, and never backwards
-            counts=self.note.counts.plus(group.counts),
+            positions=positions,
+            counts=ledger.counted(positions, self.note.counts.plus(group.counts)),
             keys=keys,
             settled=settled,
             running=self.running(),
@@ -262,15 +271,6 @@ class Committer:
 
     def _letters(self, group: Group) -> dict[tuple[int, int], DeadLetter]:
         return group.make_letters(self.ledgers, self.sinks, self.letters, self.clock.now())
-
-    def _committed(self, ledger: LedgerState, commit: Commit) -> None:
-        ledger.group = commit.group
-        ledger.redoing = False
-        ledger.unwritten = {}
-        ledger.keys_high = max((ledger.keys_high, *(key.key for keys in (commit.keys, commit.settled) for key in keys)))
-        if ledger.sink is None:
-            for sink in self.sinks:
-                sink.settle(commit.sink_states.get(sink.name))
 
     # Waiting.
 

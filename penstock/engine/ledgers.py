@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.clock import Clock
+from penstock.engine.standing import Standing, later, stand
 from penstock.errors import EnvironmentFault, Fenced
 from penstock.ledger import Claim, Claimant, Commit, Counts, Ledger, LedgerSink
 from penstock.observe.log import Incident, Log
@@ -34,8 +35,8 @@ class LedgerState:
     :ivar restored: the group that was noted, where it was found at an earlier one: it was restored from a backup.
     :ivar ahead: partitions in which it stands beyond the position that the source resumes from, by their order bytes.
     :ivar keys_high: the greatest key that may be in it.
-    :ivar redoing: it took a group that the state store never noted, so it takes part in the next one even with nothing to do:
-        the ledgers then agree again on how far they are.
+    :ivar redo: as `ahead`, until a commit of its own has caught up with where it stood: a group that does takes it along even
+        with nothing to do, so that its counts are those of the others again, who may have refused what it took.
     """
 
     name: str
@@ -51,7 +52,8 @@ class LedgerState:
     sink_states: dict[str, bytes] = field(default_factory=dict)
     claim: Claim | None = None
     keys_high: bytes = b""
-    redoing: bool = False
+    redo: dict[str, bytes] = field(default_factory=dict)
+    counts: Counts = Counts()
 
     def forward(self, positions: Mapping[str, Position]) -> dict[str, Position]:
         """What a commit writes: these positions and the unwritten ones, as far as they do not lie behind what it held when it was
@@ -60,21 +62,29 @@ class LedgerState:
         due = self.unwritten | dict(positions) if self.unwritten else positions
         return {name: position for name, position in due.items() if name not in held or position.order >= held[name].order}
 
+    def catches_up(self, positions: Mapping[str, Position]) -> bool:
+        """Whether a group with these positions gets, in some partition, to where the ledger stood ahead of the pipeline."""
+        redo = self.redo
+        return any(name in redo and position.order >= redo[name] for name, position in positions.items()) if redo else False
+
+    def counted(self, moved: Mapping[str, Position], counts: Counts) -> Counts:
+        """The totals that a commit writes: the pipeline's as of the group; those that it holds, where it stands ahead of the
+        group and the commit moves none of its positions, for counts and positions are of one moment."""
+        return self.counts if self.redo and not moved else counts
+
+    def took(self, commit: Commit, positions: Mapping[str, Position]) -> None:
+        """A commit of a group with these positions stands."""
+        self.group, self.counts = commit.group, commit.counts
+        self.unwritten = {}
+        self.keys_high = max((self.keys_high, *(key.key for keys in (commit.keys, commit.settled) for key in keys)))
+        if self.catches_up(positions):
+            self.redo = {name: at for name, at in self.redo.items() if name not in positions or positions[name].order < at}
+
     async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Which keys it holds; those above its high-water mark need no look."""
         high = self.keys_high
         wanted = [key for key in keys if key <= high] if high else []
         return await self.ledger.seen(wanted) if wanted else {}
-
-
-@dataclass(slots=True)
-class Standing:
-    """Where a run goes on: `positions` for the source, `note` as the base of counts and group numbers; `drained` says that the
-    last run had read everything."""
-
-    positions: dict[str, Position]
-    note: Note
-    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +115,12 @@ async def claim_all(store: StateStore, ledgers: Sequence[LedgerState], claims: C
     issued = await store.issued(note.epoch)
     for state in ledgers:
         await _claim_one(state, claims, note, issued)
-    standing = _stand(ledgers, note)
+    standing = stand(ledgers, note)
     await store.settle(claims.epoch, {state.name: state.claim for state in ledgers if state.claim is not None})
+    await _forget_ended_jobs(store, ledgers)
+    heirs = _heirs(note, ledgers)
+    if heirs:
+        await store.hand_over(claims.epoch, heirs)
     await _rewind(store, ledgers, claims, note, log)
     standing.drained = note.drained
     standing.note = replace(
@@ -124,6 +138,33 @@ async def claim_all(store: StateStore, ledgers: Sequence[LedgerState], claims: C
 def _running(note: Note, clock: Clock) -> float:
     """The pipeline's clock: the time between runs that drained their source counts, an outage does not (rule 8)."""
     return note.running + (max(0.0, clock.now() - note.at) if note.drained else 0.0)
+
+
+async def _forget_ended_jobs(store: StateStore, ledgers: Sequence[LedgerState]) -> None:
+    """Records of jobs whose end was noted, by a program that died before it could forget them. They are settled."""
+    recorded = {state.name: {record.job for record in state.claim.jobs} for state in ledgers if state.claim is not None}
+    if not any(recorded.values()):
+        return
+    open_jobs = {job.id for job in await store.open_jobs()}
+    for state in ledgers:
+        for job in sorted(recorded.get(state.name, set()) - open_jobs):
+            await state.ledger.forget_jobs(job)
+
+
+def _heirs(note: Note, ledgers: Sequence[LedgerState]) -> dict[str, list[str]]:
+    """Who owes dead letters from now on where sinks have changed between the state store's ledger and one of their own, or have
+    left it. A debt goes by the sink's name; where no ledger has that name, a replay leaves it open and says so (rule 10)."""
+    if note.ledgers.keys() == names_of(ledgers).keys():
+        return {}
+    shared_then = [name.removeprefix(_shared("")) for name in note.ledgers if name.startswith(_shared(""))]
+    shared_now = [sink for state in ledgers if state.name == STATE for sink in state.sinks]
+    heirs: dict[str, list[str]] = {}
+    left = [sink for sink in shared_then if sink not in shared_now]
+    if left:
+        heirs[STATE] = [STATE, *left] if len(left) < len(shared_then) else left
+    if len(shared_now) == 1 and shared_now[0] in note.ledgers:
+        heirs[shared_now[0]] = [STATE]
+    return heirs
 
 
 async def _rewind(store: StateStore, ledgers: Sequence[LedgerState], claims: Claims, note: Note, log: Log) -> None:
@@ -169,12 +210,12 @@ async def _claim_one(state: LedgerState, claims: Claims, note: Note, issued: Map
         raise _restored(claims, state, error.why or error.message) from error
     state.claim = claim
     state.instance = claim.instance
-    state.group = claim.group
+    state.group, state.counts = claim.group, claim.counts
     if not claims.adopt:
         _check(state, claim, claims, note)
     state.keys_high = claim.keys_high
     state.sink_states = dict(claim.sink_states)
-    state.positions = dict(claim.positions) if state.restored is not None else _later(claim.positions, note.positions)
+    state.positions = dict(claim.positions) if state.restored is not None else later(claim.positions, note.positions)
     state.unwritten = {name: at for name, at in state.positions.items() if claim.positions.get(name) != at}
 
 
@@ -235,53 +276,3 @@ def _restored(claims: Claims, state: LedgerState, what: str) -> EnvironmentFault
         why=f"{what}: the state store was restored from a backup, or deleted",
         help=f"restore the newer state store, or `pipe checkpoint adopt {claims.pipeline}` to go on from what the sinks hold",
     )
-
-
-def _stand(ledgers: Sequence[LedgerState], note: Note) -> Standing:
-    """Resume from the smallest position. Its ledger's counts become the pipeline's; where no ledger stands exactly there (several
-    partitions, crossed), the run goes on from the note, which no ledger is behind, and each ledger skips what it holds."""
-    smallest = _earliest([state.positions for state in ledgers])
-    base = _base(ledgers, note, smallest)
-    for state in ledgers:
-        state.redoing = state.group > base.group
-    # A number is never used again: `committed` must tell a group that is redone from what it was before (Invariant 7).
-    base.group = max(base.group, note.group, *(state.group for state in ledgers))
-    for state in ledgers:
-        state.ahead = {
-            partition: position.order
-            for partition, position in state.positions.items()
-            if partition not in base.positions or position.order > base.positions[partition].order
-        }
-    return Standing(dict(base.positions), base)
-
-
-def _base(ledgers: Sequence[LedgerState], note: Note, smallest: dict[str, Position]) -> Note:
-    restored = [state for state in ledgers if state.restored is not None]
-    if restored:
-        oldest = min(restored, key=lambda state: state.group)
-        return Note(group=oldest.group, positions=smallest, counts=oldest.claim.counts if oldest.claim else Counts())
-    moved = not _same(smallest, note.positions)
-    # The last to commit knew what the others had refused; one that was ahead may have stopped committing before.
-    for _, state in sorted(enumerate(ledgers), key=lambda placed: (placed[1].group, placed[0]), reverse=True):
-        if state.claim is None or not _same(state.positions, smallest):
-            continue
-        if moved or all(other.group > note.group for other in ledgers):
-            return Note(group=state.group, positions=smallest, counts=state.claim.counts)
-    return Note(group=note.group, positions=dict(note.positions), counts=note.counts)
-
-
-def _later(one: Mapping[str, Position], other: Mapping[str, Position]) -> dict[str, Position]:
-    merged = dict(one)
-    for partition, position in other.items():
-        if partition not in merged or position.order > merged[partition].order:
-            merged[partition] = position
-    return merged
-
-
-def _earliest(all_positions: Sequence[Mapping[str, Position]]) -> dict[str, Position]:
-    everywhere = set.intersection(*(set(positions) for positions in all_positions))
-    return {name: min((positions[name] for positions in all_positions), key=lambda p: p.order) for name in everywhere}
-
-
-def _same(one: Mapping[str, Position], other: Mapping[str, Position]) -> bool:
-    return one.keys() == other.keys() and all(one[name].order == other[name].order for name in one)

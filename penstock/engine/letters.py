@@ -10,11 +10,15 @@ from penstock.cloudevents import to_structured
 from penstock.engine.dedup import data_digest
 from penstock.engine.tally import Failure
 from penstock.engine.work import Work
-from penstock.errors import ComponentError, Oversized, Permanent, Violation
+from penstock.errors import Oversized, Permanent, Violation
 from penstock.event import UNSET, Event
 from penstock.state.records import DeadLetter, Delivered
 
 KEPT_OF_OVERSIZED = 4096
+SOURCE = "source"
+"""Step of what the source could make no event of."""
+DECODE = "decode"
+"""Step of what is no JSON."""
 Fingerprint = Callable[[str, str, Sequence[Violation]], str]
 
 
@@ -34,6 +38,7 @@ class LetterMaker:
         key = work.keys.get(failure.origin)
         original = read.original if read.original is not None else read.raw
         oversized = isinstance(error, Oversized)
+        is_json = failure.step not in (SOURCE, DECODE)
         return DeadLetter(
             id=letter_id(self.pipeline, read),
             pipeline=self.pipeline,
@@ -51,7 +56,7 @@ class LetterMaker:
             event_id=read.id,
             type=failure.event.type,
             time=failure.event.time,
-            record=to_structured(read if _is_json(error) else _without_data(read)),
+            record=to_structured(read if is_json else _without_data(read)),
             event=to_structured(_without_data(failure.event)),
             original=original[:KEPT_OF_OVERSIZED] if oversized and original is not None else original,
             original_length=error.length if isinstance(error, Oversized) else len(original or b""),
@@ -63,7 +68,7 @@ class LetterMaker:
             delivered=tuple(delivered),
             key=key.key if key else None,
             brought_by=key.brought_by if key else b"",
-            data_digest=data_digest(read) if key and _is_json(error) else b"",
+            data_digest=data_digest(read) if key and is_json else b"",
             attempts=failure.attempts,
             first_at=now,
             last_at=now,
@@ -73,10 +78,6 @@ class LetterMaker:
 def letter_id(pipeline: str, event: Event) -> str:
     """The same event has one dead letter, however often it is read."""
     return blake2b(f"{pipeline}\0{event.source}\0{event.id}".encode(), digest_size=8).hexdigest()
-
-
-def _is_json(error: ComponentError) -> bool:
-    return not error.code.startswith(("decode.", "source."))
 
 
 def _without_data(event: Event) -> Event:

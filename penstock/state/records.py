@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,7 +33,8 @@ class DeadLetter:
     :ivar reread: whether replay must read the record from the source again (`Rereadable`), since only its head is kept.
     :ivar event: the CloudEvent as it stood when it failed (JSON), without data; shown to people.
     :ivar fingerprint: versioned digest of step, code and the sorted (path, rule) pairs: the same cause groups together.
-    :ivar owed: names of the ledgers that have not taken the event.
+    :ivar owed: names of the ledgers that have not taken the event, of the pipeline as it was then. One that the pipeline no
+        longer has owes it still: a replay cannot settle that unseen (rule 10).
     :ivar key: its 16-byte dedup key, or None without dedup.
     :ivar data_digest: tells a repetition with the same data from one with other data (rule 7).
     :ivar first_at: seconds since the epoch of its first failure; `last_at` of the latest.
@@ -74,6 +75,11 @@ class DeadLetter:
     job: str | None = None
 
 
+def inherited(owed: Iterable[str], heirs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Who owes a dead letter once some ledgers have heirs; each name once."""
+    return list(dict.fromkeys(heir for name in owed for heir in heirs.get(name, (name,))))
+
+
 @dataclass(frozen=True, slots=True)
 class OpenLetter:
     """What the engine asks about an open dead letter (rule 7). `key` is empty where its event had none."""
@@ -106,8 +112,9 @@ class Note:
     :ivar running: seconds of running time since the pipeline began; the time between runs that drained their source counts.
     :ivar drained: the source had nothing more when this was noted.
     :ivar at: wall time of the note.
-    :ivar repeats, superseded, resolved: what the group did to older dead letters.
-    :ivar failed_again: replayed dead letters that failed once more, with their new reason.
+    :ivar repeats, superseded, resolved: what the group did to older dead letters. `resolved`: all of `ledgers` have taken, by
+        replay, what they owed of these; one that another ledger owes as well stays as it is, owed by that one.
+    :ivar failed_again: replayed dead letters that failed once more, with their new reason and who of `ledgers` owes them now.
     """
 
     group: int = 0

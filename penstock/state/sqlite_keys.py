@@ -23,12 +23,12 @@ ENTRY = 24
 SHED = 10_000
 """Keys that a commit removes of a generation that is over: 2 to 4 ms."""
 
-_OFFSETS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 16 FROM n WHERE i + 16 < length(?1))"
+_OFFSETS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 16 FROM n WHERE i + 16 < length(:blob))"
 _INSERT = (
-    "INSERT OR IGNORE INTO {table} SELECT substr(?1, i, 16), substr(?1, i + 16, 8) FROM ("
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 24 FROM n WHERE i + 24 < length(?1)) SELECT i FROM n)"
+    "INSERT OR IGNORE INTO {table} SELECT substr(:blob, i, 16), substr(:blob, i + 16, 8) FROM ("
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 24 FROM n WHERE i + 24 < length(:blob)) SELECT i FROM n)"
 )
-_LOOKUP = "SELECT k.key, k.brought_by FROM n CROSS JOIN {table} AS k ON k.key = substr(?1, n.i, 16)"
+_LOOKUP = "SELECT k.key, k.brought_by FROM n CROSS JOIN {table} AS k ON k.key = substr(:blob, n.i, 16)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _lookup(connection: sqlite3.Connection, among: Sequence[Generation], blob: b
     if not among or not blob:
         return {}
     lookups = " UNION ALL ".join(_LOOKUP.format(table=generation.table) for generation in among)
-    return dict(connection.execute(f"{_OFFSETS} {lookups}", (blob,)).fetchall())
+    return dict(connection.execute(f"{_OFFSETS} {lookups}", {"blob": blob}).fetchall())
 
 
 def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], running: float, window: float) -> None:
@@ -116,7 +116,7 @@ def _insert(connection: sqlite3.Connection, into: Generation, keys: Sequence[Key
         "UPDATE penstock_key_generations SET latest = ?, high = max(high, ?) WHERE ledger = ? AND number = ?",
         (running, max(keys).key, into.ledger, into.number),
     )
-    return connection.execute(_INSERT.format(table=into.table), (blob,)).rowcount
+    return connection.execute(_INSERT.format(table=into.table), {"blob": blob}).rowcount
 
 
 def _rotate(connection: sqlite3.Connection, ledger: int, running: float, window: float) -> list[Generation]:

@@ -78,10 +78,11 @@ def has_open(connection: sqlite3.Connection) -> bool:
 def open_by_key(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[OpenLetter]:
     """See `StateStore.open_letters`. One statement; provisional letters are among them, the latest of an id only."""
     rows = connection.execute(
-        f"""WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 16 FROM n WHERE i + 16 < length(?1))
-            SELECT l.id, l.key, l.brought_by, l.data_digest, l.owed FROM n CROSS JOIN letters AS l ON l.key = substr(?1, n.i, 16)
+        f"""WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 16 FROM n WHERE i + 16 < length(:keys))
+            SELECT l.id, l.key, l.brought_by, l.data_digest, l.owed
+            FROM n CROSS JOIN letters AS l ON l.key = substr(:keys, n.i, 16)
             WHERE l.key IS NOT NULL AND l.{KEEPS_KEY} ORDER BY l.seq""",  # noqa: S608 - a constant
-        (b"".join(keys),),
+        {"keys": b"".join(keys)},
     )
     found = {row[0]: OpenLetter(row[0], row[1], row[2], row[3], tuple(_decode_owed(row[4]))) for row in rows.fetchall()}
     return list(found.values())

@@ -97,10 +97,10 @@ def _repeat_row(repeat: Repeat) -> tuple[str, str, bytes]:
     return repeat.letter, repeat.partition, repeat.position
 
 
-def promote(connection: sqlite3.Connection, upto: int, *, replayed: Collection[str] = ()) -> None:
+def promote(connection: sqlite3.Connection, upto: int, *, replayed: Collection[str] = (), ledgers: Collection[str] = ()) -> None:
     """Everything provisional of groups up to `upto` stands from now on.
 
-    :param replayed: ids whose new letter is the outcome of a replay: it says alone what is still owed.
+    :param replayed: ids whose new letter is the outcome of a replay: it says alone what these ledgers still owe.
     """
     rivals = connection.execute(
         """SELECT p.seq, p.id FROM letters AS p WHERE p.pending <= ?
@@ -108,7 +108,7 @@ def promote(connection: sqlite3.Connection, upto: int, *, replayed: Collection[s
         (upto,),
     )
     for seq, identity in rivals.fetchall():
-        _absorb(connection, seq, identity, replayed=identity in replayed)
+        _absorb(connection, seq, identity, ledgers if identity in replayed else ())
     connection.execute("UPDATE letters SET pending = NULL WHERE pending <= ?", (upto,))
     connection.execute(
         """UPDATE letters SET repeats = repeats + r.n
@@ -121,8 +121,11 @@ def promote(connection: sqlite3.Connection, upto: int, *, replayed: Collection[s
     connection.execute("DELETE FROM repeats WHERE pending <= ?", (upto,))
 
 
-def _absorb(connection: sqlite3.Connection, seq: int, identity: str, *, replayed: bool) -> None:
-    """The provisional letter `seq` takes the place of the standing one of its id, and what that one had gathered."""
+def _absorb(connection: sqlite3.Connection, seq: int, identity: str, settled: Collection[str]) -> None:
+    """The provisional letter `seq` takes the place of the standing one of its id, and what that one had gathered.
+
+    :param settled: ledgers of which the new letter says alone whether they owe it.
+    """
     query = "SELECT seq, owed, delivered, attempts, repeats, first_at, status FROM letters WHERE "
     old = connection.execute(query + "id = ? AND pending IS NULL", (identity,)).fetchone()
     if old is None:
@@ -130,8 +133,8 @@ def _absorb(connection: sqlite3.Connection, seq: int, identity: str, *, replayed
         return
     new = connection.execute(query + "seq = ?", (seq,)).fetchone()
     owed = msgspec.json.decode(new[1])
-    if old[6] in ("open", "parked", "replaying") and not replayed:
-        owed = union(msgspec.json.decode(old[1]), owed)
+    if old[6] in ("open", "parked", "replaying"):
+        owed = union((name for name in msgspec.json.decode(old[1]) if name not in settled), owed)
     delivered = union(_decode_delivered(old[2]), _decode_delivered(new[2]))
     delete(connection, [old[0]])
     connection.execute(
@@ -191,9 +194,10 @@ def set_status(
     :param among: only those that stand in one of these; None: in any.
     """
     rows = connection.execute(
-        """UPDATE letters SET status = ?1, job = ?2 WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?3))
-           AND (status <> ?1 OR job IS NOT ?2) AND (?4 IS NULL OR status IN (SELECT value FROM json_each(?4))) RETURNING id""",
-        (status, job, _json(list(ids)), None if among is None else _json(list(among))),
+        """UPDATE letters SET status = :status, job = :job
+           WHERE pending IS NULL AND id IN (SELECT value FROM json_each(:ids)) AND (status <> :status OR job IS NOT :job)
+           AND (:among IS NULL OR status IN (SELECT value FROM json_each(:among))) RETURNING id""",
+        {"status": status, "job": job, "ids": _json(list(ids)), "among": None if among is None else _json(list(among))},
     )
     return [identity for (identity,) in rows.fetchall()]
 

@@ -130,12 +130,13 @@ def write_note(connection: sqlite3.Connection, epoch: int, note: Note) -> None:
         ),
     )
     put_positions(connection, "note_positions", _NOTE, note.positions)
-    sqlite_replays.record(connection, note.group, note.resolved, note.failed_again)
+    sqlite_replays.record(connection, note.group, note.resolved, note.failed_again, note.ledgers)
     sqlite_letters.put(connection, note.group, note.failed_again)
     sqlite_letters.put_repeats(connection, note.group, "repeat", note.repeats)
-    sqlite_letters.promote(connection, note.group, replayed={letter.id for letter in note.failed_again})
+    replayed = {letter.id for letter in note.failed_again}
+    sqlite_letters.promote(connection, note.group, replayed=replayed, ledgers=note.ledgers)
     sqlite_letters.conclude(connection, note.superseded, "superseded")
-    sqlite_letters.conclude(connection, note.resolved, "resolved")
+    sqlite_replays.resolve(connection, note.resolved, note.ledgers)
 
 
 def reset_note(connection: sqlite3.Connection, positions: Mapping[str, Position] | None) -> None:

@@ -1,7 +1,8 @@
-"""Which ledgers took a dead letter's event by replay, and with which group: what a ledger restored from a backup has lost of it.
+"""Which ledgers owe a dead letter's event, and which took it by replay, with which group.
 
-Replays move no position, so what a restored ledger lacks of them is not read again from the source; their letters are opened
-again instead. Every function runs inside the caller's transaction.
+A letter is resolved once no ledger owes it, whether the pipeline still has that ledger or not (Invariant 13). Replays move no
+position, so what a ledger restored from a backup lacks of them is not read again from the source; their letters are opened again
+instead. Every function runs inside the caller's transaction.
 
 Source: docs/guarantees.md, rules 3 and 10.
 """
@@ -9,12 +10,12 @@ Source: docs/guarantees.md, rules 3 and 10.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from penstock.ledger import Claim, JobRecord
-from penstock.state.records import DeadLetter
+from penstock.state.records import DeadLetter, Status, inherited
 from penstock.state.sqlite_letters import LIVE, has_passed
 
 REPLAYS_TABLE = """CREATE TABLE replays (
@@ -23,12 +24,47 @@ REPLAYS_TABLE = """CREATE TABLE replays (
 _decode_owed = msgspec.json.Decoder(list[str]).decode
 
 
-def record(connection: sqlite3.Connection, group: int, resolved: Iterable[str], failed_again: Iterable[DeadLetter]) -> None:
-    """What a replay's group did, before it changes the letters: those that owed a letter have taken it, unless they still do."""
+def record(
+    connection: sqlite3.Connection,
+    group: int,
+    resolved: Iterable[str],
+    failed_again: Iterable[DeadLetter],
+    ledgers: Collection[str],
+) -> None:
+    """What a replay's group did, before it changes the letters: of these ledgers, those that owed a letter have taken it, unless
+    they still do."""
     for identity, still in [(identity, ()) for identity in resolved] + [(one.id, tuple(one.owed)) for one in failed_again]:
         row = connection.execute("SELECT owed FROM letters WHERE id = ? AND pending IS NULL", (identity,)).fetchone()
         if row is not None:
-            _took(connection, identity, [ledger for ledger in _decode_owed(row[0]) if ledger not in still], group)
+            owed = _decode_owed(row[0])
+            _took(connection, identity, [ledger for ledger in owed if ledger in ledgers and ledger not in still], group)
+
+
+def resolve(connection: sqlite3.Connection, ids: Iterable[str], ledgers: Collection[str]) -> None:
+    """Letters that a replay got through to all these ledgers: no other may owe them still."""
+    for identity in ids:
+        row = connection.execute(
+            f"SELECT seq, owed FROM letters WHERE id = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
+            (identity,),
+        ).fetchone()
+        if row is not None:
+            owed = _decode_owed(row[1])
+            left = [name for name in owed if name not in ledgers]  # Invariant 13
+            _owe(connection, row[0], left or owed, None if left else "resolved")
+
+
+def hand_over(connection: sqlite3.Connection, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None) -> None:
+    """See `StateStore.hand_over`."""
+    among = "" if ids is None else " AND id IN (SELECT value FROM json_each(?))"
+    rows = connection.execute(
+        f"SELECT seq, owed FROM letters WHERE pending IS NULL AND {LIVE}{among}",  # noqa: S608 - constants
+        () if ids is None else (_json(ids),),
+    )
+    for seq, text in rows.fetchall():
+        owed = _decode_owed(text)
+        due = inherited(owed, heirs)
+        if due != owed:
+            _owe(connection, seq, due, None)
 
 
 def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
@@ -47,10 +83,12 @@ def _settle_one(connection: sqlite3.Connection, ledger: str, group: int, one: Jo
         return
     _took(connection, one.event, [ledger], group)
     owed = [name for name in _decode_owed(row[1]) if name != ledger]
-    connection.execute(
-        "UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?",
-        (_json(owed), None if owed else "resolved", row[0]),
-    )
+    _owe(connection, row[0], owed, None if owed else "resolved")
+
+
+def _owe(connection: sqlite3.Connection, seq: int, owed: Sequence[str], status: Status | None) -> None:
+    """These owe the letter from now on; None: it keeps its status."""
+    connection.execute("UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?", (_json(owed), status, seq))
 
 
 def _took(connection: sqlite3.Connection, letter: str, ledgers: Iterable[str], group: int) -> None:
@@ -86,10 +124,7 @@ def _leave_to_reading(connection: sqlite3.Connection, ledger: str, claim: Claim)
         names = _decode_owed(owed)
         if ledger in names and not has_passed(claim, partition, position):
             others = [name for name in names if name != ledger]
-            connection.execute(
-                "UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?",
-                (_json(others), None if others else "superseded", seq),
-            )
+            _owe(connection, seq, others, None if others else "superseded")
 
 
 def _json(names: Sequence[str]) -> str:

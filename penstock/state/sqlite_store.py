@@ -264,6 +264,15 @@ class SqliteStateStore:
 
         return await self._database.write(work)
 
+    async def hand_over(self, epoch: int, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None = None) -> None:
+        """See `StateStore.hand_over`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            sqlite_pipeline.check_epoch(db, epoch)
+            sqlite_replays.hand_over(db, heirs, ids)
+
+        await self._database.write(work)
+
     async def _write_letters(self, work: Callable[[sqlite3.Connection], None], *, any_letters: bool) -> None:
         try:
             await self._database.write(work)

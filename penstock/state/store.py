@@ -65,6 +65,14 @@ class StateStore(Ledger, Protocol):
         """
         ...
 
+    async def hand_over(self, epoch: int, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None = None) -> None:
+        """Unresolved dead letters that the ledgers named by `heirs` owe are owed by their heirs instead: all, or those with these
+        ids. A ledger may be among its own heirs. Doing it again changes nothing.
+
+        :raises Fenced: a higher epoch was issued.
+        """
+        ...
+
     async def put_dead_letters(
         self,
         epoch: int,

@@ -110,7 +110,7 @@ async def test_what_a_replay_takes_up_while_it_is_looked_at_is_not_discarded(
     monkeypatch.setattr(store, "letters", look)
     assert await DeadLetterQueue(store).discard(LetterQuery()) == 6
     assert await statuses(store) == {"replaying": 1, "discarded": 6}
-    await store.note(1, Note(group=2, resolved=["03" * 8]))
+    await store.note(1, Note(group=2, resolved=["03" * 8], ledgers={"a": "i", "b": "i"}))
     assert await statuses(store) == {"resolved": 1, "discarded": 6}
 
 

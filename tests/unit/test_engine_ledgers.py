@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from state_builders import HandClock
 
-from penstock.engine.ledgers import STATE, Claims, LedgerState, Standing, claim_all
+from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
+from penstock.engine.standing import Standing
 from penstock.errors import EnvironmentFault, Fenced
-from penstock.ledger import Claim, Claimant, Commit, Counts
+from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord
 from penstock.observe.log import Incident
 from penstock.spi import Position
-from penstock.state.records import Note
+from penstock.state.records import Job, Note
 
 TEN, TWENTY = Counts(received=10, delivered=10), Counts(received=20, delivered=20)
 THIRTY = Counts(received=30, delivered=30)
@@ -35,6 +36,7 @@ class PaperLedger:
     answer: Claim
     claimants: list[Claimant] = field(default_factory=list)
     commits: list[Commit] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
 
     async def claim(self, claimant: Claimant) -> Claim:
         self.claimants.append(claimant)
@@ -52,7 +54,7 @@ class PaperLedger:
         return self.answer.epoch, self.answer.group
 
     async def forget_jobs(self, job: str) -> None:
-        raise AssertionError("a claim forgets nothing")
+        self.forgotten.append(job)
 
 
 @dataclass
@@ -61,6 +63,13 @@ class PaperStore:
 
     noted: Note
     told: list[Any] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+
+    async def open_jobs(self) -> list[Job]:
+        return [Job(job, "replay", "{}", 0.0) for job in self.jobs]
+
+    async def hand_over(self, epoch: int, heirs: Mapping[str, Sequence[str]]) -> None:
+        self.told.append(("hand over", epoch, dict(heirs)))
 
     async def read_note(self) -> Note:
         return self.noted
@@ -80,9 +89,9 @@ class PaperStore:
 
 
 def ledger(name: str, group: int = 0, counts: Counts = TEN, *, epoch: int = 4, **orders: int) -> LedgerState:
-    claim = Claim(f"instance of {name}", epoch, group, place(**orders), counts, {})
+    claim = Claim(f"instance of {name}", epoch, group, place(**orders), counts, {}, [])
     paper = PaperLedger(claim)
-    return LedgerState(name, paper, [name], sink=None if name == STATE else paper)  # type: ignore[arg-type]  # what a claim needs
+    return LedgerState(name, paper, ["tape" if name == STATE else name], sink=None if name == STATE else paper)  # type: ignore[arg-type]  # what a claim needs
 
 
 def noted(group: int, *ledgers: str, counts: Counts = TEN, drained: bool = False, **orders: int) -> Note:
@@ -259,6 +268,47 @@ async def test_what_died_is_settled_before_the_claim_is_noted() -> None:
     standing = await stand(store.noted, ledger("a", 8, TWENTY, p=20), ledger(STATE, 7, p=10), store=store)
     assert store.told == [("settle", 5, ["a", STATE]), ("note", 5, standing.note)]
     assert standing.note.drained is False
+
+
+async def test_records_of_a_job_whose_end_was_noted_are_forgotten_and_those_of_an_open_one_are_kept() -> None:
+    a = ledger("a", 7, p=10)
+    claim = a.ledger.answer  # type: ignore[attr-defined]  # a PaperLedger
+    claim.jobs.extend([JobRecord("ended", "l1"), JobRecord("open", "l2"), JobRecord("ended", "l3")])
+    store = PaperStore(noted(7, "a", p=10), jobs=["open"])
+    await stand(store.noted, a, store=store)
+    assert a.ledger.forgotten == ["ended"]  # type: ignore[attr-defined]
+
+
+SHARED = {"state": "i", "state/one": "i", "state/two": "i"}
+
+
+@pytest.mark.parametrize(
+    ("noted_names", "shared", "own", "heirs"),
+    [
+        (SHARED, ["one", "two"], [], None),
+        (SHARED, ["one"], ["two"], {"state": ["state", "two"]}),
+        (SHARED, ["one"], [], {"state": ["state", "two"]}),
+        (SHARED, ["one", "three"], [], {"state": ["state", "two"]}),
+        (SHARED, [], ["one", "two"], {"state": ["one", "two"]}),
+        (SHARED, ["three"], [], {"state": ["one", "two"]}),
+        ({"one": "i"}, ["one"], [], {"one": ["state"]}),
+        ({"one": "i"}, ["one", "two"], [], None),
+        ({}, ["one"], [], None),
+    ],
+    ids=[
+        "the same", "one gets its own", "one leaves", "one is replaced", "both get their own", "both are replaced",
+        "the only one comes to share", "one of two comes to share", "new",
+    ],
+)  # fmt: skip
+async def test_debts_go_by_the_sinks_name_where_it_changes_its_ledger(
+    noted_names: dict[str, str], shared: list[str], own: list[str], heirs: dict[str, list[str]] | None
+) -> None:
+    store = PaperStore(replace(noted(0), ledgers=noted_names))
+    ledgers = [ledger(name, 0, Counts(), epoch=0) for name in own]
+    if shared:
+        ledgers.append(replace(ledger(STATE, 0, Counts(), epoch=0), sinks=shared))
+    await stand(store.noted, *ledgers, store=store)
+    assert told(store, "hand over") == ([] if heirs is None else [("hand over", 5, heirs)])
 
 
 @pytest.mark.parametrize(("drained", "running"), [(True, 1050.0), (False, 50.0)], ids=["a pause counts", "an outage does not"])

@@ -170,10 +170,39 @@ async def test_a_record_of_a_job_does_not_resolve_a_letter_that_failed_again_sin
     await store.put_dead_letters(1, 1, [letter("l1", 1)], [])
     await store.note(1, note(1))
     await store.set_status(1, ["l1"], "replaying", job="j")
-    await store.note(1, note(2, failed_again=[letter("l1", 1, owed=["b"], message="still", delivered=[Delivered("s", 0)])]))
+    still = letter("l1", 1, owed=["b"], message="still", delivered=[Delivered("s", 0)])
+    await store.note(1, note(2, failed_again=[still], ledgers={"a": "i", "b": "i"}))
     await store.settle(1, {"b": claim_at(9, jobs=[JobRecord("j", "l1")])})
     ((found,), _) = await store.letters(ANY)
     assert (found.status, list(found.owed), found.message, found.attempts, found.job) == ("open", ["b"], "still", 2, None)
+
+
+async def test_a_replay_settles_no_debt_of_a_ledger_that_the_pipeline_no_longer_has(store: SqliteStateStore) -> None:
+    await store.put_dead_letters(1, 1, [letter(name, n, owed=["a", "gone"]) for n, name in enumerate(["l1", "l2"], 1)], [])
+    await store.put_dead_letters(1, 1, [letter("l3", 3, owed=["gone"])], [])
+    await store.note(1, note(1))
+    job = await store.create_job("replay", "{}")
+    await store.set_status(1, ["l1", "l2", "l3"], "replaying", job=job)
+    again = letter("l2", 2, owed=["a"], message="still")
+    await store.note(1, note(2, resolved=["l1", "l3"], failed_again=[again], ledgers={"a": "i"}))
+    await store.finish_job(job)
+    assert await listed(store) == {"l1": ("open", ["gone"]), "l2": ("open", ["gone", "a"]), "l3": ("open", ["gone"])}
+
+
+async def test_debts_are_handed_over_once_however_often(store: SqliteStateStore) -> None:
+    letters = [letter("l1", 1), letter("l2", 2, owed=["b"]), letter("l3", 3, owed=["c", "a"]), letter("l4", 4)]
+    await store.put_dead_letters(1, 1, letters, [])
+    await store.note(1, note(1))
+    await store.set_status(1, ["l4"], "resolved")
+    for _ in range(2):
+        await store.hand_over(1, {"a": ["a", "new"], "b": ["c"]}, ["l1", "l2", "l4"])
+    assert await listed(store) == {
+        "l1": ("open", ["a", "new", "c"]), "l2": ("open", ["c"]), "l3": ("open", ["c", "a"]), "l4": ("resolved", ["a", "b"]),
+    }  # fmt: skip
+    await store.hand_over(1, {"c": ["a"]})
+    assert {name: owed for name, (_, owed) in (await listed(store)).items()} == {
+        "l1": ["a", "new"], "l2": ["a"], "l3": ["a"], "l4": ["a", "b"],
+    }  # fmt: skip
 
 
 async def test_one_transaction_for_all_steps_where_the_store_is_the_only_ledger(store: SqliteStateStore) -> None:
@@ -196,6 +225,7 @@ async def test_an_older_epoch_writes_nothing(store: SqliteStateStore) -> None:
         store.put_dead_letters(1, 1, [letter("l1")], []),
         store.note(1, note(1)),
         store.settle(1, {}),
+        store.hand_over(1, {"a": ["b"]}),
         store.set_status(1, ["l1"], "open"),
         store.reset(1, None),
     ):
@@ -296,7 +326,7 @@ async def test_a_job_that_ends_hands_back_what_it_did_not_replay(store: SqliteSt
     job = await store.create_job("replay", "{}")
     await store.set_status(1, ["l1", "l2"], "replaying", job=job)
     assert [(one.id, one.kind, one.query) for one in await store.open_jobs()] == [(job, "replay", "{}")]
-    await store.note(1, note(2, resolved=["l1"]))
+    await store.note(1, note(2, resolved=["l1"], ledgers={"a": "i", "b": "i"}))
     await store.finish_job(job)
     assert {name: status for name, (status, _) in (await listed(store)).items()} == {"l1": "resolved", "l2": "open"}
     assert await store.open_jobs() == []

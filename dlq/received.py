@@ -1,0 +1,59 @@
+"""From dead letters back to the events that the source gave."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from penstock.cloudevents import from_structured
+from penstock.engine.letters import DECODE
+from penstock.engine.tally import Tally
+from penstock.errors import ComponentError, Oversized, Permanent
+from penstock.event import Event
+from penstock.ledger import Key
+from penstock.spi import Batch
+from penstock.state.records import DeadLetter
+
+Received = tuple[Event, ComponentError | None]
+"""An event, and why the source could not give it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Letters of one partition, with their events as far as dedup."""
+
+    letters: Sequence[DeadLetter]
+    batch: Batch
+    events: list[Event]
+    keys: Sequence[Key | None]
+    tally: Tally
+
+    def repeating(self, taken: Collection[bytes]) -> set[int]:
+        """Origins whose key is taken, or comes earlier in this portion."""
+        known, found = set(taken), set()
+        for event, key in zip(self.events, self.keys, strict=False):
+            if key is not None and key.key in known:
+                found.add(event.origin)
+            elif key is not None:
+                known.add(key.key)
+        return found
+
+
+def received_event(letter: DeadLetter) -> Event:
+    """The event as the source emitted it: the start of the pipeline."""
+    event = from_structured(letter.record)
+    event.position = letter.position
+    event.original = letter.original
+    if event.raw is None and letter.step == DECODE:
+        event.raw = letter.original or b""
+        event.original = None
+    return event
+
+
+def still_failing(letter: DeadLetter, error: ComponentError) -> Permanent:
+    """Why it fails again before it is an event. That only the head of a record is kept must not be forgotten."""
+    where, why, help = error.where, error.why, error.help
+    if not letter.reread:
+        return Permanent(error.code, error.message, where=where, why=why, help=help)
+    length, digest = letter.original_length, letter.original_digest
+    return Oversized(error.code, error.message, length=length, digest=digest, where=where, why=why, help=help)
