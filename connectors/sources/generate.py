@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -15,6 +16,7 @@ from penstock.event import UNSET, Event
 from penstock.spi import Batch, Context, Position, Resume, Token
 
 _PARTITION = "generate"
+_ORDER = struct.Struct(">Q")
 
 
 class GenerateConfig(ComponentConfig):
@@ -65,7 +67,7 @@ class GenerateSource:
     @staticmethod
     def position_text(order: bytes) -> str:
         """See `Legible`."""
-        return f"event {int.from_bytes(order, 'big'):,}"
+        return f"event {_number(order):,}"
 
     @property
     def identity(self) -> str:
@@ -73,7 +75,7 @@ class GenerateSource:
 
     async def open(self, resume: Resume) -> None:
         position = resume.positions.get(_PARTITION)
-        self._next = int.from_bytes(position.order, "big") + 1 if position is not None else 0
+        self._next = _number(position.order) + 1 if position is not None else 0
 
     async def batches(self) -> AsyncIterator[Batch]:
         """Batches of one partition; with a rate, ten a second or one an event, whichever is fewer."""
@@ -124,7 +126,7 @@ class GenerateSource:
             "generate.record",
             time=time,
             decoded=record,
-            position=n.to_bytes(8, "big"),
+            position=_ORDER.pack(n),
             origin=n - self._next,
         )
 
@@ -145,3 +147,12 @@ class GenerateSource:
             else:
                 event.decoded, event.raw, event.record = outputs[0], None, UNSET
         return rejects
+
+
+def _number(order: bytes) -> int:
+    """:raises ValueError: these bytes are no position of this source."""
+    try:
+        (number,) = _ORDER.unpack(order)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    return int(number)

@@ -86,6 +86,16 @@ async def test_generation_goes_on_behind_the_checkpoint_with_the_same_random_num
     assert len({e.data["random"] for e in whole}) == 5
 
 
+async def test_a_position_in_words_is_the_number_of_its_event(tmp_path: Path) -> None:
+    events = events_of(await read_all(GenerateSource(GenerateConfig(count=1235), make_context(tmp_path))))
+    assert GenerateSource.position_text(events[-1].position) == "event 1,234"
+
+
+def test_a_position_of_another_source_is_no_event(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="8 bytes"):
+        GenerateSource.position_text(b"\0" * 12)
+
+
 async def test_data_must_make_exactly_one_value(tmp_path: Path) -> None:
     source = GenerateSource(GenerateConfig(count=4, data="."), make_context(tmp_path, expressions=Outputs()))
     (batch,) = await read_all(source)
