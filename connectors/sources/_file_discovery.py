@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from connectors.sources._file_faults import stat_of
 from connectors.sources._file_reader import Reader, suffix_of
 from connectors.sources._marks import Known, Likeness, compare, compare_heads, is_other_file, read_head
 from penstock.errors import EnvironmentFault
 
 Heads = list[tuple[int, bytes]]
+Inode = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +28,25 @@ class Owner:
     known: Known | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What stood at a path when it was looked at.
+
+    :ivar inode: None where nothing did, or where it cannot be told.
+    :ivar renamed: it is a file that another partition has read or is reading: a rotated one.
+    """
+
+    inode: Inode | None
+    renamed: bool
+
+
 class Discovery:
     """Which partitions there are. Remembers, by device and inode, which files belong to one already."""
 
     def __init__(self, project: Path, patterns: Sequence[str]) -> None:
         self._project = project
         self._patterns = patterns
-        self._owners: dict[tuple[int, int], Owner] = {}
+        self._owners: dict[Inode, Owner] = {}
 
     def remember(self, reader: Reader) -> None:
         self._owners[reader.inode] = Owner(reader.partition, reader.heads, reader.incarnation)
@@ -60,33 +75,32 @@ class Discovery:
                     help="check `paths`; with `follow: true` files may appear later",
                 )
             names.update(matched)
-        gone = (name for name in known if name not in names and not (self._project / name).exists())
+        gone = (name for name in known if name not in names and not os.path.exists(self._project / name))  # noqa: PTH110  # Path.exists raises
         return sorted({*names, *gone})
 
     def _match(self, pattern: str) -> Iterator[str]:
         """Paths, relative to the project where they lie inside it. `**` as the last part means files alone."""
         for text in glob.iglob(pattern, root_dir=self._project, recursive=True):  # noqa: PTH207  # Path.glob takes no absolute one
             path = Path(os.path.normpath(self._project / text))
-            if not (pattern.endswith("**") and path.is_dir()):
+            if not (pattern.endswith("**") and os.path.isdir(path)):  # noqa: PTH112  # Path.is_dir raises where it cannot be told
                 yield str(path.relative_to(self._project)) if path.is_relative_to(self._project) else str(path)
 
-    def is_renamed(self, name: str) -> bool:
-        """Whether a path seen for the first time is a file that another partition has read or is reading: a rotated one."""
+    def look(self, name: str) -> Seen:
+        """What stands at a path that is seen for the first time."""
+        path = self._project / name
         try:
-            return self._is_renamed(name, self._project / name)
+            status = path.stat()
+            inode = (status.st_dev, status.st_ino)
+            return Seen(inode, stat.S_ISREG(status.st_mode) and self._is_renamed(name, path, inode))
         except OSError:  # gone since it was listed, or not readable: whoever opens it says so
-            return False
+            return Seen(None, False)
 
-    def _is_renamed(self, name: str, path: Path) -> bool:
-        if not path.is_file():
-            return False
-        status = path.stat()
-        inode = (status.st_dev, status.st_ino)
+    def _is_renamed(self, name: str, path: Path, inode: Inode) -> bool:
         owner = self._owners.get(inode)
         if owner is None or owner.name == name or is_other_file(path, inode, owner.incarnation):
             return False
-        home = self._project / owner.name
-        if home.exists() and os.path.samestat(home.stat(), status):
+        home = stat_of(self._project / owner.name)
+        if home is not None and (home.st_dev, home.st_ino) == inode:
             return False
         return self._is_file_of(owner, path)
 
@@ -101,5 +115,9 @@ class Discovery:
         return comparison.likeness is Likeness.SAME
 
     def size(self, name: str) -> int:
-        path = self._project / name
-        return path.stat().st_size if path.is_file() else 0
+        """Bytes of a regular file; 0 of anything else, or where there is nothing any more."""
+        try:
+            status = (self._project / name).stat()
+        except OSError:  # whoever opens it says so
+            return 0
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0

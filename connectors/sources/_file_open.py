@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.sources._file_reader import Reader, make_format, resume_format, rewritten, suffix_of
+from connectors.sources._file_faults import is_gone, located, rewritten, settled, stat_of, unreadable
+from connectors.sources._file_reader import Reader, make_format, resume_format, suffix_of
 from connectors.sources._marks import (
     Comparison,
     Finished,
@@ -24,28 +25,7 @@ from connectors.sources._marks import (
     read_head,
 )
 from connectors.sources._records import Limits, Naming
-from connectors.sources._streams import Damaged, open_stream
-from penstock.errors import EnvironmentFault
-
-
-def unreadable(name: str, why: str) -> EnvironmentFault:
-    return EnvironmentFault(
-        "source.unreadable",
-        f"cannot read {name}: {why}",
-        where=f"partition {name}",
-        help="make it readable, or narrow `paths` so that it does not match",
-    )
-
-
-def damaged(name: str, error: Damaged) -> EnvironmentFault:
-    what = "is cut short" if error.cut else "is damaged"
-    return EnvironmentFault(
-        f"source.truncated_{error.kind}",
-        f"{name} {what} at byte {error.offset} of the {error.kind} file",
-        where=f"partition {name}",
-        why=str(error),
-        help="what came before it was read; put the whole file in its place and run again",
-    )
+from connectors.sources._streams import open_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +51,15 @@ class Opener:
         :raises EnvironmentFault: `source.unreadable`, `source.truncated_gzip`, `source.truncated_zstd`.
         :raises Fatal: `source.rewritten`, where the file is neither the one that was read nor provably another.
         """
-        try:
-            return self.fresh(name, 0) if known is None else self._resume(name, known, wait)
-        except OSError as error:
-            if not os.path.lexists(self.home(name)):  # renamed or removed since it was listed
-                return None
-            raise unreadable(name, error.strerror or str(error)) from error
-        except Damaged as error:
-            raise damaged(name, error) from error
+        if not _is_text(name):
+            raise unreadable(name, "its name is not UTF-8", "rename it")
+        with located(name):
+            try:
+                return settled(lambda: self.fresh(name, 0) if known is None else self._resume(name, known, wait))
+            except (FileNotFoundError, NotADirectoryError):
+                if is_gone(self.home(name)):  # renamed or removed since it was listed
+                    return None
+                raise
 
     def fresh(self, name: str, generation: int, finished: Sequence[Finished] = (), path: Path | None = None) -> Reader:
         """The beginning of a file, which lies at `path` where it was renamed.
@@ -92,7 +73,7 @@ class Opener:
 
     def _resume(self, name: str, known: Known, wait: bool) -> Reader | None:
         home = self.home(name)
-        exists = home.exists()
+        exists = stat_of(home) is not None
         likeness = Likeness.SHORTER
         if exists:
             self._check_regular(name, home)
@@ -141,7 +122,11 @@ class Opener:
             found.stream.close()
             return self.fresh(name, known.generation, known.mark.finished, path)
         naming = self.naming(name, known.generation)
-        format = resume_format(self.kind, naming, self.limits, path, known.offset, found.head, found.before)
+        try:
+            format = resume_format(self.kind, naming, self.limits, path, known.offset, found.head, found.before)
+        except BaseException:
+            found.stream.close()
+            raise
         finished = known.mark.finished if known.mark else []
         return Reader(
             name,
@@ -171,10 +156,15 @@ class Opener:
         """What follows a file that was read to its end and whose path leads elsewhere: the same reader, in a copy of its file;
         a new one, for the next generation; or None, while there is none or it cannot be told apart.
 
+        :raises EnvironmentFault: as `begin` does.
         :raises Fatal: `source.rewritten`.
         """
+        with located(reader.partition):
+            return settled(lambda: self._hand_over(reader))
+
+    def _hand_over(self, reader: Reader) -> Reader | None:
         name, home, known = reader.partition, reader.home, reader.known()
-        if not home.exists():
+        if stat_of(home) is None:
             return None
         self._check_regular(name, home)
         assert known.mark is not None
@@ -217,3 +207,12 @@ class Opener:
             raise unreadable(name, "it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
         if not os.access(path, os.R_OK):
             raise unreadable(name, "permission denied")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a path has a form that stores and ids can hold: a name of any bytes is possible in a file system."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from connectors.sources._csv_records import CsvFormat
+from connectors.sources._file_faults import rewritten, stat_of
 from connectors.sources._json_records import JsonFormat
 from connectors.sources._marks import (
     HEAD,
@@ -26,7 +27,6 @@ from connectors.sources._marks import (
 )
 from connectors.sources._records import BOM, Cut, Format, Limits, LineFormat, Naming, TextFormat
 from connectors.sources._streams import TAIL, Stream, open_stream
-from penstock.errors import Fatal
 from penstock.spi import Batch, Position
 
 BLOCK = 512 << 10
@@ -36,17 +36,6 @@ BLOCK = 512 << 10
 def suffix_of(name: str) -> str:
     """Of the name under which the file was first seen, because a rotated one may be called anything."""
     return next((suffix for suffix in (".gz", ".zst") if name.endswith(suffix)), "")
-
-
-def rewritten(name: str, generation: int, offset: int, why: str) -> Fatal:
-    return Fatal(
-        "source.rewritten",
-        f"{name} is no longer the file that was read: it was truncated or rewritten",
-        where=f"partition {name}, position {generation}-{offset}",
-        why=why,
-        help="put the file back as it was, or give the new content a new name; "
-        "`pipe checkpoint reset` forgets the checkpoint and reads everything again",
-    )
 
 
 def make_format(kind: str, naming: Naming, limits: Limits) -> Format:
@@ -223,11 +212,8 @@ class Reader:
 
     def moved(self) -> bool:
         """Whether the partition's path no longer leads to the open file."""
-        try:
-            status = self.home.stat()
-        except FileNotFoundError:
-            return True
-        return (status.st_dev, status.st_ino) != self.inode
+        status = stat_of(self.home)
+        return status is None or (status.st_dev, status.st_ino) != self.inode
 
     def deleted(self) -> bool:
         """Whether no name at all leads to the open file."""

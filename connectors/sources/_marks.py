@@ -208,7 +208,11 @@ def compare(path: Path, suffix: str, mark: Mark, offset: int) -> Comparison:
         return Comparison(likeness, head)
     start = mark.start if suffix in (".gz", ".zst") else (max(0, offset - TAIL),) * 2
     stream = open_stream(path, suffix, start)
-    before = _read_until(stream, offset)
+    try:
+        before = _read_until(stream, offset)
+    except OSError:
+        stream.close()
+        raise
     if stream.offset == offset and digest(before[len(before) - mark.tail_length :]) == mark.tail:
         return Comparison(likeness, head, before, stream)
     likeness = Likeness.SHORTER if stream.offset < offset else Likeness.CHANGED

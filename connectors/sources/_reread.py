@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from connectors.sources._file_open import Opener, damaged, unreadable
+from connectors.sources._file_faults import located, settled
+from connectors.sources._file_open import Opener
 from connectors.sources._file_reader import BLOCK, make_format, suffix_of
 from connectors.sources._marks import Known
 from connectors.sources._records import Cut
-from connectors.sources._streams import Damaged, open_stream
+from connectors.sources._streams import open_stream
 from penstock.errors import Permanent
 from penstock.event import Event
 
@@ -21,10 +22,8 @@ def reread(opener: Opener, partition: str, position: bytes, known: Known | None)
     :raises EnvironmentFault: the file cannot be read, or is damaged before the record.
     """
     generation, offset = struct.unpack(">IQ", position)
-    try:
-        return _find(opener, partition, generation, offset, position, known)
-    except OSError as error:
-        raise unreadable(partition, error.strerror or str(error)) from error
+    with located(partition):
+        return settled(lambda: _find(opener, partition, generation, offset, position, known))
 
 
 def _find(opener: Opener, partition: str, generation: int, offset: int, position: bytes, known: Known | None) -> Event:
@@ -49,8 +48,6 @@ def _cuts(opener: Opener, partition: str, generation: int, known: Known | None) 
         while block := stream.read(BLOCK):
             yield from format.feed(block)
         yield from format.finish()
-    except Damaged as error:
-        raise damaged(partition, error) from error
     finally:
         stream.close()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from connectors.sources._file_faults import stat_of
 from connectors.sources._file_reader import Reader
 from connectors.sources._marks import Known, to_position
 from penstock.errors import EnvironmentFault
@@ -27,7 +28,7 @@ class Vanished:
         if known is None or known.mark is None or not known.mark.more or name in self.faults:
             return
         if reader is None:
-            if home.exists():
+            if stat_of(home) is not None:
                 return
             mark = msgspec.structs.replace(known.mark, more=False)
             self._positions[name] = to_position(known.generation, known.offset, mark)

@@ -1,7 +1,8 @@
 """The `file` source: lines, CSV rows or JSON documents of files that globs name, once or followed as they grow.
 
 A partition is a path as first seen; its position is (generation, offset behind the last record), its generations are the files
-that stood at that path one after the other. How a file is recognised stands in `_marks`; when a generation ends, in `_file_open`.
+that stood at that path one after the other. How a file is recognised stands in `_marks`; when a generation ends, in `_file_open`;
+what is open and what was read, in `_file_partitions`. Here is the order in which files have their turn.
 
 One thread does everything that touches the disk, one call at a time, so that closing waits for a read under way.
 """
@@ -18,13 +19,11 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from connectors.sources._file_discovery import Discovery
-from connectors.sources._file_open import Opener, damaged
+from connectors.sources._file_open import Opener
+from connectors.sources._file_partitions import Partitions
 from connectors.sources._file_reader import Reader
 from connectors.sources._marks import Known, from_position, order_text, restarted
 from connectors.sources._records import Limits
-from connectors.sources._reread import reread
-from connectors.sources._streams import Damaged
-from connectors.sources._vanished import Vanished
 from penstock.config.base import ComponentConfig, ProjectPath, Size
 from penstock.errors import EnvironmentFault, Fatal
 from penstock.event import Event
@@ -70,7 +69,8 @@ class FileConfig(ComponentConfig):
 
     paths: Patterns = Field(
         description="Paths or globs (`*`, `?`, `[a-z]`, `**`), relative to the project; files are read in the order of their "
-        "names. `.gz` and `.zst` are decompressed."
+        "names. `.gz` and `.zst` are decompressed. What cannot be read, or has a name that is not UTF-8, ends the run with "
+        "`source.unreadable` after everything else was read."
     )
     format: RecordFormatName = Field(
         "jsonl",
@@ -109,15 +109,8 @@ class FileSource:
         self.context = context
         self.batch_count = 500
         self.batch_bytes = 1 << 20
-        self._known: dict[str, Known] = {}
-        self._discovery = Discovery(context.project, config.paths)
-        self._active: dict[str, Reader] = {}
-        self._sizes: dict[str, int] = {}
-        self._done: dict[str, int] = {}
-        self._faults: dict[str, EnvironmentFault] = {}
-        self._vanished = Vanished()
         self._once = True
-        self._opener = Opener(context.project, config.format, Limits(max_record=config.max_record))
+        self._partitions = self._made({})
         self._thread: ThreadPoolExecutor | None = None
 
     @staticmethod
@@ -139,13 +132,16 @@ class FileSource:
         :raises EnvironmentFault: `source.no_files`, where a pattern matches nothing and files are not followed;
             `source.unknown_checkpoint`.
         """
-        limits = Limits(self.batch_count, self.batch_bytes, self.config.max_record)
-        self._opener = Opener(self.context.project, self.config.format, limits)
         self._once = resume.once or not self.config.follow
-        for name, position in resume.positions.items():
-            self._know(name, from_position(name, position))
+        self._partitions = self._made({name: from_position(name, position) for name, position in resume.positions.items()})
         self._thread = ThreadPoolExecutor(1, "penstock-file-source")
-        self._sizes = await self._run(self._survey)
+        await self._run(self._partitions.survey)
+
+    def _made(self, known: dict[str, Known]) -> Partitions:
+        limits = Limits(self.batch_count, self.batch_bytes, self.config.max_record)
+        opener = Opener(self.context.project, self.config.format, limits)
+        discovery = Discovery(self.context.project, self.config.paths)
+        return Partitions(opener, discovery, known, follow=self.config.follow, once=self._once)
 
     async def batches(self) -> AsyncIterator[Batch]:
         """Batches file by file; followed, in turn.
@@ -167,167 +163,82 @@ class FileSource:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        readers, self._active = list(self._active.values()), {}
         try:
-            for reader in readers:
-                await asyncio.get_running_loop().run_in_executor(thread, reader.close)
+            await asyncio.get_running_loop().run_in_executor(thread, self._partitions.close)
         finally:
             thread.shutdown(wait=False)
 
     def progress(self) -> tuple[int, int] | None:
         """Bytes read and bytes there are, compressed where the files are."""
-        reading = {name: reader.stream.consumed for name, reader in self._active.items()}
-        return sum((self._done | reading).values()), sum(self._sizes.values())
+        return self._partitions.progress()
 
     async def reread(self, partition: str, position: bytes) -> Event:
         """The record that ends at `position`, read with today's `max_record`. Reads the file from its start.
 
         :raises Permanent: `source.gone`, or why the record cannot become an event even now.
         """
-        active = self._active.get(partition)
-        known = active.known() if active else self._known.get(partition)
-        return await self._run(partial(reread, self._opener, partition, position, known))
+        return await self._run(partial(self._partitions.reread, partition, position))
 
     async def _read_once(self) -> AsyncIterator[Batch]:
-        for name in await self._run(self._names):
-            reader = await self._run(partial(self._begin, name))
-            for batch in self._vanished.batches():
+        partitions = self._partitions
+        for name in await self._run(partitions.names):
+            reader = await self._run(partial(partitions.begin, name))
+            for batch in partitions.vanished():
                 yield batch
             while reader is not None:
                 async for batch in self._drain(reader):
                     yield batch
-                reader = await self._run(partial(self._after, reader))
-        self._raise_faults()
+                reader = await self._run(partial(partitions.after, reader))
+        partitions.raise_faults()
 
     async def _drain(self, reader: Reader) -> AsyncIterator[Batch]:
-        """One file up to its present end. Its damage is kept for the end of everything."""
+        """One file up to its present end. What is wrong with it is kept for the end of everything."""
         try:
-            while block := await self._run(reader.read):
+            while block := await self._run(partial(self._partitions.read, reader)):
                 for batch in reader.batches(block):
                     yield batch
-            if not self.config.follow or reader.moved():
-                reader.stream.check_end()
+            if await self._run(partial(self._partitions.is_over, reader)):
                 for batch in chain(reader.finish(), reader.settled()):
                     yield batch
-        except Damaged as error:
-            self._faults.setdefault(reader.partition, damaged(reader.partition, error))
         except EnvironmentFault as error:
-            self._faults.setdefault(reader.partition, error)
-
-    def _after(self, reader: Reader) -> Reader | None:
-        """The next file of the partition, where this one had been renamed."""
-        following = None
-        if reader.partition not in self._faults and reader.moved():
-            following = self._opener.hand_over(reader)
-        self._retire(reader, following)
-        return following
+            self._partitions.note(reader, error)
 
     async def _follow(self) -> AsyncIterator[Batch]:
+        partitions = self._partitions
         while True:
-            await self._run(self._begin_new)
+            await self._run(partitions.begin_new)
             busy = False
-            for batch in self._vanished.batches():
+            for batch in partitions.vanished():
                 yield batch
-            for reader in list(self._active.values()):
+            for reader in list(partitions.active.values()):
                 async for batch in self._turn(reader):
                     busy = True
                     yield batch
             if not busy:
-                self._raise_faults()
+                partitions.raise_faults()
                 await self.context.clock.sleep(POLL)
 
     async def _turn(self, reader: Reader) -> AsyncIterator[Batch]:
         """What one followed file has now, up to its turn's end; where it was rotated and is finished, also its last line."""
+        partitions = self._partitions
         try:
             for _ in range(_TURN):
-                block = await self._run(reader.read)
+                block = await self._run(partial(partitions.read, reader))
                 if not block:
                     break
-                reader.quiet_since = None
                 for batch in reader.batches(block):
                     yield batch
             else:
                 return
-        except Damaged as error:
-            self._faults.setdefault(reader.partition, damaged(reader.partition, error))
-            await self._run(partial(self._retire, reader, None))
-            return
+            now = self.context.clock.monotonic()
+            if await self._run(partial(partitions.is_quiet, reader, now, ROTATION_WAIT)):
+                over, following = await self._run(partial(partitions.succeed, reader))
+                if over:
+                    for batch in chain(reader.finish(), reader.settled()):
+                        yield batch
+                    await self._run(partial(partitions.retire, reader, following))
         except EnvironmentFault as error:
-            self._faults.setdefault(reader.partition, error)
-            await self._run(partial(self._retire, reader, None))
-            return
-        if await self._run(partial(self._is_finished, reader)):
-            following = await self._run(partial(self._opener.hand_over, reader))
-            gone = following is None and reader.deleted()
-            if gone or following not in (None, reader):
-                for batch in chain(reader.finish(), reader.settled()):
-                    yield batch
-                await self._run(partial(self._retire, reader, following))
-
-    def _is_finished(self, reader: Reader) -> bool:
-        """Whether the file was moved away and has been quiet for long enough."""
-        now = self.context.clock.monotonic()
-        if reader.quiet_since is None or not reader.moved():
-            reader.quiet_since = now
-        return now - reader.quiet_since >= ROTATION_WAIT
-
-    def _begin_new(self) -> None:
-        for name in self._names():
-            if name not in self._active and name not in self._faults:
-                self._begin(name)
-
-    def _begin(self, name: str) -> Reader | None:
-        if name not in self._known and self._discovery.is_renamed(name):
-            return None
-        known = self._known.get(name)
-        try:
-            reader = self._opener.begin(name, known, wait=not self._once)
-        except EnvironmentFault as error:
-            self._faults[name] = error
-            return None
-        self._vanished.look(name, known, reader, self._opener.home(name))
-        if reader is not None:
-            self._adopt(reader)
-        return reader
-
-    def _adopt(self, reader: Reader) -> None:
-        self._active[reader.partition] = reader
-        self._discovery.remember(reader)
-        self._sizes[reader.partition] = reader.size
-
-    def _retire(self, reader: Reader, following: Reader | None) -> None:
-        if following is reader:
-            self._discovery.remember(reader)
-            return
-        name = reader.partition
-        self._know(name, reader.known())
-        self._done[name], self._sizes[name] = reader.stream.consumed, reader.size
-        del self._active[name]
-        reader.close()
-        if following is not None:
-            self._adopt(following)
-
-    def _know(self, name: str, known: Known) -> None:
-        self._known[name] = known
-        self._discovery.remember_known(name, known)
-
-    def _survey(self) -> dict[str, int]:
-        names = self._discovery.scan(self._known, strict=not self.config.follow)
-        return {name: self._discovery.size(name) for name in names}
-
-    def _names(self) -> list[str]:
-        """Partitions to begin, or to look at again. One that this run has retired comes back only with a file at its path."""
-        return self._discovery.scan(self._known.keys() - self._done.keys(), strict=False)
-
-    def _raise_faults(self) -> None:
-        faults = [*self._faults.values(), *self._vanished.faults.values()]
-        if not faults:
-            return
-        first, *others = faults
-        if not others:
-            raise first
-        why = "; ".join([*filter(None, [first.why]), *(f"also: {other.message}" for other in others)])
-        raise EnvironmentFault(first.code, first.message, where=first.where, why=why, help=first.help)
+            await self._run(partial(partitions.give_up, reader, error))
 
     async def _run(self, call: Callable[[], T]) -> T:
         if self._thread is None:

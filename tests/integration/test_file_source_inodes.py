@@ -68,19 +68,6 @@ async def test_a_file_of_another_name_that_begins_alike_is_read(tmp_path: Path) 
     assert [n for _, _, n in ids(await read_all(source(tmp_path), held))] == [*range(1000), 5]
 
 
-class Listed(FileSource):
-    """Lists a file that is gone when it is opened, as one that was rotated in this moment."""
-
-    def _names(self) -> list[str]:
-        return [*super()._names(), "rotated.jsonl"]
-
-
-async def test_a_file_that_goes_between_listing_and_opening_ends_no_run(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(lines(1))
-    reading = Listed(FileConfig(paths="*.jsonl"), make_context(tmp_path, component="source"))
-    assert ids(await read_all(reading)) == [("file:a.jsonl", "0-0", 1)]
-
-
 async def test_where_the_file_system_does_not_say_a_changed_file_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
