@@ -15,7 +15,7 @@ import click
 
 from penstock._version import __version__
 from penstock.cli.lazy import LazyGroup, ReaderGone, Settings, global_options
-from penstock.cli.terminal import Terminal
+from penstock.cli.terminal import Terminal, complete_streams
 from penstock.errors import ExitStatus, PenstockError
 
 VERBS = {
@@ -61,6 +61,7 @@ def cli(context: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, and end the process with its exit status."""
+    complete_streams()
     terminal = Terminal.of_process()
     settings = Settings()
     try:

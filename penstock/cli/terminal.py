@@ -106,6 +106,18 @@ class Terminal:
         self.say(paint_error(printable(error.render(), keep="\n"), self.err_style))
 
 
+def complete_streams() -> None:
+    """Give a process whose caller closed one of its three streams the null device there: no file that it opens later may have
+    that number, and be written to as if it were a terminal. Call first; `sys.__stdout__` goes on to say that it was closed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115  # a descriptor
+
+
 def _is_dumb(environment: Mapping[str, str]) -> bool:
     return environment.get("TERM", "") in ("dumb", "")
 

@@ -167,6 +167,14 @@ def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
     process.stdout = None
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_caller_that_closed_a_stream_gets_the_work_done_all_the_same(project: Path, number: int) -> None:
+    command = [*PIPE, "run", "--max-events", "5", "one.yaml"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, preexec_fn=lambda: os.close(number), check=False)
+    assert (done.returncode, delivered(project / "out" / "one.jsonl")) == (0, [0, 1, 2, 3, 4])
+    assert (done.stdout, "received 5" in done.stderr) == ("", number != 2)
+
+
 def test_on_a_terminal_there_is_a_bar_and_a_summary(project: Path) -> None:
     (project / "few.yaml").write_text("pipeline: few\nsource: { generate: { count: 300, rate: 600/s } }\nsink: drop\n")
     shown = on_a_terminal(project, "run", "--once", "few.yaml")
