@@ -148,11 +148,6 @@ def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
     """See `StateStore.settle`: all but the job records. A letter that stands is owed by those alone that have passed it: the
     others read it again."""
     rows = connection.execute('SELECT seq, "partition", position, owed FROM letters WHERE pending IS NOT NULL ORDER BY pending')
-    owed_by_id = dict(
-        connection.execute(
-            "SELECT l.id, l.owed FROM letters AS l JOIN repeats AS r ON r.letter = l.id ORDER BY l.pending IS NOT NULL"
-        ).fetchall()
-    )
     for seq, partition, position, owed in rows.fetchall():
         passed = _passed(claims, partition, position, msgspec.json.decode(owed))
         if passed:
@@ -160,6 +155,8 @@ def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
             promote(connection, 0)  # one by one: two groups may have brought the same id
         else:
             delete(connection, [seq])
+    # By who owes the letters that stand: a run asks the same when it reads the repetitions again.
+    owed_by_id = dict(connection.execute("SELECT l.id, l.owed FROM letters AS l JOIN repeats AS r ON r.letter = l.id").fetchall())
     for row in connection.execute('SELECT pending, kind, letter, "partition", position FROM repeats').fetchall():
         stands = _passed(claims, row[3], row[4], msgspec.json.decode(owed_by_id.get(row[2], "[]")))
         where = 'pending = ? AND kind = ? AND letter = ? AND "partition" = ? AND position = ?'

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import Feed, Kept, Shelf, Table, bad, crash_at, dedup, kept, make_pipeline, run_once, sink, step
+from engine_parts import Feed, Kept, Shelf, Table, bad, crash, crash_at, dedup, kept, make_pipeline, numbers, run_once, sink, step
 from engine_parts import parts as parts
 
 from penstock.config.model import Limits, Pipeline
 from penstock.errors import BatchError, Fatal, Permanent
 from penstock.event import Event
+from penstock.ledger import Counts
 
 RECORDS = [
     {"n": 1}, {"n": 2}, {"n": 1}, {"poison": 1}, {"drop": 1}, {"n": 1}, {"poison": 1}, {"split": 2}, {"n": 4, "only": "b"},
@@ -125,3 +126,53 @@ async def test_runs_that_died_again_and_again_change_nothing(tmp_path: Path, nam
         keyed = rng.random() < 0.5
         schedule = [(rng.choice(POINTS), rng.randint(1, 4)) for _ in range(rng.randint(2, 4))]
         assert await after(tmp_path / str(number), names, keyed, schedule) == expected[keyed], (schedule, keyed)
+
+
+@pytest.mark.parametrize("order", ["taker first", "refuser first"])
+async def test_a_ledger_ahead_learns_what_another_refused_however_often_a_run_dies_before(tmp_path: Path, order: str) -> None:
+    """It counted an event as delivered, which the other refuses only after two claims, in a group of other events."""
+    feed = Feed.of(*numbers(6), batch=2)
+    taker, refuser = Table(tmp_path / "a.db"), Table(tmp_path / "b.db", refused={"p1"})
+    sinks = [sink("taker", taker, when=".n < 2"), sink("refuser", refuser)]
+    pipeline = make_pipeline(tmp_path, feed, *(sinks if order == "taker first" else reversed(sinks)))
+    await crash(pipeline, "between_ledgers", 1)
+    await crash(pipeline, "after_read", 1)
+    feed.batch = 4
+    await crash(pipeline, "before_note", 1)
+    feed.batch = 2
+    await run_once(pipeline)
+    found = await kept(pipeline)
+    assert found.totals == Counts(received=6, delivered=5, dead_lettered=1)
+    assert [(letter.event_id, letter.owed) for letter in found.letters] == [("p1", ["refuser"])]
+    assert (taker.ids, refuser.ids) == (["p0", "p1"], ["p0", "p2", "p3", "p4", "p5"])
+
+
+async def test_a_ledger_ahead_is_left_alone_by_groups_that_do_not_get_to_where_it_stands(tmp_path: Path) -> None:
+    """Rows, positions and counts of a ledger are of one moment: so they are in a backup of it."""
+    feed = Feed.of(*numbers(4), batch=3)
+    ahead, behind = Table(tmp_path / "a.db"), Table(tmp_path / "b.db")
+    pipeline = make_pipeline(tmp_path, feed, sink("ahead", ahead, when=".n < 2"), sink("behind", behind))
+    await crash(pipeline, "between_ledgers", 1)
+    feed.batch = 1
+    await run_once(pipeline, max_events=2)
+    assert [commit.counts.received for commit in ahead.commits] == [3]
+    await run_once(pipeline)
+    assert [(commit.counts.received, commit.positions["p"].order[-1]) for commit in ahead.commits] == [(3, 3), (3, 3)]
+    assert ((await kept(pipeline)).totals, ahead.ids, behind.ids) == (Counts(4, 4), ["p0", "p1"], ["p0", "p1", "p2", "p3"])
+
+
+async def test_a_repetition_is_counted_though_the_letter_of_its_first_is_written_twice(tmp_path: Path) -> None:
+    """The letter stands for the table alone, then the tape's part of it dies a second time, with the repetition behind it."""
+    records = [{"n": 0}, {"n": 1}, {"n": 2}, {"poison": 1}, {"n": 4}, {"n": 5}, {"poison": 1}, {"n": 7}]
+    feed, table, tape = Feed.of(*records, batch=3), Table(tmp_path / "t.db"), Shelf()
+    pipeline = make_pipeline(
+        tmp_path, feed, sink("table", table), sink("tape", tape, kind="tape"), steps=[step("grade", grade)], dedup=dedup(),
+        limits=Limits(in_flight_events=4),
+    )  # fmt: skip
+    await crash(pipeline, "before_note", 2)
+    feed.batch = 4
+    await crash(pipeline, "before_note", 1)
+    await run_once(pipeline)
+    (letter,) = (await kept(pipeline)).letters
+    assert (letter.event_id, letter.repeats, sorted(letter.owed)) == ("p3", 1, ["state", "table"])
+    assert (await kept(pipeline)).totals == Counts(received=8, delivered=6, deduplicated=1, dead_lettered=1)
