@@ -1,7 +1,8 @@
 """The embedded state store: one SQLite database a pipeline, beside a lock file that names the live run.
 
-Collaborators: `sqlite_database` (connection, thread, error classes), `sqlite_ledger` (the ledger of all sinks that hold none),
-`sqlite_pipeline` (epochs, note, versions, jobs), `sqlite_letters` and `sqlite_letter_queries` (dead letters), `lock`.
+Collaborators: `sqlite_database` (connection, thread, error classes), `sqlite_opening` (the file and its format), `sqlite_ledger`
+(the ledger of all sinks that hold none), `sqlite_pipeline` (epochs, note, versions, jobs), `sqlite_letters`, `sqlite_replays` and
+`sqlite_letter_queries` (dead letters), `lock`.
 Invariants 2, 6, 7 and 11 are enforced there; here each method is one transaction.
 """
 
@@ -23,18 +24,10 @@ from penstock.state import sqlite_letter_queries as queries
 from penstock.state import sqlite_letters, sqlite_pipeline, sqlite_replays
 from penstock.state.lock import PipelineLock, holder_of
 from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
-from penstock.state.sqlite_database import BUSY_TIMEOUT, Database, Naming
-from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
-from penstock.state.sqlite_migrate import migrate, refuse_foreign, stored_version
-from penstock.state.sqlite_pipeline import STORE_SCHEMA
+from penstock.state.sqlite_database import BUSY_TIMEOUT, Database
+from penstock.state.sqlite_ledger import LedgerTables
+from penstock.state.sqlite_opening import NAMING, check_file, prepare
 
-_NAMING = Naming(
-    "state",
-    "the state store",
-    "restore the file from a backup, or move it away (with its -wal and -shm files): the pipeline then starts anew, and a sink "
-    "that holds its own ledger is taken over with `pipe checkpoint adopt`",
-)
-_SCHEMAS = (LEDGER_SCHEMA, STORE_SCHEMA)
 _WAIT = 0.5  # seconds between two tries of `hold(wait=True)`
 
 
@@ -49,7 +42,7 @@ class SqliteStateStore:
         self.pipeline = pipeline
         self._clock = clock
         self._faults = faults
-        self._database = Database(path, _NAMING, busy_timeout=busy_timeout)
+        self._database = Database(path, NAMING, busy_timeout=busy_timeout)
         self._lock = PipelineLock(path.with_suffix(".lock"))
         self._ledger = LedgerTables(f"{pipeline}/state")
         self._no_letters = False
@@ -59,38 +52,8 @@ class SqliteStateStore:
 
     async def open(self, *, create: bool = True) -> None:
         """See `StateStore.open`."""
-        if not create and not self.path.exists():
-            raise EnvironmentFault(
-                "state.missing", f"there is no state of pipeline {self.pipeline}: {self.path}", help="run the pipeline first"
-            )
-        self._check_not_emptied()
-        await self._database.open(self._prepare, create=create)
-
-    def _check_not_emptied(self) -> None:
-        """A crash may leave an empty file, but only before anything was held: the lock is made when the tables are."""
-        if self.path.is_file() and self.path.stat().st_size == 0 and self._lock.path.exists():
-            raise EnvironmentFault(
-                "state.damaged",
-                f"the state store {self.path} is empty, and the pipeline has run before",
-                help=_NAMING.repair,
-            )
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        stored = [stored_version(connection, schema) for schema in _SCHEMAS]
-        if stored[-1] == 0:
-            refuse_foreign(connection, self.path)
-        outdated = any(0 < version < schema.version for version, schema in zip(stored, _SCHEMAS, strict=True))
-        if outdated and (pid := self._lock.acquire()) is not None:  # never under an older program that is alive
-            raise EnvironmentFault(
-                "state.held",
-                f"the state store has an older format, and a run of an older version (process {pid}) is using it",
-                help="stop that run first: the format is brought up to date when nobody uses it",
-            )
-        try:
-            migrate(connection, _SCHEMAS, self._faults)
-        finally:
-            if outdated:
-                self._lock.release()
+        check_file(self.path, self.pipeline, self._lock, create=create)
+        await self._database.open(lambda db: prepare(db, self.path, self._lock, self._faults), create=create)
 
     async def close(self) -> None:
         """Close the database and let go of the pipeline; harmless when not open."""
