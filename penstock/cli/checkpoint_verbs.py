@@ -93,7 +93,8 @@ def _ask(pipeline: Pipeline, partitions: Sequence[str], yes: bool, terminal: Ter
     cls=Verb,
     help="""Accept what a run refused: ledgers of another or a restored state store, another source, a sink that came back.
 
-    The pipeline goes on from where its ledgers stand now; what a sink missed meanwhile is not delivered to it.""",
+    The errors that name this verb: ledger.mismatch, state.restored, ledger.came_back, ledger.restored. The pipeline goes on from
+    where its ledgers stand now; what a sink missed meanwhile, or lost to a backup, is not delivered to it.""",
 )
 @click.argument("pipeline", shell_complete=complete.pipelines)
 @pass_settings

@@ -68,6 +68,29 @@ def test_a_mended_cause_is_replayed_once_and_resolved(ran: Path, pipe: Pipe) -> 
     assert (status, "1 failed again" in err) == (4, True)
 
 
+def test_what_is_owed_to_a_sink_that_was_renamed_stays_open_until_it_is_said_which_took_its_place(ran: Path, pipe: Pipe) -> None:
+    schema = ran / "pipelines/schemas/shop.line/1.json"
+    schema.write_text(json.dumps({**SCHEMA, "properties": {"n": {"type": "integer"}}}))
+    renamed = PIPELINE.replace("name: table", "name: orders").replace("out/shop.db", "out/orders.db")
+    (ran / "pipelines/shop.yaml").write_text(renamed.replace("  - name: lines\n    file: { path: out/shop.jsonl }\n", ""))
+    status, out, err = pipe("dlq", "replay", "shop", "--code", "validate.failed")
+    assert (status, out) == (4, "")
+    assert err.splitlines() == [
+        "shop: 3 dead letters replayed: 3 left open",
+        "warning[dlq.unknown_ledger]: 3 dead letters owed to sink lines, which the pipeline no longer has: left open",
+        "warning[dlq.unknown_ledger]: 3 dead letters owed to sink table, which the pipeline no longer has: left open",
+        "  pipe dlq replay shop … --renamed lines=SINK  give it to the sink that took its place",
+        "  pipe dlq discard shop …                      if nobody wants it",
+    ]
+    status, out, _ = pipe("dlq", "replay", "shop", "--all", "--renamed", "table=orders", "--json")
+    summary = json.loads(out)
+    assert (status, summary["delivered"], summary["failed_again"], summary["left"]) == (4, 2, 1, 0)
+    assert summary["unknown_ledgers"] == {"lines": 3}
+    assert items(pipe("dlq", "ls", "--json")[1])[0]["status"] == "open"
+    assert "error[usage.bad_pair]" in pipe("dlq", "replay", "shop", "--all", "--renamed", "table")[2]
+    assert "error[dlq.unknown_sink]" in pipe("dlq", "replay", "shop", "--all", "--renamed", "table=x")[2]
+
+
 def test_replay_and_discard_want_to_know_which(ran: Path, pipe: Pipe) -> None:
     for verb in ("replay", "discard"):
         assert "error[usage.choose]" in pipe("dlq", verb, "shop")[2]
