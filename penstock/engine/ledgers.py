@@ -117,7 +117,6 @@ async def claim_all(store: StateStore, ledgers: Sequence[LedgerState], claims: C
         await _claim_one(state, claims, note, issued)
     standing = stand(ledgers, note)
     await store.settle(claims.epoch, {state.name: state.claim for state in ledgers if state.claim is not None})
-    await _forget_ended_jobs(store, ledgers)
     heirs = _heirs(note, ledgers)
     if heirs:
         await store.hand_over(claims.epoch, heirs)
@@ -138,17 +137,6 @@ async def claim_all(store: StateStore, ledgers: Sequence[LedgerState], claims: C
 def _running(note: Note, clock: Clock) -> float:
     """The pipeline's clock: the time between runs that drained their source counts, an outage does not (rule 8)."""
     return note.running + (max(0.0, clock.now() - note.at) if note.drained else 0.0)
-
-
-async def _forget_ended_jobs(store: StateStore, ledgers: Sequence[LedgerState]) -> None:
-    """Records of jobs whose end was noted, by a program that died before it could forget them. They are settled."""
-    recorded = {state.name: {record.job for record in state.claim.jobs} for state in ledgers if state.claim is not None}
-    if not any(recorded.values()):
-        return
-    open_jobs = {job.id for job in await store.open_jobs()}
-    for state in ledgers:
-        for job in sorted(recorded.get(state.name, set()) - open_jobs):
-            await state.ledger.forget_jobs(job)
 
 
 def _heirs(note: Note, ledgers: Sequence[LedgerState]) -> dict[str, list[str]]:

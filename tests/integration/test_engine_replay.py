@@ -283,6 +283,16 @@ async def test_of_two_letters_of_one_key_the_second_gets_through_if_the_first_fa
     assert await statuses(pipeline) == {"p0": ("open", 2, ["table"]), "p1": ("resolved", 1, ["table"])}
 
 
+async def test_letters_of_one_key_are_tried_in_the_order_in_which_they_were_read(tmp_path: Path) -> None:
+    records = [{"key": "a" if n in (0, 1, 8) else n, "n": n} for n in range(9)]
+    feed, table, check = Feed.of(*records, batch=20), Table(tmp_path / "t.db"), Check(*(f"p{n}" for n in range(9)))
+    pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("check", check)], dedup=dedup(".data.key"))
+    await run_once(pipeline)
+    check.refused = {"p0"}
+    assert said(await again(pipeline)) == (9, 7, 0, 1, 1)
+    assert table.ids == ["p2", "p3", "p4", "p5", "p6", "p7", "p1"]  # p8 has other data than p1, and came later
+
+
 # ---- how
 
 

@@ -12,10 +12,10 @@ from state_builders import HandClock
 from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.standing import Standing
 from penstock.errors import EnvironmentFault, Fenced
-from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord
+from penstock.ledger import Claim, Claimant, Commit, Counts
 from penstock.observe.log import Incident
 from penstock.spi import Position
-from penstock.state.records import Job, Note
+from penstock.state.records import Note
 
 TEN, TWENTY = Counts(received=10, delivered=10), Counts(received=20, delivered=20)
 THIRTY = Counts(received=30, delivered=30)
@@ -36,7 +36,6 @@ class PaperLedger:
     answer: Claim
     claimants: list[Claimant] = field(default_factory=list)
     commits: list[Commit] = field(default_factory=list)
-    forgotten: list[str] = field(default_factory=list)
 
     async def claim(self, claimant: Claimant) -> Claim:
         self.claimants.append(claimant)
@@ -54,7 +53,7 @@ class PaperLedger:
         return self.answer.epoch, self.answer.group
 
     async def forget_jobs(self, job: str) -> None:
-        self.forgotten.append(job)
+        raise AssertionError("a claim forgets nothing")
 
 
 @dataclass
@@ -63,10 +62,6 @@ class PaperStore:
 
     noted: Note
     told: list[Any] = field(default_factory=list)
-    jobs: list[str] = field(default_factory=list)
-
-    async def open_jobs(self) -> list[Job]:
-        return [Job(job, "replay", "{}", 0.0) for job in self.jobs]
 
     async def hand_over(self, epoch: int, heirs: Mapping[str, Sequence[str]]) -> None:
         self.told.append(("hand over", epoch, dict(heirs)))
@@ -89,7 +84,7 @@ class PaperStore:
 
 
 def ledger(name: str, group: int = 0, counts: Counts = TEN, *, epoch: int = 4, **orders: int) -> LedgerState:
-    claim = Claim(f"instance of {name}", epoch, group, place(**orders), counts, {}, [])
+    claim = Claim(f"instance of {name}", epoch, group, place(**orders), counts, {})
     paper = PaperLedger(claim)
     return LedgerState(name, paper, ["tape" if name == STATE else name], sink=None if name == STATE else paper)  # type: ignore[arg-type]  # what a claim needs
 
@@ -268,15 +263,6 @@ async def test_what_died_is_settled_before_the_claim_is_noted() -> None:
     standing = await stand(store.noted, ledger("a", 8, TWENTY, p=20), ledger(STATE, 7, p=10), store=store)
     assert store.told == [("settle", 5, ["a", STATE]), ("note", 5, standing.note)]
     assert standing.note.drained is False
-
-
-async def test_records_of_a_job_whose_end_was_noted_are_forgotten_and_those_of_an_open_one_are_kept() -> None:
-    a = ledger("a", 7, p=10)
-    claim = a.ledger.answer  # type: ignore[attr-defined]  # a PaperLedger
-    claim.jobs.extend([JobRecord("ended", "l1"), JobRecord("open", "l2"), JobRecord("ended", "l3")])
-    store = PaperStore(noted(7, "a", p=10), jobs=["open"])
-    await stand(store.noted, a, store=store)
-    assert a.ledger.forgotten == ["ended"]  # type: ignore[attr-defined]
 
 
 SHARED = {"state": "i", "state/one": "i", "state/two": "i"}
