@@ -25,6 +25,7 @@ from penstock.testing.scenario import (
     Settings,
     Unreadable,
     copy_input,
+    has_concluded,
     read_remains,
     write_pipeline,
 )
@@ -183,7 +184,7 @@ class Round:
     def _tear(self, project: Path, torn: bytes) -> None:
         for output in self.scenario.outputs:
             path = project / output.appends_to if output.appends_to else None
-            if path is not None and path.exists() and path.stat().st_size:
+            if path is not None and path.exists() and path.stat().st_size and not has_concluded(project):
                 with path.open("ab") as file:
                     file.write(torn)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import zstandard
@@ -157,6 +158,21 @@ def read_remains(project: Path) -> Remains:
         rows = [dict(zip(columns.split(", "), row, strict=True)) for row in letters.fetchall()]
     files = sorted(str(path.relative_to(project)) for path in project.rglob("*") if path.is_file())
     return Remains(json.loads(counts), rows, provisional, dict(positions), files)
+
+
+def has_concluded(project: Path) -> bool:
+    """Whether the last run had committed of one of its files that it writes no more to it: no write of its can be torn then.
+
+    Reads a copy, so that the next run finds the store as the kill left it.
+    """
+    store = project / ".penstock" / f"{PIPELINE}.db"
+    with TemporaryDirectory() as copies:
+        for file in (store, store.with_name(store.name + "-wal")):
+            if file.exists():
+                shutil.copy(file, copies)
+        with closing(sqlite3.connect(Path(copies) / store.name)) as database:
+            states = database.execute("SELECT state FROM penstock_sink_states").fetchall()
+    return any(json.loads(state).get("ended") for (state,) in states)
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

@@ -21,7 +21,8 @@ class Strike:
 
     :ivar fault: for `PENSTOCK_FAULT`; may be empty.
     :ivar delay: seconds after which `signal` is sent; None where only the fault point strikes.
-    :ivar tear: bytes appended afterwards to the files that the sinks append to, as a write torn by a power cut leaves them.
+    :ivar tear: bytes appended afterwards to the files that the sinks append to, as a write torn by a power cut leaves them;
+        none where the run had ended its writing already.
     """
 
     fault: str = ""

@@ -17,7 +17,7 @@ from bad_input_parts import Project
 from waiting import until_async
 
 from penstock.config.model import Retry
-from penstock.engine import deliver, retry, sinks
+from penstock.engine import retry
 from penstock.engine.run import Run
 from penstock.observe.status import RunSummary
 
@@ -71,8 +71,7 @@ def assert_remounted(path: Path) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.chdir(tmp_path)
-    for module in (sinks, deliver, retry):
-        monkeypatch.setattr(module, "PATIENT", IMPATIENT)
+    monkeypatch.setattr(retry, "PATIENT", IMPATIENT)
     project = Project(tmp_path)
     project.write("in.jsonl", *RECORDS)
     return project
