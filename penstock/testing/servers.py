@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -25,11 +24,10 @@ from typing import Any, Literal
 
 from penstock.errors import EnvironmentFault, MissingExtra
 from penstock.testing import _ports
-from penstock.testing._postgres_install import VERSIONS, Account, installation
+from penstock.testing._postgres_install import USER, VERSIONS, Account, installation, make_data, server_fault
 from penstock.testing._postgres_processes import SECONDS, crash, end_all, remove_shared_memory
 
 NEWEST = max(VERSIONS)
-USER = "postgres"
 
 DEFAULTS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
@@ -72,6 +70,7 @@ class PostgresServer:
         self.settings = {**DEFAULTS, **({} if durable else NOT_DURABLE), **(settings or {})}
         self._template = template
         self._account = Account.suitable()
+        self._install: Path | None = None
         self._home: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -137,7 +136,7 @@ class PostgresServer:
             end_all(self._home)
             remove_shared_memory(self.data)
             shutil.rmtree(self._home)
-            self._home = None
+            self._home = self._install = None
         if self._keeper is not None:
             self._keeper.communicate(timeout=SECONDS)
             self._keeper = None
@@ -203,10 +202,7 @@ class PostgresServer:
 
     def program(self, name: str) -> Path:
         """The path of one of PostgreSQL's programs of this version: psql, pgbench, pg_recvlogical, pg_dump, pg_basebackup, …"""
-        install = installation(self.version)
-        if self._home is not None and (self._home / install.name).exists():
-            install = self._home / install.name
-        return install / "bin" / name
+        return (self._install or installation(self.version)) / "bin" / name
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), *, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run SQL as the superuser on a connection of its own, in autocommit; return the rows of the last statement.
@@ -239,7 +235,7 @@ class PostgresServer:
         self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def _prepare(self) -> None:
-        installation(self.version)
+        self._install = installation(self.version)
         self._home = Path(tempfile.mkdtemp(prefix=f"penstock-postgres{self.version}-")).resolve()
         atexit.register(self._close_at_exit)
         self._keeper = subprocess.Popen(
@@ -250,44 +246,13 @@ class PostgresServer:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._account.check(self._home)
-        self._account.own(self._home)
-        self._account.reachable(installation(self.version), self._home)
+        self._account.take(self._home)
+        self._install = self._account.reachable(self._install, self._home)
         self._reservation = _ports.reserve()
-        self._make_data()
-
-    def _make_data(self) -> None:
-        kept = self._template / str(self.version) if self._template else None
-        if kept and kept.exists():
-            self._password = (kept / "password").read_text()
-            _copy(kept / "data", self.data)
-            return
-        self._password = secrets.token_hex(16)
-        self._initialise()
-        if kept:
-            kept.mkdir(parents=True)
-            (kept / "password").write_text(self._password)
-            _copy(self.data, kept / "data")
-
-    def _initialise(self) -> None:
-        secret = self.home / "password"
-        secret.touch(0o600)
-        secret.write_text(self._password)
-        self._account.own(secret)
-        options = [
-            "--no-sync",
-            "--no-instructions",
-            "--no-locale",
-            "--encoding=UTF8",
-            "--auth=scram-sha-256",
-            "-c",
-            "scram_iterations=1",
-        ]
-        command: list[str | Path] = [self.program("initdb"), "-D", self.data, "-U", USER, f"--pwfile={secret}", *options]
-        status = self._account.start(command, self.home, self.log).wait(SECONDS)
-        secret.unlink()
-        if status:
-            raise self._failure("server.start_failed", f"could not be initialised: initdb ended with status {status}")
+        initdb = self.program("initdb")
+        self._password = make_data(
+            initdb, self.data, self.log, self._account, self._template and self._template / str(self.version)
+        )
 
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
         """Its postmaster.pid says when, as pg_ctl knows it too: line 1 the process id, line 8 the state."""
@@ -303,8 +268,7 @@ class PostgresServer:
             time.sleep(_PAUSE)
 
     def _failure(self, code: str, what: str) -> EnvironmentFault:
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-        return EnvironmentFault(code, f"PostgreSQL {self.version} {what}", where=str(self.home), why=f"its log ends with\n{tail}")
+        return server_fault(code, f"PostgreSQL {self.version} {what}", self.log)
 
     def _close_at_exit(self) -> None:
         if os.getpid() == self._owner:  # a fork inherits the call, but not the server
@@ -330,11 +294,6 @@ class Database:
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """As `PostgresServer.execute`, in this database."""
         return self.server.execute(sql, parameters, database=self.name)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """With owners and modes, which `shutil` does not keep."""
-    subprocess.run(["cp", "-a", source, target], check=True)
 
 
 def _lines(path: Path) -> list[str]:
