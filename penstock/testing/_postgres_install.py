@@ -103,9 +103,12 @@ class Account:
         """The installation, or a copy below `home` where this account cannot get to it (root's own directory, for one)."""
         if self.user is None or _open_to_all(install):
             return install
-        copy = home / install.name
-        shutil.copytree(install, copy, symlinks=True)
-        return copy
+        wheel = install.parent
+        copies = home / "programs"
+        shutil.copytree(install, copies / wheel.name / install.name, symlinks=True)
+        libraries = wheel.with_name(f"{wheel.name}.libs")  # where the programs look for them, relative to themselves
+        shutil.copytree(libraries, copies / libraries.name)
+        return copies / wheel.name / install.name
 
 
 def make_data(initdb: Path, data: Path, log: Path, account: Account, template: Path | None) -> str:
@@ -131,7 +134,9 @@ def make_data(initdb: Path, data: Path, log: Path, account: Account, template: P
 def server_fault(code: str, message: str, log: Path) -> EnvironmentFault:
     """What a server could not do, with the end of its log."""
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    return EnvironmentFault(code, message, where=str(log), why=f"the log ends with\n{tail}")
+    fault = EnvironmentFault(code, message, where=str(log), why=f"the log ends with\n{tail}")
+    fault.add_note(tail)  # for tracebacks, which show no `why`
+    return fault
 
 
 def _initialise(initdb: Path, data: Path, secret: Path, log: Path, account: Account) -> None:

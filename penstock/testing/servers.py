@@ -111,7 +111,7 @@ class PostgresServer:
         try:
             self._process.wait(SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise self._failure("server.stop_failed", f"did not stop within {SECONDS:g} s (mode {mode})") from error
+            raise self._fault("server.stop_failed", f"did not stop within {SECONDS:g} s (mode {mode})") from error
         self._process = None
 
     def kill(self) -> None:
@@ -262,12 +262,12 @@ class PostgresServer:
             if len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
                 return
             if (status := process.poll()) is not None:
-                raise self._failure("server.start_failed", f"did not start: it ended with status {status}")
+                raise self._fault("server.start_failed", f"did not start: it ended with status {status}")
             if time.monotonic() > deadline:
-                raise self._failure("server.start_failed", f"did not get ready within {SECONDS:g} s")
+                raise self._fault("server.start_failed", f"did not get ready within {SECONDS:g} s")
             time.sleep(_PAUSE)
 
-    def _failure(self, code: str, what: str) -> EnvironmentFault:
+    def _fault(self, code: str, what: str) -> EnvironmentFault:
         return server_fault(code, f"PostgreSQL {self.version} {what}", self.log)
 
     def _close_at_exit(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import waiting
 from server_parts import MakeDatabase, StartPostgres
 
 from penstock.errors import EnvironmentFault
-from penstock.testing._postgres_install import Account
+from penstock.testing._postgres_install import Account, installation
 from penstock.testing._postgres_processes import end_all
 from penstock.testing.servers import Database, PostgresServer
 
@@ -161,6 +162,7 @@ def test_a_server_that_does_not_start_shows_its_log_and_leaves_nothing(start_pos
         start_postgres(settings={"work_mem": "nonsense"})
     assert caught.value.code == "server.start_failed"
     assert 'invalid value for parameter "work_mem": "nonsense"' in caught.value.render()
+    assert "nonsense" in caught.value.__notes__[0]
     home = Path(str(caught.value.where)).parent
     assert (home.exists(), server_processes(home)) == (False, [])
 
@@ -208,14 +210,18 @@ def test_a_version_that_the_wheel_does_not_bring_is_refused() -> None:
     assert caught.value.code == "server.version"
 
 
-def test_programs_that_another_user_cannot_reach_are_copied_for_it(tmp_path: Path) -> None:
+def test_programs_that_another_user_cannot_reach_are_copied_for_it_with_their_libraries(tmp_path: Path) -> None:
     account = Account(os.getuid(), os.getgid())
-    (tmp_path / "private" / "install" / "bin").mkdir(parents=True)
-    (tmp_path / "private").chmod(0o700)
-    (tmp_path / "private" / "install" / "bin" / "postgres").touch(0o755)
-    copy = account.reachable(tmp_path / "private" / "install", tmp_path)
-    assert copy == tmp_path / "install"
-    assert os.access(copy / "bin" / "postgres", os.X_OK)
+    wheel = installation(18).parent
+    private = tmp_path / "private" / wheel.name
+    (private / "pginstall18" / "bin").mkdir(parents=True)
+    private.parent.chmod(0o700)
+    shutil.copy(wheel / "pginstall18" / "bin" / "initdb", private / "pginstall18" / "bin")
+    shutil.copytree(wheel.with_name(f"{wheel.name}.libs"), private.with_name(f"{wheel.name}.libs"))
+    copy = account.reachable(private / "pginstall18", tmp_path / "home")
+    shutil.rmtree(private.parent)
+    assert copy.is_relative_to(tmp_path / "home")
+    assert b"PostgreSQL) 18" in subprocess.run([copy / "bin" / "initdb", "--version"], capture_output=True, check=True).stdout
     assert account.reachable(Path("/usr"), tmp_path) == Path("/usr")
 
 
