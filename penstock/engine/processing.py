@@ -27,6 +27,10 @@ from penstock.observe.status import RunStatus
 from penstock.spi import Batch
 from penstock.state.records import OpenLetter
 
+AHEAD = 2000
+"""Events, or four full batches of them, that may be processed and not yet committed; as many again for each worker. Enough for a
+commit to take a good many, and few enough that processing lets go of the interpreter when a commit needs it."""
+
 
 class Processor:
     """Turns works that were read into works that can be delivered. Enter it before use: it starts the workers."""
@@ -42,9 +46,11 @@ class Processor:
         self._flow = flow
         self._in_flight: set[bytes] = set()
         self._outstanding = 0
+        self._uncommitted = 0
         self._workings: set[asyncio.Future[None]] = set()
         self._status = status
         pipeline = assembly.pipeline
+        self._ahead = max(AHEAD, 4 * pipeline.batching.count) * (1 + pipeline.workers)
         self._retry = pipeline.retry
         self._clock, self._random = assembly.surroundings.clock, assembly.surroundings.random
         self._pool = WorkerPool(pipeline, assembly.surroundings, status) if pipeline.workers else None
@@ -66,6 +72,7 @@ class Processor:
 
     async def process(self, work: Work) -> AsyncGenerator[Work, None]:
         """The work itself, or its parts where it has to be divided: the first part's outcome decides about the second."""
+        await self._flow.until(lambda: self._uncommitted < self._ahead)  # Invariant 8
         while True:
             tally = Tally()
             events, keys = self._keyed(work, tally)
@@ -96,6 +103,7 @@ class Processor:
             self._workings.add(work.processing)
             work.processing.add_done_callback(self._workings.discard)
         self._outstanding += 1
+        self._uncommitted += len(work.batch.events)
         return work
 
     def _prepare(self, work: Work, tally: Tally) -> list[Event]:
@@ -155,3 +163,4 @@ class Processor:
             if self._in_flight:
                 self._in_flight.difference_update([key.key for key in work.keys.values()])
         self._outstanding -= len(works)
+        self._uncommitted -= sum(len(work.batch.events) for work in works)
