@@ -4,8 +4,10 @@ Of logical replication protocol versions 1 to 4, without what has to be asked fo
 
     decoder = Decoder(types, wanted=lambda relation: None)
     message = decoder.decode(payload)                   # outside of streamed blocks
-    message = decoder.decode(payload, streamed=True)    # between StreamStart and StreamStop, now or when replayed from a spill
+    message = decoder.decode(payload, streamed=True)    # what stood between StreamStart and StreamStop
 
+What a streamed block holds is decoded when its transaction commits, and only then, the Relations and Types of aborted
+subtransactions included: so tables change their looks in the order of commits. Until then `xid_of` tells whose a message is.
 Between a RelationMessage and its first row the caller may give the decoder a newer `types`.
 
 Source: PostgreSQL manual, "Logical Streaming Replication Protocol" and "Logical Replication Message Formats".
