@@ -108,6 +108,7 @@ class Decoder:
     def decode(self, message: bytes, streamed: bool = False) -> Message:
         """One message.
 
+        :param message: `bytes`, and no memoryview: converters take slices of it.
         :param streamed: it stands between StreamStart and StreamStop, so that it carries the transaction's number.
         :raises ProtocolError: it is malformed, of an unknown kind, or about a table that was not described.
         """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from struct import Struct
 
 from connectors._pg_values import Converter
-from connectors.sources._pg_replication import ProtocolError, protocol_error
+from connectors.sources._pg_replication import protocol_error
 from connectors.sources._pgoutput_messages import UNCHANGED, Row
 from penstock.errors import Permanent
 
@@ -101,4 +101,4 @@ def _convert(convert: Converter, data: bytes, name: str) -> tuple[object, Perman
 def end_of_row(data: bytes, at: int) -> None:
     """:raises ProtocolError: the message does not end here."""
     if at != len(data):
-        raise ProtocolError("source.protocol", "a row does not end where its message does")
+        raise protocol_error("a row does not end where its message does")
