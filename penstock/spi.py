@@ -205,6 +205,19 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Identifying(Protocol):
+    """A source that has to look before it can say what it reads: a server's own identifier. Asked in place of `identity`."""
+
+    async def identify(self) -> str:
+        """As `Source.identity`, awaited before the ledgers are claimed, and so before `open`. Leaves nothing open.
+
+        :raises Transient: the server cannot be asked now.
+        :raises EnvironmentFault: it refuses.
+        """
+        ...
+
+
+@runtime_checkable
 class Rereadable(Protocol):
     """A source that can read one record again, for dead letters that keep only its head."""
 

@@ -22,7 +22,7 @@ from penstock.errors import Fenced, Transient
 from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
-from penstock.spi import Concluding, Sink
+from penstock.spi import Concluding, Identifying, Sink, Source
 from penstock.state.open import open_store
 from penstock.state.records import Version
 from penstock.state.store import StateStore
@@ -102,7 +102,8 @@ async def claim_pipeline(
         if ledger.sink is not None:
             stack.push_async_callback(ledger.sink.close)
             await patient(partial(ledger.sink.open, None))
-    epoch, standing = await patient(lambda: _claim(assembly, options, store, ledgers, reads))
+    identity = await patient(lambda: _identity(assembly.source))
+    epoch, standing = await patient(lambda: _claim(assembly, options, store, ledgers, reads, identity))
     await patient(lambda: _end_jobs(store, ledgers))
     status.epoch = epoch
     started = clock.monotonic()
@@ -133,7 +134,7 @@ async def claim_pipeline(
 
 
 async def _claim(
-    assembly: Assembly, options: RunOptions, store: StateStore, ledgers: list[LedgerState], reads: bool
+    assembly: Assembly, options: RunOptions, store: StateStore, ledgers: list[LedgerState], reads: bool, identity: str
 ) -> tuple[int, Standing]:
     keys, dedup = assembly.keys, assembly.dedup
     version = version_of(assembly.pipeline, options.clock.now())
@@ -143,7 +144,7 @@ async def _claim(
         claims = Claims(
             pipeline=assembly.pipeline.name,
             epoch=epoch,
-            source=assembly.source.identity,
+            source=identity,
             key_space=keys.space if keys else "",
             window=dedup.window if dedup else 0.0,
             adopt=options.adopt,
@@ -165,6 +166,10 @@ async def _end_jobs(store: StateStore, ledgers: list[LedgerState]) -> None:
     for ledger in ledgers:
         for name in {record.job for record in ledger.claim.jobs} if ledger.claim else ():
             await ledger.ledger.forget_jobs(name)
+
+
+async def _identity(source: Source) -> str:
+    return await source.identify() if isinstance(source, Identifying) else source.identity
 
 
 async def open_state(pipeline: Pipeline, options: RunOptions, stack: AsyncExitStack) -> StateStore:

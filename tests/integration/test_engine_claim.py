@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_parts import Feed, Shelf, Table, at, crash, dedup, kept, make_pipeline, run_once, sink
+from engine_parts import Feed, ListSource, Shelf, Table, at, crash, dedup, kept, make_pipeline, run_once, sink
 from engine_parts import parts as parts
 
 from penstock.config.model import Limits, Pipeline
 from penstock.engine.run import Run, RunOptions
-from penstock.errors import EnvironmentFault, Fenced
+from penstock.errors import EnvironmentFault, Fenced, Transient
 from penstock.ledger import Counts
 from penstock.observe.status import RunSummary
 from penstock.testing.clock import FakeClock
@@ -227,3 +227,23 @@ async def test_a_run_without_dedup_goes_on_without_its_keys(tmp_path: Path) -> N
     feed.add({"n": 0})
     summary = await run_once(make_pipeline(tmp_path, feed, sink("table", table)))
     assert (table.ids, summary.counts) == (["p0", "p1"], Counts(1, 1))
+
+
+async def test_a_source_that_has_to_look_is_known_by_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked before any ledger is claimed, and again when the server cannot be asked at once (rule 3)."""
+    answers: list[str | Transient] = [Transient("server.gone", "refused"), "list:7301", "list:7301", "list:9"]
+
+    async def identify(self: ListSource) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Transient):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(ListSource, "identify", identify, raising=False)
+    feed, table = Feed.of(*numbers(2)), Table(tmp_path / "t.db")
+    pipeline = make_pipeline(tmp_path, feed, sink("table", table))
+    await run_once(pipeline)
+    await run_once(pipeline)
+    with pytest.raises(EnvironmentFault) as caught:
+        await run_once(pipeline)
+    assert (caught.value.code, "list:9" in str(caught.value.why), table.ids) == ("ledger.mismatch", True, ["p0", "p1"])
