@@ -54,10 +54,8 @@ class Claimed:
         committer = self.committer
         states = await self._conclude()
         if states:
-            # The state store's ledger takes part in every group, so the note's group and counts are its own.
-            group, counts = committer.note.group, committer.note.counts
-            last = Commit(self.epoch, group, group, {}, counts, running=committer.running(), sink_states=states)
-            await self._patiently(partial(self.store.commit, last))
+            ledger = next(ledger for ledger in self.ledgers if ledger.sink is None)
+            await self._patiently(partial(self.store.commit, _states_alone(self.epoch, ledger, states, committer.running())))
         if drained:
             final = replace(committer.note, running=committer.running(), drained=True, at=committer.clock.now())
             await self._patiently(partial(self.store.note, self.epoch, final))
@@ -110,7 +108,7 @@ async def claim_pipeline(
     ends = [_end(assembly, sink, ledgers, status) for sink in assembly.sinks]
     fresh = await _open_plain_sinks(ends, ledgers, stack, patient)
     if fresh:
-        await patient(partial(store.commit, _first_states(epoch, standing, *fresh)))
+        await patient(partial(store.commit, _states_alone(epoch, *fresh, standing.note.running)))
     status.wait("start", None)
     status.totals = standing.note.counts
     counts = await store.letter_counts()
@@ -238,6 +236,6 @@ async def _open_plain_sinks(
     return (state, fresh) if fresh else None
 
 
-def _first_states(epoch: int, standing: Standing, state: LedgerState, fresh: dict[str, bytes]) -> Commit:
-    counts = state.claim.counts if state.claim else standing.note.counts
-    return Commit(epoch, state.group, state.group, {}, counts, sink_states=fresh)
+def _states_alone(epoch: int, ledger: LedgerState, states: dict[str, bytes], running: float) -> Commit:
+    """What sinks say of themselves outside any group: number, positions and totals stay as they are."""
+    return Commit(epoch, ledger.group, ledger.group, {}, ledger.counts, running=running, sink_states=states)
