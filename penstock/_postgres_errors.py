@@ -18,7 +18,7 @@ _AGAIN = frozenset({"40001", "40P01", "55P03", "57014", "53200", "53300", "25006
 _NO_SPACE = frozenset({"53100", "58030"})
 _PASSWORD_IN_URI = re.compile(r"(://[^:/@\s]*):[^@\s]*@|(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
 _REFUSALS = re.compile(
-    r"authentication failed|does not exist|no pg_hba\.conf entry|pg_hba\.conf rejects|permission denied|is not permitted to log in"
+    r"authentication failed|does not exist|no pg_hba\.conf entry|pg_hba\.conf rejects|permission denied|not permitted to log in"
     r"|no password supplied|certificate|does not support SSL|SSL error|not currently accepting connections|invalid sslmode",
     re.IGNORECASE,
 )

@@ -1,0 +1,139 @@
+"""The session: what it does when the network or the server goes away, and what errors become."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+import pytest
+from server_parts import MakeDatabase, MakeProxy, StartPostgres
+
+from penstock.errors import ComponentError, EnvironmentFault, Fatal, Permanent, Transient
+from penstock.postgres import Session
+from penstock.testing.servers import Database
+
+
+def make_session(dsn: str, **options: object) -> Session:
+    return Session(dsn, what="the test's database", application="penstock:test/session", **options)  # type: ignore[arg-type]  # options of each test
+
+
+async def failure(session: Session, sql: str) -> ComponentError:
+    with pytest.raises(ComponentError) as caught:
+        await session.run(lambda connection: connection.execute(sql.encode()))
+    return caught.value
+
+
+async def test_calls_run_in_order_in_autocommit_with_settings_and_a_name(database: Database) -> None:
+    session = make_session(database.dsn, settings={"TimeZone": "Asia/Tokyo"})
+    await session.open()
+    sql = b"SELECT current_setting('TimeZone'), current_setting('application_name'), pg_current_xact_id_if_assigned() IS NULL"
+    assert await session.run(lambda connection: connection.execute(sql).fetchone()) == (
+        "Asia/Tokyo",
+        "penstock:test/session",
+        True,
+    )
+    await session.close()
+    await session.close()
+    with pytest.raises(Fatal):
+        await session.run(lambda connection: connection.execute(b"SELECT 1"))
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "code"),
+    [
+        ("INSERT INTO t VALUES (NULL, 1)", Permanent, "postgres.constraint"),
+        ("INSERT INTO t VALUES (1, 'x')", Permanent, "postgres.invalid_value"),
+        ("SELECT * FROM missing", Fatal, "postgres.failed"),
+        ("DO $$BEGIN RAISE SQLSTATE '40001'; END$$", Transient, "postgres.conflict"),
+        ("DO $$BEGIN RAISE SQLSTATE '53300'; END$$", Transient, "postgres.unreachable"),
+        ("DO $$BEGIN RAISE SQLSTATE '53100'; END$$", Transient, "postgres.no_space"),
+        ("DO $$BEGIN RAISE SQLSTATE '42501'; END$$", EnvironmentFault, "postgres.refused"),
+    ],
+)
+async def test_errors_are_classified_by_sqlstate(database: Database, sql: str, kind: type[ComponentError], code: str) -> None:
+    session = make_session(database.dsn)
+    await session.open()
+    await session.run(lambda connection: connection.execute(b"CREATE TABLE t (id int NOT NULL, n int)"))
+    error = await failure(session, sql)
+    assert (isinstance(error, kind), error.code) == (True, code)
+    await session.close()
+
+
+async def test_a_column_that_the_server_names_is_in_the_message(database: Database) -> None:
+    session = make_session(database.dsn)
+    await session.open()
+    await session.run(lambda connection: connection.execute(b"CREATE TABLE t (id int NOT NULL)"))
+    assert "column id" in str(await failure(session, "INSERT INTO t VALUES (NULL)"))
+    await session.close()
+
+
+async def test_refused_connections_name_no_password(database: Database) -> None:
+    for dsn in (
+        database.server.dsn(database.name, password="hunter2"),
+        database.server.dsn("no_such_database"),
+        "postgresql://u:hunter2@[broken",
+    ):
+        with pytest.raises(EnvironmentFault) as caught:
+            await make_session(dsn).open()
+        assert "hunter2" not in caught.value.render() + repr(caught.value.__cause__) + repr(caught.value.__context__)
+        assert caught.value.code in ("postgres.refused", "postgres.invalid_dsn")
+
+
+async def test_a_server_that_is_not_there_is_transient() -> None:
+    with pytest.raises(Transient, match="cannot be reached"):
+        await make_session("postgresql://u@127.0.0.1:1/x").open()
+
+
+async def test_a_cut_connection_is_transient_until_it_is_reopened(database: Database, make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(database.server.port)
+    session = make_session(database.dsn_through(proxy.port))
+    await session.open()
+    proxy.cut()
+    for _ in range(2):
+        error = await failure(session, "SELECT 1")
+        assert (type(error), error.code, session.is_open) == (Transient, "postgres.connection_lost", False)
+    await session.reopen()
+    assert await session.run(lambda connection: connection.execute(b"SELECT 1").fetchone()) == (1,)
+    await session.close()
+
+
+async def test_a_stalled_call_ends_at_its_deadline(database: Database, make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(database.server.port)
+    session = make_session(database.dsn_through(proxy.port), deadline=0.3)
+    await session.open()
+    proxy.stall()
+    error = await failure(session, "SELECT 1")
+    assert (type(error), error.code) == (Transient, "postgres.timeout")
+    proxy.forward()
+    await session.reopen()
+    assert await session.run(lambda connection: connection.execute(b"SELECT 1").fetchone()) == (1,)
+    await session.close()
+
+
+async def test_closing_ends_a_call_whose_caller_was_cancelled(database: Database) -> None:
+    session = make_session(database.dsn)
+    await session.open()
+    call = asyncio.ensure_future(session.run(lambda connection: connection.execute(b"SELECT pg_sleep(60)")))
+    await asyncio.to_thread(_until_sleeping, database)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await session.close()
+
+
+def _until_sleeping(database: Database) -> None:
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        sql = b"SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
+        while connection.execute(sql).fetchone() == (0,):
+            pass
+
+
+async def test_a_restarted_server_is_found_again_by_reopen(start_postgres: StartPostgres, make_database: MakeDatabase) -> None:
+    database = make_database(start_postgres(durable=False))
+    session = make_session(database.dsn)
+    await session.open()
+    await asyncio.to_thread(database.server.restart)
+    assert (await failure(session, "SELECT 1")).code in ("postgres.connection_lost", "postgres.unreachable")
+    await session.reopen()
+    assert await session.run(lambda connection: connection.execute(b"SELECT 1").fetchone()) == (1,)
+    await session.close()
