@@ -124,3 +124,18 @@ async def test_a_file_that_is_shorter_than_what_a_finished_run_left_is_refused(p
     with pytest.raises(EnvironmentFault) as caught:
         await run(a, once=True)
     assert caught.value.code == "sink.file_shorter"
+
+
+async def test_a_run_that_ends_before_its_first_group_behind_a_crash_between_two_ledgers(place: Path) -> None:
+    """What the file sink says at its end goes into its own ledger, which the other is ahead of."""
+    sinks = [{"name": "table", "sqlite": {"path": "t.db", "table": "t", "create": True}}, {"name": "lines", "file": "out.jsonl"}]
+    (place / "in.jsonl").write_text('{"a":0}\n{"a":1}\n')
+    (place / "p.yaml").write_text(json.dumps({"pipeline": "p", "source": {"file": "in.jsonl"}, "sinks": sinks}))
+    p = load(place / "p.yaml")
+    with pytest.raises(Fatal, match="crashed at"):
+        await Run(p, RunOptions(once=True, faults=crash_at("before_note"))).execute()
+    stopped = Run(p, RunOptions(once=True, faults=Faults({"after_read": [(1, lambda name: stopped.stop())]})))
+    idle = Run(p, RunOptions(max_events=0))
+    assert (await idle.execute()).counts.received == 0
+    await stopped.execute()
+    assert values(place) == [{"a": 0}, {"a": 1}]
