@@ -21,9 +21,9 @@ from penstock.errors import BatchError, ComponentError, EnvironmentFault, Perman
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.spi import Context
+from penstock.state.ledger_tables import LEDGER_SCHEMA, LedgerTables
+from penstock.state.migration import migrate
 from penstock.state.sqlite_database import Database, Naming
-from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
-from penstock.state.sqlite_migrate import migrate
 
 _REPAIR = "restore the file from a backup; the next run reads again what it lacks, and says so"
 _LONGEST_NAME = 63

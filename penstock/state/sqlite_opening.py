@@ -7,11 +7,11 @@ from pathlib import Path
 
 from penstock.errors import EnvironmentFault
 from penstock.faults import Faults
+from penstock.state.ledger_tables import LEDGER_SCHEMA
 from penstock.state.lock import PipelineLock
+from penstock.state.migration import migrate, refuse_foreign, stored_version
+from penstock.state.pipeline_tables import STORE_SCHEMA
 from penstock.state.sqlite_database import Naming
-from penstock.state.sqlite_ledger import LEDGER_SCHEMA
-from penstock.state.sqlite_migrate import migrate, refuse_foreign, stored_version
-from penstock.state.sqlite_pipeline import STORE_SCHEMA
 
 NAMING = Naming(
     "state",

@@ -1,8 +1,8 @@
 """The embedded state store: one SQLite database a pipeline, beside a lock file that names the live run.
 
-Collaborators: `sqlite_database` (connection, thread, error classes), `sqlite_opening` (the file and its format), `sqlite_ledger`
-(the ledger of all sinks that hold none), `sqlite_pipeline` (epochs, note, versions, jobs), `sqlite_letters`, `sqlite_replays` and
-`sqlite_letter_queries` (dead letters), `lock`.
+Collaborators: `sqlite_database` (connection, thread, error classes), `sqlite_opening` (the file and its format), `ledger_tables`
+(the ledger of all sinks that hold none), `pipeline_tables` (epochs, note, versions, jobs), `letter_tables`, `replay_tables` and
+`letter_queries` (dead letters), `lock`.
 Invariants 2, 6, 7 and 11 are enforced there; here each method is one transaction.
 """
 
@@ -20,12 +20,12 @@ from penstock.errors import EnvironmentFault
 from penstock.faults import Faults
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.spi import Position
-from penstock.state import sqlite_letter_queries as queries
-from penstock.state import sqlite_letters, sqlite_pipeline, sqlite_replays
+from penstock.state import letter_queries as queries
+from penstock.state import letter_tables, pipeline_tables, replay_tables
+from penstock.state.ledger_tables import LedgerTables
 from penstock.state.lock import PipelineLock, holder_of
 from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.sqlite_database import BUSY_TIMEOUT, Database
-from penstock.state.sqlite_ledger import LedgerTables
 from penstock.state.sqlite_opening import NAMING, check_file, prepare
 
 _WAIT = 0.5  # seconds between two tries of `hold(wait=True)`
@@ -83,39 +83,39 @@ class SqliteStateStore:
     async def issue_epoch(self, version: Version, *, above: int = 0) -> int:
         """See `StateStore.issue_epoch`."""
         pid, host, now = os.getpid(), socket.gethostname(), self._clock.now()
-        return await self._database.write(lambda db: sqlite_pipeline.issue_epoch(db, version, above, pid, host, now))
+        return await self._database.write(lambda db: pipeline_tables.issue_epoch(db, version, above, pid, host, now))
 
     async def issued(self, since: int) -> Mapping[int, str]:
         """See `StateStore.issued`."""
-        return await self._database.run(lambda db: sqlite_pipeline.issued(db, since))
+        return await self._database.run(lambda db: pipeline_tables.issued(db, since))
 
     async def read_note(self) -> Note:
         """See `StateStore.read_note`."""
-        return await self._database.read(sqlite_pipeline.read_note)
+        return await self._database.read(pipeline_tables.read_note)
 
     async def note(self, epoch: int, note: Note) -> None:
         """See `StateStore.note`."""
 
         def work(db: sqlite3.Connection) -> None:
-            sqlite_pipeline.check_epoch(db, epoch)
-            sqlite_pipeline.write_note(db, epoch, note)
+            pipeline_tables.check_epoch(db, epoch)
+            pipeline_tables.write_note(db, epoch, note)
 
         await self._write_letters(work, any_letters=bool(note.failed_again))
 
     async def versions(self) -> list[Version]:
         """See `StateStore.versions`."""
-        return await self._database.run(sqlite_pipeline.versions)
+        return await self._database.run(pipeline_tables.versions)
 
     async def runs(self, limit: int = 10) -> list[RunRecord]:
         """See `StateStore.runs`."""
-        return await self._database.run(lambda db: sqlite_pipeline.runs(db, limit))
+        return await self._database.run(lambda db: pipeline_tables.runs(db, limit))
 
     async def reset(self, epoch: int, positions: Mapping[str, Position] | None) -> None:
         """See `StateStore.reset`."""
 
         def work(db: sqlite3.Connection) -> None:
-            sqlite_pipeline.check_epoch(db, epoch)
-            sqlite_pipeline.reset_note(db, positions)
+            pipeline_tables.check_epoch(db, epoch)
+            pipeline_tables.reset_note(db, positions)
             self._ledger.reset(db, positions)
 
         await self._database.write(work)
@@ -123,16 +123,16 @@ class SqliteStateStore:
     async def create_job(self, kind: str, query: str) -> str:
         """See `StateStore.create_job`."""
         now = self._clock.now()
-        return await self._database.write(lambda db: sqlite_pipeline.create_job(db, kind, query, now))
+        return await self._database.write(lambda db: pipeline_tables.create_job(db, kind, query, now))
 
     async def finish_job(self, job: str) -> None:
         """See `StateStore.finish_job`."""
         now = self._clock.now()
-        await self._database.write(lambda db: sqlite_pipeline.finish_job(db, job, now))
+        await self._database.write(lambda db: pipeline_tables.finish_job(db, job, now))
 
     async def open_jobs(self) -> list[Job]:
         """See `StateStore.open_jobs`."""
-        return await self._database.run(sqlite_pipeline.open_jobs)
+        return await self._database.run(pipeline_tables.open_jobs)
 
     # ---- the ledger
 
@@ -180,13 +180,13 @@ class SqliteStateStore:
         """See `StateStore.put_dead_letters`."""
 
         def work(db: sqlite3.Connection) -> None:
-            sqlite_pipeline.check_epoch(db, epoch)
-            sqlite_letters.put(db, group, letters)
+            pipeline_tables.check_epoch(db, epoch)
+            letter_tables.put(db, group, letters)
             self._faults.hit("mid_dead_letters")
-            sqlite_letters.put_repeats(db, group, "repeat", repeats)
-            sqlite_letters.put_repeats(db, group, "superseded", superseded)
-            sqlite_letters.promote(db, 0)
-            sqlite_letters.count_repeats(db, repeats)
+            letter_tables.put_repeats(db, group, "repeat", repeats)
+            letter_tables.put_repeats(db, group, "superseded", superseded)
+            letter_tables.promote(db, 0)
+            letter_tables.count_repeats(db, repeats)
 
         self._faults.hit("before_dead_letters")
         await self._write_letters(work, any_letters=bool(letters))
@@ -195,13 +195,13 @@ class SqliteStateStore:
         """See `StateStore.commit_group`."""
 
         def work(db: sqlite3.Connection) -> None:
-            sqlite_pipeline.check_epoch(db, commit.epoch)
+            pipeline_tables.check_epoch(db, commit.epoch)
             self._ledger.commit(db, commit)
             if letters:
-                sqlite_letters.put(db, note.group, letters)
+                letter_tables.put(db, note.group, letters)
                 self._faults.hit("mid_dead_letters")
-            sqlite_pipeline.write_note(db, commit.epoch, note)
-            sqlite_letters.count_repeats(db, note.repeats)
+            pipeline_tables.write_note(db, commit.epoch, note)
+            letter_tables.count_repeats(db, note.repeats)
             self._faults.hit("inside_commit")
 
         if letters:
@@ -212,9 +212,9 @@ class SqliteStateStore:
         """See `StateStore.settle`."""
 
         def work(db: sqlite3.Connection) -> None:
-            sqlite_pipeline.check_epoch(db, epoch)
-            sqlite_letters.settle(db, claims)
-            sqlite_replays.settle(db, claims)
+            pipeline_tables.check_epoch(db, epoch)
+            letter_tables.settle(db, claims)
+            replay_tables.settle(db, claims)
 
         await self._database.write(work)
 
@@ -222,8 +222,8 @@ class SqliteStateStore:
         """See `StateStore.rewind`."""
 
         def work(db: sqlite3.Connection) -> int:
-            sqlite_pipeline.check_epoch(db, epoch)
-            return sqlite_replays.rewind(db, ledger, claim)
+            pipeline_tables.check_epoch(db, epoch)
+            return replay_tables.rewind(db, ledger, claim)
 
         return await self._database.write(work)
 
@@ -231,8 +231,8 @@ class SqliteStateStore:
         """See `StateStore.hand_over`."""
 
         def work(db: sqlite3.Connection) -> None:
-            sqlite_pipeline.check_epoch(db, epoch)
-            sqlite_replays.hand_over(db, heirs, ids)
+            pipeline_tables.check_epoch(db, epoch)
+            replay_tables.hand_over(db, heirs, ids)
 
         await self._database.write(work)
 
@@ -292,8 +292,8 @@ class SqliteStateStore:
 
         def work(db: sqlite3.Connection) -> list[str]:
             if epoch is not None:
-                sqlite_pipeline.check_epoch(db, epoch)
-            return sqlite_letters.set_status(db, ids, status, job, among)
+                pipeline_tables.check_epoch(db, epoch)
+            return letter_tables.set_status(db, ids, status, job, among)
 
         try:
             return await self._database.write(work)
@@ -302,4 +302,4 @@ class SqliteStateStore:
 
     async def expire_letters(self, before: float, limit: int = 500) -> int:
         """See `StateStore.expire_letters`."""
-        return await self._database.write(lambda db: sqlite_letters.expire(db, before, limit))
+        return await self._database.write(lambda db: letter_tables.expire(db, before, limit))

@@ -16,8 +16,8 @@ from penstock.engine.deliver import Committer
 from penstock.engine.group import Group
 from penstock.event import Event
 from penstock.ledger import Commit
-from penstock.state import sqlite_keys, sqlite_ledger, sqlite_pipeline
-from penstock.state.sqlite_ledger import LedgerTables
+from penstock.state import key_tables, ledger_tables, pipeline_tables
+from penstock.state.ledger_tables import LedgerTables
 from penstock.state.sqlite_store import SqliteStateStore
 
 
@@ -114,9 +114,9 @@ def _keys_before_rows() -> None:
 
 
 def _add_keys(connection: Any, scope: str, commit: Commit) -> None:
-    row = sqlite_ledger._read(connection, scope)
+    row = ledger_tables._read(connection, scope)
     if commit.keys and row is not None:
-        sqlite_keys.add(connection, row.number, commit.keys, commit.running, row.window)
+        key_tables.add(connection, row.number, commit.keys, commit.running, row.window)
 
 
 def no_fencing() -> None:
@@ -124,11 +124,11 @@ def no_fencing() -> None:
     commit_as_it_stands = LedgerTables.commit
 
     def commit(self: LedgerTables, connection: Any, commit: Commit) -> None:
-        row = sqlite_ledger._read(connection, self.scope)
+        row = ledger_tables._read(connection, self.scope)
         if row is not None:
             commit = replace(commit, epoch=row.epoch, previous=row.group)
         commit_as_it_stands(self, connection, commit)
 
     LedgerTables.commit = commit  # type: ignore[method-assign]
-    sqlite_pipeline.check_epoch = lambda connection, epoch: None
+    pipeline_tables.check_epoch = lambda connection, epoch: None
     main()

@@ -18,9 +18,9 @@ from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.spi import Context
+from penstock.state.ledger_tables import LEDGER_SCHEMA, LedgerTables
+from penstock.state.migration import migrate
 from penstock.state.sqlite_database import Database, Naming
-from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
-from penstock.state.sqlite_migrate import migrate
 
 Plan = Callable[[Sequence[Event]], None]
 

@@ -13,9 +13,9 @@ import pytest
 from penstock.clock import SystemClock
 from penstock.faults import Faults
 from penstock.ledger import Claimant
+from penstock.state.ledger_tables import LedgerTables
 from penstock.state.open import open_store
 from penstock.state.records import LetterQuery, Version
-from penstock.state.sqlite_ledger import LedgerTables
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from penstock.faults import Faults
 from penstock.ledger import Claimant, Commit, Counts, Key
-from penstock.state import sqlite_keys
-from penstock.state.sqlite_ledger import LEDGER_SCHEMA, LedgerTables
-from penstock.state.sqlite_migrate import migrate
+from penstock.state import key_tables
+from penstock.state.ledger_tables import LEDGER_SCHEMA, LedgerTables
+from penstock.state.migration import migrate
 
 WINDOW = 10.0
 groups = st.lists(
@@ -48,7 +48,7 @@ def test_a_key_is_held_for_its_window_and_for_at_most_half_a_window_more(steps: 
         assert all(found[n.to_bytes(16, "big")] == by for n, (_, by) in since.items() if n.to_bytes(16, "big") in found)
         if keys:  # expiry is looked at when keys come in
             assert all(now - since[int.from_bytes(one, "big")][0] < 1.5 * WINDOW for one in found)
-        live = sqlite_keys.generations(db, 1)
+        live = key_tables.generations(db, 1)
         assert len(live) <= 3
-        assert sqlite_keys.high_water(live) == max(found, default=b"")
+        assert key_tables.high_water(live) == max(found, default=b"")
     db.close()

@@ -12,7 +12,7 @@ from state_builders import at, claimant, commit, key, make_store
 from penstock.errors import EnvironmentFault, Fatal, Fenced
 from penstock.ledger import Counts, JobRecord
 from penstock.spi import Position
-from penstock.state import sqlite_keys
+from penstock.state import key_tables
 from penstock.state.sqlite_store import SqliteStateStore
 
 
@@ -164,7 +164,7 @@ async def test_a_position_with_an_empty_order_is_the_beginning(store: SqliteStat
 async def test_a_generation_that_is_over_goes_in_slices_with_the_commits_that_follow(
     store: SqliteStateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_keys, "SHED", 2)
+    monkeypatch.setattr(key_tables, "SHED", 2)
     await store.claim(claimant(1, window=10.0))
     await store.commit(commit(1, 1, 2, 3, 4, 5, running=0.0))
     everything = [key(n).key for n in range(1, 9)]

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from penstock.errors import UsageError, Violation
+from penstock.state.letter_tables import COLUMNS, KEEPS_KEY, LIVE
 from penstock.state.records import DeadLetter, Delivered, Group, LetterQuery, OpenLetter, Status
-from penstock.state.sqlite_letters import COLUMNS, KEEPS_KEY, LIVE
 
 # The first holds all that grouping needs (a million letters: 170 to 230 ms, 690 where their rows must be read), the second serves
 # `counts` alone (60 ms, else 390). Conditions say `+l.status`, which keeps SQLite from choosing it for anything else.

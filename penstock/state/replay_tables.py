@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from penstock.ledger import Claim, JobRecord
+from penstock.state.letter_tables import LIVE, has_passed
 from penstock.state.records import DeadLetter, Status, inherited
-from penstock.state.sqlite_letters import LIVE, has_passed
 
 REPLAYS_TABLE = """CREATE TABLE replays (
     letter TEXT NOT NULL, ledger TEXT NOT NULL, "group" INTEGER NOT NULL, PRIMARY KEY (letter, ledger)) WITHOUT ROWID"""

@@ -18,8 +18,8 @@ import msgspec
 from penstock.errors import EnvironmentFault, Fenced
 from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord
 from penstock.spi import Position
-from penstock.state import sqlite_keys
-from penstock.state.sqlite_migrate import Schema
+from penstock.state import key_tables
+from penstock.state.migration import Schema
 
 LEDGER_SCHEMA = Schema(
     "ledger",
@@ -93,7 +93,7 @@ class LedgerTables:
         if row is None:
             row = _create(connection, claimant)
         if row.key_space != claimant.key_space:
-            sqlite_keys.forget(connection, row.number)
+            key_tables.forget(connection, row.number)
         connection.execute(
             'UPDATE penstock_ledgers SET epoch = ?, run_id = ?, source = ?, key_space = ?, "window" = ? WHERE number = ?',
             (claimant.epoch, claimant.run_id, claimant.source, claimant.key_space, claimant.window, row.number),
@@ -108,10 +108,10 @@ class LedgerTables:
             found = "nothing stands there" if row is None else f"epoch {row.epoch}, group {row.group} stand there"
             raise _fenced(self.scope, f"{found}; epoch {commit.epoch}, group {commit.previous} were expected")
         if commit.keys:  # Invariant 4: in the transaction of the delivery
-            sqlite_keys.add(connection, row.number, commit.keys, commit.running, row.window)
+            key_tables.add(connection, row.number, commit.keys, commit.running, row.window)
         if commit.settled:
-            sqlite_keys.settle(connection, row.number, commit.settled, commit.running, row.window)
-        sqlite_keys.shed(connection, row.number)
+            key_tables.settle(connection, row.number, commit.settled, commit.running, row.window)
+        key_tables.shed(connection, row.number)
         connection.execute(
             'UPDATE penstock_ledgers SET "group" = ?, counts = ?, running = ? WHERE number = ?',
             (commit.group, encode_counts(commit.counts), commit.running, row.number),
@@ -128,7 +128,7 @@ class LedgerTables:
     def seen(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `Ledger.seen`."""
         row = _read(connection, self.scope)
-        return sqlite_keys.seen(connection, row.number, keys) if row else {}
+        return key_tables.seen(connection, row.number, keys) if row else {}
 
     def committed(self, connection: sqlite3.Connection) -> tuple[int, int]:
         """See `Ledger.committed`. (0, 0) where the ledger is new. Invariant 7: the caller's `BEGIN IMMEDIATE` is the lock that
@@ -213,7 +213,7 @@ def _claim(connection: sqlite3.Connection, row: _Row) -> Claim:
         counts=decode_counts(row.counts),
         sink_states=dict(states.fetchall()),
         jobs=[JobRecord(*record) for record in jobs.fetchall()],
-        keys_high=sqlite_keys.high_water(sqlite_keys.generations(connection, row.number)),
+        keys_high=key_tables.high_water(key_tables.generations(connection, row.number)),
     )
 
 

@@ -14,13 +14,13 @@ import msgspec
 
 from penstock.errors import Fenced
 from penstock.spi import Position
-from penstock.state import sqlite_letters, sqlite_replays
+from penstock.state import letter_tables, replay_tables
+from penstock.state.ledger_tables import decode_counts, encode_counts, put_positions, read_positions
+from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
+from penstock.state.letter_tables import LETTER_TABLES
+from penstock.state.migration import Schema
 from penstock.state.records import Job, Note, RunRecord, Version
-from penstock.state.sqlite_ledger import decode_counts, encode_counts, put_positions, read_positions
-from penstock.state.sqlite_letter_queries import LETTER_COUNTING_INDEXES
-from penstock.state.sqlite_letters import LETTER_TABLES
-from penstock.state.sqlite_migrate import Schema
-from penstock.state.sqlite_replays import REPLAYS_TABLE
+from penstock.state.replay_tables import REPLAYS_TABLE
 
 _NOTE = 1
 """The note is one row, and owns its positions."""
@@ -130,13 +130,13 @@ def write_note(connection: sqlite3.Connection, epoch: int, note: Note) -> None:
         ),
     )
     put_positions(connection, "note_positions", _NOTE, note.positions)
-    sqlite_replays.record(connection, note.group, note.resolved, note.failed_again, note.ledgers)
-    sqlite_letters.put(connection, note.group, note.failed_again)
-    sqlite_letters.put_repeats(connection, note.group, "repeat", note.repeats)
+    replay_tables.record(connection, note.group, note.resolved, note.failed_again, note.ledgers)
+    letter_tables.put(connection, note.group, note.failed_again)
+    letter_tables.put_repeats(connection, note.group, "repeat", note.repeats)
     replayed = {letter.id for letter in note.failed_again}
-    sqlite_letters.promote(connection, note.group, replayed=replayed, ledgers=note.ledgers)
-    sqlite_letters.conclude(connection, note.superseded, "superseded")
-    sqlite_replays.resolve(connection, note.resolved, note.ledgers)
+    letter_tables.promote(connection, note.group, replayed=replayed, ledgers=note.ledgers)
+    letter_tables.conclude(connection, note.superseded, "superseded")
+    replay_tables.resolve(connection, note.resolved, note.ledgers)
 
 
 def reset_note(connection: sqlite3.Connection, positions: Mapping[str, Position] | None) -> None:
