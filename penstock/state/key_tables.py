@@ -11,24 +11,26 @@ of keys: they travel as one blob, which a recursive query cuts up (per key 0.6 Â
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.errors import Fatal
 from penstock.ledger import Key
+from penstock.state.dialect import Connection, dialect_of
 
 KEY = 16
 ENTRY = 24
 SHED = 10_000
 """Keys that a commit removes of a generation that is over: 2 to 4 ms."""
 
-_OFFSETS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 16 FROM n WHERE i + 16 < length(:blob))"
 _INSERT = (
-    "INSERT OR IGNORE INTO {table} SELECT substr(:blob, i, 16), substr(:blob, i + 16, 8) FROM ("
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 24 FROM n WHERE i + 24 < length(:blob)) SELECT i FROM n)"
+    "INSERT INTO {table} SELECT substr(:blob, i, 16), substr(:blob, i + 16, 8) FROM ({offsets} SELECT i FROM n) AS m "
+    "WHERE true ON CONFLICT DO NOTHING"
 )
-_LOOKUP = "SELECT k.key, k.brought_by FROM n CROSS JOIN {table} AS k ON k.key = substr(:blob, n.i, 16)"
+_GENERATIONS = (
+    "SELECT ledger, number, began, latest, high FROM penstock_key_generations WHERE ledger = ? AND over = ? ORDER BY number"
+)
+_LOOKUP = "SELECT k.key, k.brought_by FROM n {nested} {table} AS k ON k.key = substr(:blob, n.i, 16)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,16 @@ class Generation:
         return f"penstock_keys_{self.ledger:d}_{self.number:d}"
 
 
-def generations(connection: sqlite3.Connection, ledger: int) -> list[Generation]:
+def generations(connection: Connection, ledger: int) -> list[Generation]:
     """The live ones, oldest first."""
     return _generations(connection, ledger, over=False)
 
 
-def _generations(connection: sqlite3.Connection, ledger: int, *, over: bool) -> list[Generation]:
+def _generations(connection: Connection, ledger: int, *, over: bool, keep: bool = False) -> list[Generation]:
+    """:param keep: `shed` lets their tables be until this transaction ends."""
     rows = connection.execute(
-        "SELECT ledger, number, began, latest, high FROM penstock_key_generations WHERE ledger = ? AND over = ? ORDER BY number",
-        (ledger, over),
+        _GENERATIONS + dialect_of(connection).for_key_share if keep else _GENERATIONS,
+        (ledger, int(over)),
     )
     return [Generation(*row) for row in rows.fetchall()]
 
@@ -69,20 +72,22 @@ def high_water(live: Sequence[Generation]) -> bytes:
     return max((generation.high for generation in live), default=b"")
 
 
-def seen(connection: sqlite3.Connection, ledger: int, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+def seen(connection: Connection, ledger: int, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     """Which of the keys are held, each with its `brought_by`."""
-    live = generations(connection, ledger)
+    live = _generations(connection, ledger, over=False, keep=True)
     return _lookup(connection, [generation for generation in live if keys and generation.high >= min(keys)], b"".join(keys))
 
 
-def _lookup(connection: sqlite3.Connection, among: Sequence[Generation], blob: bytes) -> dict[bytes, bytes]:
+def _lookup(connection: Connection, among: Sequence[Generation], blob: bytes) -> dict[bytes, bytes]:
     if not among or not blob:
         return {}
-    lookups = " UNION ALL ".join(_LOOKUP.format(table=generation.table) for generation in among)
-    return dict(connection.execute(f"{_OFFSETS} {lookups}", {"blob": blob}).fetchall())
+    dialect = dialect_of(connection)
+    lookups = " UNION ALL ".join(_LOOKUP.format(table=generation.table, nested=dialect.nested) for generation in among)
+    offsets = dialect.offsets.format(size=KEY)
+    return dict(connection.execute(f"{offsets} {lookups}", {"blob": blob}).fetchall())
 
 
-def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], running: float, window: float) -> None:
+def add(connection: Connection, ledger: int, keys: Sequence[Key], running: float, window: float) -> None:
     """Record the keys of a commit, inside its transaction. Generations that are due are started, or over, on the way.
 
     :param running: the pipeline's clock at this commit.
@@ -102,24 +107,25 @@ def add(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], runnin
     )
 
 
-def settle(connection: sqlite3.Connection, ledger: int, keys: Sequence[Key], running: float, window: float) -> None:
+def settle(connection: Connection, ledger: int, keys: Sequence[Key], running: float, window: float) -> None:
     """Record keys that may be held already (`Commit.settled`)."""
     _insert(connection, _rotate(connection, ledger, running, window)[-1], keys, running)
 
 
-def _insert(connection: sqlite3.Connection, into: Generation, keys: Sequence[Key], running: float) -> int:
+def _insert(connection: Connection, into: Generation, keys: Sequence[Key], running: float) -> int:
     """How many of the keys were not in this generation."""
     blob = b"".join([part for key in keys for part in key])
     if len(blob) != ENTRY * len(keys):
         raise Fatal("ledger.key_size", f"a dedup key is {KEY} bytes and {ENTRY - KEY} bytes for the event that brought it")
     connection.execute(
-        "UPDATE penstock_key_generations SET latest = ?, high = max(high, ?) WHERE ledger = ? AND number = ?",
-        (running, max(keys).key, into.ledger, into.number),
+        "UPDATE penstock_key_generations SET latest = ?, high = ? WHERE ledger = ? AND number = ?",
+        (running, max(into.high, max(keys).key), into.ledger, into.number),
     )
-    return connection.execute(_INSERT.format(table=into.table), {"blob": blob}).rowcount
+    offsets = dialect_of(connection).offsets.format(size=ENTRY)
+    return connection.execute(_INSERT.format(table=into.table, offsets=offsets), {"blob": blob}).rowcount
 
 
-def _rotate(connection: sqlite3.Connection, ledger: int, running: float, window: float) -> list[Generation]:
+def _rotate(connection: Connection, ledger: int, running: float, window: float) -> list[Generation]:
     """The live generations, oldest first, without those that are over by now; the last one takes this commit's keys."""
     live = generations(connection, ledger)
     if any(generation.latest <= running - window for generation in live):
@@ -139,12 +145,12 @@ def _rotate(connection: sqlite3.Connection, ledger: int, running: float, window:
     return [*live, fresh]
 
 
-def forget(connection: sqlite3.Connection, ledger: int) -> None:
+def forget(connection: Connection, ledger: int) -> None:
     """No key is held any longer: another key space begins (rule 3)."""
     connection.execute("UPDATE penstock_key_generations SET over = 1 WHERE ledger = ?", (ledger,))
 
 
-def shed(connection: sqlite3.Connection, ledger: int) -> None:
+def shed(connection: Connection, ledger: int) -> None:
     """Remove some keys of a generation that is over, and its table with the last of them."""
     for generation in _generations(connection, ledger, over=True)[:1]:
         table = generation.table
@@ -152,5 +158,6 @@ def shed(connection: sqlite3.Connection, ledger: int) -> None:
         if left is not None:
             connection.execute(f"DELETE FROM {table} WHERE key < ?", left)  # noqa: S608 - as above: made of numbers alone
             return
-        connection.execute(f"DROP TABLE {table}")
+        # The row goes first: whoever looks keys up holds on to it, and then the table is there too.
         connection.execute("DELETE FROM penstock_key_generations WHERE ledger = ? AND number = ?", (ledger, generation.number))
+        connection.execute(f"DROP TABLE {table}")

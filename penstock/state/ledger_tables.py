@@ -1,7 +1,8 @@
-"""A ledger in SQLite tables: epoch, checkpoint, counts, dedup keys and job records of one scope, beside whoever's rows they are.
+"""A ledger in SQL tables: epoch, checkpoint, counts, dedup keys and job records of one scope, beside whoever's rows they are.
 
-Used by the state store and by the sqlite sink. Every method of `LedgerTables` is a plain call on the connection's thread, inside
-a transaction that the caller has begun and commits: that is what makes rows and ledger one. Invariants 2, 4, 6 and 7 stand here.
+Used by the state stores, and by sinks that hold their own. Every method of `LedgerTables` is a plain call on the connection's
+thread, inside a transaction that the caller has begun and commits: that is what makes rows and ledger one. Invariants 2, 4, 6
+and 7 stand here.
 
 Source: docs/guarantees.md, rules 1 to 3, 5, 6 and 8.
 """
@@ -9,7 +10,6 @@ Source: docs/guarantees.md, rules 1 to 3, 5, 6 and 8.
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from penstock.errors import EnvironmentFault, Fenced
 from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord
 from penstock.spi import Position
 from penstock.state import key_tables
+from penstock.state.dialect import Connection, dialect_of
 from penstock.state.migration import Schema
 
 LEDGER_SCHEMA = Schema(
@@ -82,7 +83,7 @@ class LedgerTables:
     def __init__(self, scope: str) -> None:
         self.scope = scope
 
-    def claim(self, connection: sqlite3.Connection, claimant: Claimant) -> Claim:
+    def claim(self, connection: Connection, claimant: Claimant) -> Claim:
         """See `Ledger.claim`. The claimant's scope is the ledger's from now on."""
         row = _read(connection, claimant.scope)
         if row is not None and row.epoch >= claimant.epoch:  # Invariant 6
@@ -101,7 +102,7 @@ class LedgerTables:
         self.scope = claimant.scope
         return _claim(connection, row)
 
-    def commit(self, connection: sqlite3.Connection, commit: Commit) -> None:
+    def commit(self, connection: Connection, commit: Commit) -> None:
         """See `Ledger.commit`."""
         row = _read(connection, self.scope)
         if row is None or (row.epoch, row.group) != (commit.epoch, commit.previous):  # Invariant 6
@@ -118,32 +119,33 @@ class LedgerTables:
         )
         put_positions(connection, "penstock_positions", row.number, commit.positions)
         connection.executemany(
-            "INSERT OR REPLACE INTO penstock_sink_states VALUES (?, ?, ?)",
+            "INSERT INTO penstock_sink_states VALUES (?, ?, ?) ON CONFLICT (ledger, sink) DO UPDATE SET state = excluded.state",
             [(row.number, sink, state) for sink, state in commit.sink_states.items()],
         )
         connection.executemany(
-            "INSERT OR IGNORE INTO penstock_job_records VALUES (?, ?, ?)", [(row.number, *record) for record in commit.jobs]
+            "INSERT INTO penstock_job_records VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            [(row.number, *record) for record in commit.jobs],
         )
 
-    def seen(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    def seen(self, connection: Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `Ledger.seen`."""
-        row = _read(connection, self.scope)
+        row = _read(connection, self.scope, lock=False)
         return key_tables.seen(connection, row.number, keys) if row else {}
 
-    def committed(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """See `Ledger.committed`. (0, 0) where the ledger is new. Invariant 7: the caller's `BEGIN IMMEDIATE` is the lock that
-        waits for a transaction in doubt."""
+    def committed(self, connection: Connection) -> tuple[int, int]:
+        """See `Ledger.committed`. (0, 0) where the ledger is new. Invariant 7: the caller's transaction waits for one in
+        doubt, in SQLite by `BEGIN IMMEDIATE`, in PostgreSQL by the lock of the ledger's row."""
         row = _read(connection, self.scope)
         return (row.epoch, row.group) if row else (0, 0)
 
-    def forget_jobs(self, connection: sqlite3.Connection, job: str) -> None:
+    def forget_jobs(self, connection: Connection, job: str) -> None:
         """See `Ledger.forget_jobs`."""
         connection.execute(
             "DELETE FROM penstock_job_records WHERE job = ? AND ledger = (SELECT number FROM penstock_ledgers WHERE scope = ?)",
             (job, self.scope),
         )
 
-    def reset(self, connection: sqlite3.Connection, positions: Mapping[str, Position] | None) -> None:
+    def reset(self, connection: Connection, positions: Mapping[str, Position] | None) -> None:
         """Move the checkpoint of some partitions, or forget it for all (None)."""
         row = _read(connection, self.scope)
         if row is None:
@@ -154,10 +156,11 @@ class LedgerTables:
             put_positions(connection, "penstock_positions", row.number, positions)
 
 
-def put_positions(connection: sqlite3.Connection, table: str, owner: int, positions: Mapping[str, Position]) -> None:
+def put_positions(connection: Connection, table: str, owner: int, positions: Mapping[str, Position]) -> None:
     """Write positions; one with an empty order is the partition's beginning, and so removed."""
     connection.executemany(
-        f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)",  # noqa: S608 - the table is a constant of this package
+        f'INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT (ledger, "partition") '  # noqa: S608 - a constant of this package
+        'DO UPDATE SET "order" = excluded."order", detail = excluded.detail',
         [(owner, partition, *position) for partition, position in positions.items() if position.order],
     )
     beginnings = [(owner, partition) for partition, position in positions.items() if not position.order]
@@ -165,7 +168,7 @@ def put_positions(connection: sqlite3.Connection, table: str, owner: int, positi
         connection.executemany(f'DELETE FROM {table} WHERE ledger = ? AND "partition" = ?', beginnings)  # noqa: S608 - as above
 
 
-def read_positions(connection: sqlite3.Connection, table: str, owner: int) -> dict[str, Position]:
+def read_positions(connection: Connection, table: str, owner: int) -> dict[str, Position]:
     """Every partition's position."""
     rows = connection.execute(
         f'SELECT "partition", "order", detail FROM {table} WHERE ledger = ?',  # noqa: S608 - the table is a constant
@@ -184,25 +187,29 @@ def decode_counts(text: str) -> Counts:
     return msgspec.json.decode(text, type=Counts)
 
 
-def _read(connection: sqlite3.Connection, scope: str) -> _Row | None:
-    row = connection.execute(_SELECT, (scope,)).fetchone()
+def _read(connection: Connection, scope: str, *, lock: bool = True) -> _Row | None:
+    """:param lock: until the transaction's end nobody else writes this ledger (Invariant 7)."""
+    query = _SELECT + dialect_of(connection).for_update if lock else _SELECT
+    row = connection.execute(query, (scope,)).fetchone()
     return None if row is None else _Row(*row)
 
 
-def _create(connection: sqlite3.Connection, claimant: Claimant) -> _Row:
+def _create(connection: Connection, claimant: Claimant) -> _Row:
     # The system's own randomness: two copies of one ledger, or two runs with one seed, must never agree by design.
     instance = secrets.token_hex(16)
     connection.execute(
         'INSERT INTO penstock_ledgers (scope, instance, source, key_space, "window", epoch, "group", counts, running) '
-        "VALUES (?, ?, ?, ?, ?, 0, 0, ?, 0.0)",
+        "VALUES (?, ?, ?, ?, ?, 0, 0, ?, 0.0) ON CONFLICT DO NOTHING",
         (claimant.scope, instance, claimant.source, claimant.key_space, claimant.window, encode_counts(claimant.counts)),
     )
-    row = _Row(*connection.execute(_SELECT, (claimant.scope,)).fetchone())
+    row = _read(connection, claimant.scope)
+    if row is None or row.instance != instance:
+        raise _fenced(claimant.scope, "another run has made it at the same moment")
     put_positions(connection, "penstock_positions", row.number, claimant.start)
     return row
 
 
-def _claim(connection: sqlite3.Connection, row: _Row) -> Claim:
+def _claim(connection: Connection, row: _Row) -> Claim:
     states = connection.execute("SELECT sink, state FROM penstock_sink_states WHERE ledger = ?", (row.number,))
     jobs = connection.execute("SELECT job, event FROM penstock_job_records WHERE ledger = ?", (row.number,))
     return Claim(

@@ -4,13 +4,13 @@ knows them by key. Names and prefixes are parameters, never text of a statement 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from penstock.errors import UsageError, Violation
+from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tables import COLUMNS, KEEPS_KEY, LIVE
 from penstock.state.records import DeadLetter, Delivered, Group, LetterQuery, OpenLetter, Status
 
@@ -29,7 +29,7 @@ _decode_owed = msgspec.json.Decoder(list[str]).decode
 
 
 def page(
-    connection: sqlite3.Connection, pipeline: str, query: LetterQuery, after: str | None, limit: int, bodies: bool
+    connection: Connection, pipeline: str, query: LetterQuery, after: str | None, limit: int, bodies: bool
 ) -> tuple[list[DeadLetter], str | None]:
     """See `StateStore.letters`.
 
@@ -50,11 +50,12 @@ def page(
     return letters, f"{letters[-1].first_at.hex()}~{letters[-1].id}" if more else None
 
 
-def groups(connection: sqlite3.Connection, query: LetterQuery) -> list[Group]:
+def groups(connection: Connection, query: LetterQuery) -> list[Group]:
     """See `StateStore.letter_groups`. The example is the latest to fail first."""
     where, values = _where(connection, query)
     rows = connection.execute(
-        f"""WITH g AS (SELECT l.fingerprint AS f, count(*) AS n, sum(l.repeats) AS r, min(l.first_at) AS a, max(l.last_at) AS z
+        f"""WITH g AS (SELECT l.fingerprint AS f, count(*) AS n, CAST(sum(l.repeats) AS BIGINT) AS r,
+                              min(l.first_at) AS a, max(l.last_at) AS z
                        FROM letters AS l WHERE {where} GROUP BY l.fingerprint)
             SELECT g.f, x.code, x.step, x.message, g.n, g.r, g.a, g.z, x.id FROM g JOIN letters AS x ON x.seq = (
                 SELECT l.seq FROM letters AS l WHERE l.fingerprint = g.f AND {where} ORDER BY l.first_at DESC LIMIT 1)
@@ -64,54 +65,56 @@ def groups(connection: sqlite3.Connection, query: LetterQuery) -> list[Group]:
     return [Group(*row) for row in rows.fetchall()]
 
 
-def counts(connection: sqlite3.Connection) -> dict[Status, int]:
+def counts(connection: Connection) -> dict[Status, int]:
     """How many stand in each status."""
     return dict(connection.execute("SELECT status, count(*) FROM letters WHERE pending IS NULL GROUP BY status").fetchall())
 
 
-def has_open(connection: sqlite3.Connection) -> bool:
+def has_open(connection: Connection) -> bool:
     """See `StateStore.has_open_letters`. One step in an index."""
     query = f"SELECT EXISTS (SELECT 1 FROM letters WHERE key IS NOT NULL AND {KEEPS_KEY})"  # noqa: S608 - a constant
     return bool(connection.execute(query).fetchone()[0])
 
 
-def open_by_key(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[OpenLetter]:
+def open_by_key(connection: Connection, keys: Sequence[bytes]) -> list[OpenLetter]:
     """See `StateStore.open_letters`. One statement; provisional letters are among them, the latest of an id only."""
+    dialect = dialect_of(connection)
     rows = connection.execute(
-        f"""WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 16 FROM n WHERE i + 16 < length(:keys))
+        f"""{dialect.offsets.format(size=16)}
             SELECT l.id, l.key, l.brought_by, l.data_digest, l.owed
-            FROM n CROSS JOIN letters AS l ON l.key = substr(:keys, n.i, 16)
+            FROM n {dialect.nested} letters AS l ON l.key = substr(:blob, n.i, 16)
             WHERE l.key IS NOT NULL AND l.{KEEPS_KEY} ORDER BY l.seq""",  # noqa: S608 - a constant
-        {"keys": b"".join(keys)},
+        {"blob": b"".join(keys)},
     )
     found = {row[0]: OpenLetter(row[0], row[1], row[2], row[3], tuple(_decode_owed(row[4]))) for row in rows.fetchall()}
     return list(found.values())
 
 
-def open_by_id(connection: sqlite3.Connection, ids: Sequence[str]) -> list[OpenLetter]:
+def open_by_id(connection: Connection, ids: Sequence[str]) -> list[OpenLetter]:
     """See `StateStore.standing_letters`. One statement; the latest of an id only."""
     rows = connection.execute(
         f"""SELECT id, ifnull(key, x''), brought_by, data_digest, owed FROM letters
             WHERE id IN (SELECT value FROM json_each(?)) AND {LIVE} ORDER BY seq""",  # noqa: S608 - a constant
-        (msgspec.json.encode(list(ids)).decode(),),
+        (dialect_of(connection).among(ids),),
     )
     found = {row[0]: OpenLetter(row[0], row[1], row[2], row[3], tuple(_decode_owed(row[4]))) for row in rows.fetchall()}
     return list(found.values())
 
 
-def _where(connection: sqlite3.Connection, query: LetterQuery) -> tuple[str, list[Any]]:
+def _where(connection: Connection, query: LetterQuery) -> tuple[str, list[Any]]:
     """The condition, over `letters AS l`, and its parameters."""
     parts: list[str] = ["l.pending IS NULL"]
     values: list[Any] = []
     if query.ids:
         ids = [_resolve(connection, prefix) for prefix in query.ids]
         parts.append("l.id IN (SELECT value FROM json_each(?))")
-        values.append(msgspec.json.encode(ids).decode())
+        values.append(dialect_of(connection).among(ids))
     if query.fingerprint is not None:
         parts.append("l.fingerprint = ?")
         values.append(_resolve_fingerprint(connection, query.fingerprint))
     if query.status:
-        parts.append(f"({' OR '.join(['+l.status = ?'] * len(query.status))})")  # 210 ms a million letters; with IN 250
+        status = f"{dialect_of(connection).unindexed}l.status = ?"
+        parts.append(f"({' OR '.join([status] * len(query.status))})")  # 210 ms a million letters; with IN 250
         values += query.status
     equal = {"code": query.code, "step": query.step, "type": query.type}
     for column, value in equal.items():
@@ -125,7 +128,7 @@ def _where(connection: sqlite3.Connection, query: LetterQuery) -> tuple[str, lis
     return " AND ".join(parts), values
 
 
-def _resolve(connection: sqlite3.Connection, prefix: str) -> str:
+def _resolve(connection: Connection, prefix: str) -> str:
     rows = connection.execute(
         "SELECT DISTINCT id FROM letters WHERE id >= ? AND id < ? AND pending IS NULL ORDER BY id LIMIT 2",
         (prefix, prefix + _PREFIX_END),
@@ -133,7 +136,7 @@ def _resolve(connection: sqlite3.Connection, prefix: str) -> str:
     return _only(prefix, "dead letter", [identity for (identity,) in rows.fetchall()])
 
 
-def _resolve_fingerprint(connection: sqlite3.Connection, prefix: str) -> str:
+def _resolve_fingerprint(connection: Connection, prefix: str) -> str:
     found: list[str] = []
     while len(found) < 2:  # steps from group to group: a million letters of one cause are not read
         above = found[-1] if found else prefix

@@ -1,4 +1,4 @@
-"""Dead letters in SQLite: how they are written, merged, made to stand, and settled after a crash.
+"""Dead letters in SQL tables: how they are written, merged, made to stand, and settled after a crash.
 
 A letter is provisional (`pending` holds its group's number) until step 3 of its group, or a claim, makes it stand (`pending` is
 NULL). A provisional letter never touches the standing one of the same id, so that deleting it undoes it; the two are merged when
@@ -10,13 +10,13 @@ Source: docs/guarantees.md, "One commit, in this order", rules 7, 9 and 10.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from penstock.ledger import Claim
+from penstock.state.dialect import Connection, dialect_of
 from penstock.state.records import DeadLetter, Delivered, Repeat, Status
 
 LIVE = "status IN ('open', 'parked', 'replaying')"
@@ -50,11 +50,11 @@ COLUMNS = (
 )  # fmt: skip
 _JSON = frozenset({"violations", "owed", "delivered"})
 _QUOTED = ", ".join(f'"{column}"' for column in COLUMNS)
-_INSERT = f"INSERT INTO letters (pending, {_QUOTED}) VALUES (?{', ?' * len(COLUMNS)})"  # noqa: S608 - constants
+_INSERT = f"INSERT INTO letters (pending, {_QUOTED}) VALUES (?{', ?' * len(COLUMNS)}) RETURNING seq"  # noqa: S608 - constants
 _decode_delivered = msgspec.json.Decoder(list[Delivered]).decode
 
 
-def put(connection: sqlite3.Connection, group: int, letters: Iterable[DeadLetter]) -> None:
+def put(connection: Connection, group: int, letters: Iterable[DeadLetter]) -> None:
     """Add letters, provisional until `promote(group)`. Putting a group's letter once more replaces it."""
     for letter in letters:
         pending = group if letter.position else 0
@@ -68,11 +68,11 @@ def put(connection: sqlite3.Connection, group: int, letters: Iterable[DeadLetter
             delete(connection, [earlier[0]])
         values = {"owed": owed, "delivered": delivered}
         row = [_stored(column, values[column] if column in values else getattr(letter, column)) for column in COLUMNS]
-        seq = connection.execute(_INSERT, [pending, *row]).lastrowid
+        ((seq,),) = connection.execute(_INSERT, [pending, *row]).fetchall()
         connection.execute("INSERT INTO bodies VALUES (?, ?, ?)", (seq, letter.record, letter.original))
 
 
-def put_repeats(connection: sqlite3.Connection, group: int, kind: str, repeats: Iterable[Repeat]) -> None:
+def put_repeats(connection: Connection, group: int, kind: str, repeats: Iterable[Repeat]) -> None:
     """Add what happened to older letters, provisional until `promote(group)`.
 
     :param kind: `repeat`, or `superseded`: an event with the letter's key and other data got through. When a group is put again,
@@ -81,12 +81,12 @@ def put_repeats(connection: sqlite3.Connection, group: int, kind: str, repeats: 
     if kind == "superseded":
         connection.execute("DELETE FROM repeats WHERE pending = ? AND kind = ?", (group, kind))
     connection.executemany(
-        "INSERT OR IGNORE INTO repeats VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO repeats VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         [(group, kind, *repeat) for repeat in map(_repeat_row, repeats) if repeat[-1]],
     )
 
 
-def count_repeats(connection: sqlite3.Connection, repeats: Iterable[Repeat]) -> None:
+def count_repeats(connection: Connection, repeats: Iterable[Repeat]) -> None:
     """Count the repeats that have no position, at once."""
     connection.executemany(
         "UPDATE letters SET repeats = repeats + 1 WHERE id = ?", [(repeat.letter,) for repeat in repeats if not repeat.position]
@@ -97,7 +97,7 @@ def _repeat_row(repeat: Repeat) -> tuple[str, str, bytes]:
     return repeat.letter, repeat.partition, repeat.position
 
 
-def promote(connection: sqlite3.Connection, upto: int, *, replayed: Collection[str] = (), ledgers: Collection[str] = ()) -> None:
+def promote(connection: Connection, upto: int, *, replayed: Collection[str] = (), ledgers: Collection[str] = ()) -> None:
     """Everything provisional of groups up to `upto` stands from now on.
 
     :param replayed: ids whose new letter is the outcome of a replay: it says alone what these ledgers still owe.
@@ -121,7 +121,7 @@ def promote(connection: sqlite3.Connection, upto: int, *, replayed: Collection[s
     connection.execute("DELETE FROM repeats WHERE pending <= ?", (upto,))
 
 
-def _absorb(connection: sqlite3.Connection, seq: int, identity: str, settled: Collection[str]) -> None:
+def _absorb(connection: Connection, seq: int, identity: str, settled: Collection[str]) -> None:
     """The provisional letter `seq` takes the place of the standing one of its id, and what that one had gathered.
 
     :param settled: ledgers of which the new letter says alone whether they owe it.
@@ -144,7 +144,7 @@ def _absorb(connection: sqlite3.Connection, seq: int, identity: str, settled: Co
     )
 
 
-def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
+def settle(connection: Connection, claims: Mapping[str, Claim]) -> None:
     """See `StateStore.settle`: all but the job records. A letter that stands is owed by those alone that have passed it: the
     others read it again."""
     rows = connection.execute('SELECT seq, "partition", position, owed FROM letters WHERE pending IS NOT NULL ORDER BY pending')
@@ -160,8 +160,9 @@ def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
     for row in connection.execute('SELECT pending, kind, letter, "partition", position FROM repeats').fetchall():
         stands = _passed(claims, row[3], row[4], msgspec.json.decode(owed_by_id.get(row[2], "[]")))
         where = 'pending = ? AND kind = ? AND letter = ? AND "partition" = ? AND position = ?'
-        change = "UPDATE OR REPLACE repeats SET pending = 0 WHERE " if stands else "DELETE FROM repeats WHERE "
-        connection.execute(change + where, row)
+        connection.execute(f"DELETE FROM repeats WHERE {where}", row)  # noqa: S608 - a constant
+        if stands:
+            connection.execute("INSERT INTO repeats VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (0, *row[1:]))
     promote(connection, 0)
 
 
@@ -175,7 +176,7 @@ def has_passed(claim: Claim, partition: str, position: bytes) -> bool:
     return stands is not None and stands.order >= position
 
 
-def conclude(connection: sqlite3.Connection, ids: Sequence[str], status: Status) -> None:
+def conclude(connection: Connection, ids: Sequence[str], status: Status) -> None:
     """Unresolved letters end as `status`."""
     connection.executemany(
         f"UPDATE letters SET status = ? WHERE id = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
@@ -184,29 +185,31 @@ def conclude(connection: sqlite3.Connection, ids: Sequence[str], status: Status)
 
 
 def set_status(
-    connection: sqlite3.Connection, ids: Sequence[str], status: Status, job: str | None, among: Collection[Status] | None
+    connection: Connection, ids: Sequence[str], status: Status, job: str | None, among: Collection[Status] | None
 ) -> list[str]:
     """Give standing letters a status, and the job that works on them (None: no job). The ids of those that changed.
 
     :param among: only those that stand in one of these; None: in any.
     """
+    dialect = dialect_of(connection)
+    limited = "" if among is None else " AND status IN (SELECT value FROM json_each(?))"
     rows = connection.execute(
-        """UPDATE letters SET status = :status, job = :job
-           WHERE pending IS NULL AND id IN (SELECT value FROM json_each(:ids)) AND (status <> :status OR job IS NOT :job)
-           AND (:among IS NULL OR status IN (SELECT value FROM json_each(:among))) RETURNING id""",
-        {"status": status, "job": job, "ids": _json(list(ids)), "among": None if among is None else _json(list(among))},
+        f"""UPDATE letters SET status = ?, job = ?
+            WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) AND (status <> ? OR job IS DISTINCT FROM ?){limited}
+            RETURNING id""",  # noqa: S608 - constants
+        [status, job, dialect.among(ids), status, job, *([] if among is None else [dialect.among(among)])],
     )
     return [identity for (identity,) in rows.fetchall()]
 
 
-def delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
+def delete(connection: Connection, seqs: Sequence[int]) -> None:
     """Remove letters with their bodies."""
     rows = [(seq,) for seq in seqs]
     connection.executemany("DELETE FROM letters WHERE seq = ?", rows)
     connection.executemany("DELETE FROM bodies WHERE letter = ?", rows)
 
 
-def expire(connection: sqlite3.Connection, before: float, limit: int) -> int:
+def expire(connection: Connection, before: float, limit: int) -> int:
     """Remove letters whose latest failure lies before `before`, but none that is parked or in a job. How many went."""
     rows = connection.execute(
         """SELECT seq, id FROM letters WHERE pending IS NULL AND last_at < ? AND status NOT IN ('parked', 'replaying')
@@ -224,7 +227,9 @@ def union(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:
 
 
 def _stored(column: str, value: Any) -> Any:
-    return _json(list(value)) if column in _JSON else value
+    if column in _JSON:
+        return _json(list(value))
+    return int(value) if column == "reread" else value
 
 
 def _json(value: Any) -> str:

@@ -1,19 +1,18 @@
 """Schema versions: a newer program migrates an older file, an older program refuses a newer one, neither damages it.
 
-A file can hold several sets of tables (a ledger inside somebody's own database, the state store's), so each set keeps its own
+A database can hold several sets of tables (a ledger inside somebody's own database, the state store's), so each set keeps its own
 version in `penstock_meta` instead of using SQLite's `user_version`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.errors import EnvironmentFault
 from penstock.faults import Faults
-from penstock.state.sqlite_database import transaction
+from penstock.state.dialect import Connection, dialect_of, transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +32,13 @@ class Schema:
         return len(self.steps)
 
 
-def stored_version(connection: sqlite3.Connection, schema: Schema) -> int:
+def stored_version(connection: Connection, schema: Schema) -> int:
     """The version that the file holds; 0 where the tables do not exist yet.
 
     :raises EnvironmentFault: `state.newer`, where this program does not know it.
     """
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'penstock_meta'").fetchone():
+    query = f"SELECT 1 FROM ({dialect_of(connection).tables}) AS t WHERE name = 'penstock_meta'"  # noqa: S608 - a constant
+    if not connection.execute(query).fetchone():
         return 0
     row = connection.execute("SELECT value FROM penstock_meta WHERE name = ?", (schema.name,)).fetchone()
     version = int(row[0]) if row else 0
@@ -51,12 +51,12 @@ def stored_version(connection: sqlite3.Connection, schema: Schema) -> int:
     return version
 
 
-def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+def refuse_foreign(connection: Connection, path: Path | str) -> None:
     """Of a file that holds no state store yet: it must hold nothing else either.
 
     :raises EnvironmentFault: `state.foreign`.
     """
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name LIMIT 3").fetchall()
+    tables = connection.execute(f"{dialect_of(connection).tables} ORDER BY name LIMIT 3").fetchall()
     if tables:
         raise EnvironmentFault(
             "state.foreign",
@@ -66,7 +66,7 @@ def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def migrate(connection: sqlite3.Connection, schemas: Sequence[Schema], faults: Faults) -> None:
+def migrate(connection: Connection, schemas: Sequence[Schema], faults: Faults) -> None:
     """Bring each set of tables to this program's version, a transaction for all steps: after a crash the file is old or new.
 
     :raises EnvironmentFault: `state.newer`.
@@ -81,4 +81,7 @@ def migrate(connection: sqlite3.Connection, schemas: Sequence[Schema], faults: F
                 for statement in step:
                     connection.execute(statement)
             faults.hit("mid_migration")
-            connection.execute("INSERT OR REPLACE INTO penstock_meta VALUES (?, ?)", (schema.name, str(schema.version)))
+            connection.execute(
+                "INSERT INTO penstock_meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (schema.name, str(schema.version)),
+            )

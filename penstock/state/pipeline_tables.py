@@ -7,7 +7,6 @@ Source: docs/guarantees.md, rules 1 to 3 and 10, and "One commit, in this order"
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Mapping
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from penstock.errors import Fenced
 from penstock.spi import Position
 from penstock.state import letter_tables, replay_tables
+from penstock.state.dialect import Connection
 from penstock.state.ledger_tables import decode_counts, encode_counts, put_positions, read_positions
 from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
 from penstock.state.letter_tables import LETTER_TABLES
@@ -58,10 +58,10 @@ STORE_SCHEMA = Schema(
 )
 
 
-def issue_epoch(connection: sqlite3.Connection, version: Version, above: int, pid: int, host: str, now: float) -> int:
+def issue_epoch(connection: Connection, version: Version, above: int, pid: int, host: str, now: float) -> int:
     """The next epoch, higher than `above` too; keeps the version."""
     connection.execute(
-        "INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO versions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (version.version, version.config, _json(dict(version.schemas)), _json(dict(version.steps)), version.created_at),
     )
     epoch = max(_newest_epoch(connection), above) + 1
@@ -72,12 +72,12 @@ def issue_epoch(connection: sqlite3.Connection, version: Version, above: int, pi
     return epoch
 
 
-def issued(connection: sqlite3.Connection, since: int) -> dict[int, str]:
+def issued(connection: Connection, since: int) -> dict[int, str]:
     """The epochs from `since` on, each with its run id (empty where an older program issued it)."""
     return dict(connection.execute("SELECT epoch, run_id FROM epochs WHERE epoch >= ?", (since,)).fetchall())
 
 
-def check_epoch(connection: sqlite3.Connection, epoch: int) -> None:
+def check_epoch(connection: Connection, epoch: int) -> None:
     """:raises Fenced: a higher epoch was issued (or this one never was)."""
     newest = _newest_epoch(connection)
     if newest != epoch:  # Invariant 6
@@ -88,12 +88,12 @@ def check_epoch(connection: sqlite3.Connection, epoch: int) -> None:
         )
 
 
-def _newest_epoch(connection: sqlite3.Connection) -> int:
+def _newest_epoch(connection: Connection) -> int:
     row = connection.execute("SELECT max(epoch) FROM epochs").fetchone()
     return int(row[0] or 0)
 
 
-def read_note(connection: sqlite3.Connection) -> Note:
+def read_note(connection: Connection) -> Note:
     """The note as it stands; an empty one before the first."""
     query = 'SELECT "group", counts, ledgers, running, drained, at, epoch, groups FROM note WHERE number = ?'
     row = connection.execute(query, (_NOTE,)).fetchone()
@@ -112,18 +112,21 @@ def read_note(connection: sqlite3.Connection) -> Note:
     )
 
 
-def write_note(connection: sqlite3.Connection, epoch: int, note: Note) -> None:
+def write_note(connection: Connection, epoch: int, note: Note) -> None:
     """Step 3: the note itself, and what the group did to dead letters."""
     connection.execute(
-        'INSERT OR REPLACE INTO note (number, "group", counts, ledgers, running, drained, at, epoch, groups) '
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        'INSERT INTO note (number, "group", counts, ledgers, running, drained, at, epoch, groups) '
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        'ON CONFLICT (number) DO UPDATE SET "group" = excluded."group", counts = excluded.counts, ledgers = excluded.ledgers, '
+        "running = excluded.running, drained = excluded.drained, at = excluded.at, epoch = excluded.epoch, "
+        "groups = excluded.groups",
         (
             _NOTE,
             note.group,
             encode_counts(note.counts),
             _json(dict(note.ledgers)),
             note.running,
-            note.drained,
+            int(note.drained),
             note.at,
             epoch,
             _json(dict(note.groups)),
@@ -139,7 +142,7 @@ def write_note(connection: sqlite3.Connection, epoch: int, note: Note) -> None:
     replay_tables.resolve(connection, note.resolved, note.ledgers)
 
 
-def reset_note(connection: sqlite3.Connection, positions: Mapping[str, Position] | None) -> None:
+def reset_note(connection: Connection, positions: Mapping[str, Position] | None) -> None:
     """Move the noted position of some partitions, or forget it for all (None)."""
     if positions is None:
         connection.execute("DELETE FROM note_positions")
@@ -147,7 +150,7 @@ def reset_note(connection: sqlite3.Connection, positions: Mapping[str, Position]
         put_positions(connection, "note_positions", _NOTE, positions)
 
 
-def versions(connection: sqlite3.Connection) -> list[Version]:
+def versions(connection: Connection) -> list[Version]:
     """Every version that ever ran, newest first."""
     rows = connection.execute(
         "SELECT version, config, schemas, steps, created_at FROM versions ORDER BY created_at DESC, version"
@@ -156,20 +159,20 @@ def versions(connection: sqlite3.Connection) -> list[Version]:
     return [Version(name, config, decode(schemas), decode(steps), at) for name, config, schemas, steps, at in rows.fetchall()]
 
 
-def runs(connection: sqlite3.Connection, limit: int) -> list[RunRecord]:
+def runs(connection: Connection, limit: int) -> list[RunRecord]:
     """The latest epochs, newest first."""
     rows = connection.execute("SELECT epoch, pid, host, version, started_at FROM epochs ORDER BY epoch DESC LIMIT ?", (limit,))
     return [RunRecord(*row) for row in rows.fetchall()]
 
 
-def create_job(connection: sqlite3.Connection, kind: str, query: str, now: float) -> str:
+def create_job(connection: Connection, kind: str, query: str, now: float) -> str:
     """Store a job, and name it."""
     identity = secrets.token_hex(8)
     connection.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, NULL)", (identity, kind, query, now))
     return identity
 
 
-def finish_job(connection: sqlite3.Connection, identity: str, now: float) -> None:
+def finish_job(connection: Connection, identity: str, now: float) -> None:
     """Note the job's end; letters that it still held are open again."""
     connection.execute("UPDATE jobs SET finished_at = ? WHERE id = ? AND finished_at IS NULL", (now, identity))
     connection.execute(
@@ -177,7 +180,7 @@ def finish_job(connection: sqlite3.Connection, identity: str, now: float) -> Non
     )
 
 
-def open_jobs(connection: sqlite3.Connection) -> list[Job]:
+def open_jobs(connection: Connection) -> list[Job]:
     """Jobs without an end, oldest first."""
     rows = connection.execute("SELECT id, kind, query, created_at FROM jobs WHERE finished_at IS NULL ORDER BY created_at, id")
     return [Job(*row) for row in rows.fetchall()]

@@ -9,12 +9,12 @@ Source: docs/guarantees.md, rules 3 and 10.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from penstock.ledger import Claim, JobRecord
+from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tables import LIVE, has_passed
 from penstock.state.records import DeadLetter, Status, inherited
 
@@ -25,7 +25,7 @@ _decode_owed = msgspec.json.Decoder(list[str]).decode
 
 
 def record(
-    connection: sqlite3.Connection,
+    connection: Connection,
     group: int,
     resolved: Iterable[str],
     failed_again: Iterable[DeadLetter],
@@ -40,7 +40,7 @@ def record(
             _took(connection, identity, [ledger for ledger in owed if ledger in ledgers and ledger not in still], group)
 
 
-def resolve(connection: sqlite3.Connection, ids: Iterable[str], ledgers: Collection[str]) -> None:
+def resolve(connection: Connection, ids: Iterable[str], ledgers: Collection[str]) -> None:
     """Letters that a replay got through to all these ledgers: no other may owe them still."""
     for identity in ids:
         row = connection.execute(
@@ -53,12 +53,12 @@ def resolve(connection: sqlite3.Connection, ids: Iterable[str], ledgers: Collect
             _owe(connection, row[0], left or owed, None if left else "resolved")
 
 
-def hand_over(connection: sqlite3.Connection, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None) -> None:
+def hand_over(connection: Connection, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None) -> None:
     """See `StateStore.hand_over`."""
     among = "" if ids is None else " AND id IN (SELECT value FROM json_each(?))"
     rows = connection.execute(
         f"SELECT seq, owed FROM letters WHERE pending IS NULL AND {LIVE}{among}",  # noqa: S608 - constants
-        () if ids is None else (_json(ids),),
+        () if ids is None else (dialect_of(connection).among(ids),),
     )
     for seq, text in rows.fetchall():
         owed = _decode_owed(text)
@@ -67,14 +67,14 @@ def hand_over(connection: sqlite3.Connection, heirs: Mapping[str, Sequence[str]]
             _owe(connection, seq, due, None)
 
 
-def settle(connection: sqlite3.Connection, claims: Mapping[str, Claim]) -> None:
+def settle(connection: Connection, claims: Mapping[str, Claim]) -> None:
     """See `StateStore.settle`: the job records of the ledgers."""
     for ledger, claim in claims.items():
         for one in claim.jobs:
             _settle_one(connection, ledger, claim.group, one)
 
 
-def _settle_one(connection: sqlite3.Connection, ledger: str, group: int, one: JobRecord) -> None:
+def _settle_one(connection: Connection, ledger: str, group: int, one: JobRecord) -> None:
     row = connection.execute(
         f"SELECT seq, owed FROM letters WHERE id = ? AND job = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
         (one.event, one.job),
@@ -86,17 +86,20 @@ def _settle_one(connection: sqlite3.Connection, ledger: str, group: int, one: Jo
     _owe(connection, row[0], owed, None if owed else "resolved")
 
 
-def _owe(connection: sqlite3.Connection, seq: int, owed: Sequence[str], status: Status | None) -> None:
+def _owe(connection: Connection, seq: int, owed: Sequence[str], status: Status | None) -> None:
     """These owe the letter from now on; None: it keeps its status."""
     connection.execute("UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?", (_json(owed), status, seq))
 
 
-def _took(connection: sqlite3.Connection, letter: str, ledgers: Iterable[str], group: int) -> None:
+def _took(connection: Connection, letter: str, ledgers: Iterable[str], group: int) -> None:
     """These ledgers took the letter's event, with this group or an earlier one."""
-    connection.executemany("INSERT OR REPLACE INTO replays VALUES (?, ?, ?)", [(letter, ledger, group) for ledger in ledgers])
+    connection.executemany(
+        'INSERT INTO replays VALUES (?, ?, ?) ON CONFLICT (letter, ledger) DO UPDATE SET "group" = excluded."group"',
+        [(letter, ledger, group) for ledger in ledgers],
+    )
 
 
-def rewind(connection: sqlite3.Connection, ledger: str, claim: Claim) -> int:
+def rewind(connection: Connection, ledger: str, claim: Claim) -> int:
     """See `StateStore.rewind`."""
     _leave_to_reading(connection, ledger, claim)
     rows = connection.execute(
@@ -115,7 +118,7 @@ def rewind(connection: sqlite3.Connection, ledger: str, claim: Claim) -> int:
     return len(lost)
 
 
-def _leave_to_reading(connection: sqlite3.Connection, ledger: str, claim: Claim) -> None:
+def _leave_to_reading(connection: Connection, ledger: str, claim: Claim) -> None:
     """A ledger owes only what it has passed: the rest it reads again."""
     rows = connection.execute(
         f'SELECT seq, "partition", position, owed FROM letters WHERE pending IS NULL AND {LIVE}'  # noqa: S608 - a constant

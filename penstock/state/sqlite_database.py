@@ -22,6 +22,7 @@ import msgspec
 
 from penstock.errors import ComponentError, EnvironmentFault, Fatal, Unavailable
 from penstock.files import DISK_FULL, make_directory_durably
+from penstock.state.dialect import transaction
 
 T = TypeVar("T")
 
@@ -230,16 +231,3 @@ class _Watcher:
         if self._connection is not None:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._connection.close)
         self._executor.shutdown(wait=False)
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """`BEGIN IMMEDIATE`, then COMMIT, or ROLLBACK on any exception (an injected one, or a cancellation, too)."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLite itself has rolled back after some errors
-            connection.execute("ROLLBACK")
-        raise

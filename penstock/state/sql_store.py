@@ -1,0 +1,289 @@
+"""The state store in SQL, of SQLite or of PostgreSQL: all but how it is opened and held.
+
+Collaborators: `ledger_tables` (the ledger of all sinks that hold none), `pipeline_tables` (epochs, note, versions, jobs),
+`letter_tables`, `replay_tables` and `letter_queries` (dead letters).
+Invariants 2, 6, 7 and 11 are enforced there; here each method is one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from penstock.clock import Clock
+from penstock.faults import Faults
+from penstock.ledger import Claim, Claimant, Commit
+from penstock.spi import Position
+from penstock.state import letter_queries as queries
+from penstock.state import letter_tables, pipeline_tables, replay_tables
+from penstock.state.dialect import Connection
+from penstock.state.ledger_tables import LedgerTables
+from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+
+T = TypeVar("T")
+
+
+class Database(Protocol):
+    """Where the tables are: `sqlite_database.Database`, or `postgres_database.PostgresDatabase`."""
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """One statement."""
+        ...
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """One transaction, with no other writer of this store beside it."""
+        ...
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Statements that all see the same moment."""
+        ...
+
+    async def look(self, work: Callable[[Connection], T]) -> T:
+        """What is committed now, beside a commit that may be under way."""
+        ...
+
+
+class SqlStateStore:
+    """`StateStore` over tables, but for `open`, `close`, `hold` and `holder`."""
+
+    def __init__(self, pipeline: str, clock: Clock, faults: Faults, database: Database) -> None:
+        self.pipeline = pipeline
+        self._clock = clock
+        self._faults = faults
+        self._database = database
+        self._ledger = LedgerTables(f"{pipeline}/state")
+        self._no_letters = False
+        self._letter_writes = 0
+
+    @property
+    def _holds(self) -> bool:
+        """Whether this object is the pipeline's one run."""
+        raise NotImplementedError
+
+    # ---- the pipeline
+
+    async def issue_epoch(self, version: Version, *, above: int = 0) -> int:
+        """See `StateStore.issue_epoch`."""
+        pid, host, now = os.getpid(), socket.gethostname(), self._clock.now()
+        return await self._database.write(lambda db: pipeline_tables.issue_epoch(db, version, above, pid, host, now))
+
+    async def issued(self, since: int) -> Mapping[int, str]:
+        """See `StateStore.issued`."""
+        return await self._database.run(lambda db: pipeline_tables.issued(db, since))
+
+    async def read_note(self) -> Note:
+        """See `StateStore.read_note`."""
+        return await self._database.read(pipeline_tables.read_note)
+
+    async def note(self, epoch: int, note: Note) -> None:
+        """See `StateStore.note`."""
+
+        def work(db: Connection) -> None:
+            pipeline_tables.check_epoch(db, epoch)
+            pipeline_tables.write_note(db, epoch, note)
+
+        await self._write_letters(work, any_letters=bool(note.failed_again))
+
+    async def versions(self) -> list[Version]:
+        """See `StateStore.versions`."""
+        return await self._database.run(pipeline_tables.versions)
+
+    async def runs(self, limit: int = 10) -> list[RunRecord]:
+        """See `StateStore.runs`."""
+        return await self._database.run(lambda db: pipeline_tables.runs(db, limit))
+
+    async def reset(self, epoch: int, positions: Mapping[str, Position] | None) -> None:
+        """See `StateStore.reset`."""
+
+        def work(db: Connection) -> None:
+            pipeline_tables.check_epoch(db, epoch)
+            pipeline_tables.reset_note(db, positions)
+            self._ledger.reset(db, positions)
+
+        await self._database.write(work)
+
+    async def create_job(self, kind: str, query: str) -> str:
+        """See `StateStore.create_job`."""
+        now = self._clock.now()
+        return await self._database.write(lambda db: pipeline_tables.create_job(db, kind, query, now))
+
+    async def finish_job(self, job: str) -> None:
+        """See `StateStore.finish_job`."""
+        now = self._clock.now()
+        await self._database.write(lambda db: pipeline_tables.finish_job(db, job, now))
+
+    async def open_jobs(self) -> list[Job]:
+        """See `StateStore.open_jobs`."""
+        return await self._database.run(pipeline_tables.open_jobs)
+
+    # ---- the ledger
+
+    async def claim(self, claimant: Claimant) -> Claim:
+        """See `Ledger.claim`."""
+
+        def work(db: Connection) -> Claim:
+            claim = self._ledger.claim(db, claimant)
+            self._faults.hit("mid_claim")
+            return claim
+
+        return await self._database.write(work)
+
+    async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See `Ledger.seen`."""
+        return await self._database.look(lambda db: self._ledger.seen(db, keys))
+
+    async def commit(self, commit: Commit) -> None:
+        """See `Ledger.commit`."""
+
+        def work(db: Connection) -> None:
+            self._ledger.commit(db, commit)
+            self._faults.hit("inside_commit")
+
+        await self._database.write(work)
+
+    async def committed(self) -> tuple[int, int]:
+        """See `Ledger.committed`."""
+        return await self._database.write(self._ledger.committed)  # Invariant 7: behind the lock, though it writes nothing
+
+    async def forget_jobs(self, job: str) -> None:
+        """See `Ledger.forget_jobs`."""
+        await self._database.write(lambda db: self._ledger.forget_jobs(db, job))
+
+    # ---- dead letters
+
+    async def put_dead_letters(
+        self,
+        epoch: int,
+        group: int,
+        letters: Sequence[DeadLetter],
+        repeats: Sequence[Repeat],
+        superseded: Sequence[Repeat] = (),
+    ) -> None:
+        """See `StateStore.put_dead_letters`."""
+
+        def work(db: Connection) -> None:
+            pipeline_tables.check_epoch(db, epoch)
+            letter_tables.put(db, group, letters)
+            self._faults.hit("mid_dead_letters")
+            letter_tables.put_repeats(db, group, "repeat", repeats)
+            letter_tables.put_repeats(db, group, "superseded", superseded)
+            letter_tables.promote(db, 0)
+            letter_tables.count_repeats(db, repeats)
+
+        self._faults.hit("before_dead_letters")
+        await self._write_letters(work, any_letters=bool(letters))
+
+    async def commit_group(self, commit: Commit, letters: Sequence[DeadLetter], note: Note) -> None:
+        """See `StateStore.commit_group`."""
+
+        def work(db: Connection) -> None:
+            pipeline_tables.check_epoch(db, commit.epoch)
+            self._ledger.commit(db, commit)
+            if letters:
+                letter_tables.put(db, note.group, letters)
+                self._faults.hit("mid_dead_letters")
+            pipeline_tables.write_note(db, commit.epoch, note)
+            letter_tables.count_repeats(db, note.repeats)
+            self._faults.hit("inside_commit")
+
+        if letters:
+            self._faults.hit("before_dead_letters")
+        await self._write_letters(work, any_letters=bool(letters or note.failed_again))
+
+    async def settle(self, epoch: int, claims: Mapping[str, Claim]) -> None:
+        """See `StateStore.settle`."""
+
+        def work(db: Connection) -> None:
+            pipeline_tables.check_epoch(db, epoch)
+            letter_tables.settle(db, claims)
+            replay_tables.settle(db, claims)
+
+        await self._database.write(work)
+
+    async def rewind(self, epoch: int, ledger: str, claim: Claim) -> int:
+        """See `StateStore.rewind`."""
+
+        def work(db: Connection) -> int:
+            pipeline_tables.check_epoch(db, epoch)
+            return replay_tables.rewind(db, ledger, claim)
+
+        return await self._database.write(work)
+
+    async def hand_over(self, epoch: int, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None = None) -> None:
+        """See `StateStore.hand_over`."""
+
+        def work(db: Connection) -> None:
+            pipeline_tables.check_epoch(db, epoch)
+            replay_tables.hand_over(db, heirs, ids)
+
+        await self._database.write(work)
+
+    async def _write_letters(self, work: Callable[[Connection], None], *, any_letters: bool) -> None:
+        try:
+            await self._database.write(work)
+        finally:
+            if any_letters:  # behind the write: a look beside it still saw none, and must not be remembered
+                self._forget_no_letters()
+
+    def _forget_no_letters(self) -> None:
+        self._letter_writes += 1
+        self._no_letters = False
+
+    async def has_open_letters(self) -> bool:
+        """See `StateStore.has_open_letters`. While this object holds the pipeline nobody else makes letters, so "none" is
+        remembered until it writes one itself, and costs nothing."""
+        if self._no_letters:
+            return False
+        asked_at = self._letter_writes
+        found = await self._database.look(queries.has_open)
+        self._no_letters = self._holds and not found and asked_at == self._letter_writes
+        return found
+
+    async def open_letters(self, keys: Sequence[bytes]) -> list[OpenLetter]:
+        """See `StateStore.open_letters`."""
+        return await self._database.look(lambda db: queries.open_by_key(db, keys)) if keys else []
+
+    async def standing_letters(self, ids: Sequence[str]) -> list[OpenLetter]:
+        """See `StateStore.standing_letters`."""
+        return await self._database.look(lambda db: queries.open_by_id(db, ids)) if ids else []
+
+    async def letters(
+        self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
+    ) -> tuple[list[DeadLetter], str | None]:
+        """See `StateStore.letters`."""
+        return await self._database.read(lambda db: queries.page(db, self.pipeline, query, after, limit, bodies))
+
+    async def letter_groups(self, query: LetterQuery) -> list[Group]:
+        """See `StateStore.letter_groups`."""
+        return await self._database.read(lambda db: queries.groups(db, query))
+
+    async def letter_counts(self) -> Mapping[Status, int]:
+        """See `StateStore.letter_counts`."""
+        return await self._database.run(queries.counts)
+
+    async def set_status(
+        self,
+        epoch: int | None,
+        ids: Sequence[str],
+        status: Status,
+        *,
+        job: str | None = None,
+        among: Collection[Status] | None = None,
+    ) -> list[str]:
+        """See `StateStore.set_status`."""
+
+        def work(db: Connection) -> list[str]:
+            if epoch is not None:
+                pipeline_tables.check_epoch(db, epoch)
+            return letter_tables.set_status(db, ids, status, job, among)
+
+        try:
+            return await self._database.write(work)
+        finally:
+            self._forget_no_letters()
+
+    async def expire_letters(self, before: float, limit: int = 500) -> int:
+        """See `StateStore.expire_letters`."""
+        return await self._database.write(lambda db: letter_tables.expire(db, before, limit))
