@@ -1,0 +1,345 @@
+"""Messages of the stream in, batches of events out. No I/O.
+
+    changes = Changes(decoder, selection, options, start)
+    changes.feed(message)             # as often as there is something to read
+    batch = changes.take()            # what has come together, with its positions
+
+What lies at or before the start is counted and left out, so that a change has the same place and id however often it is read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from connectors.sources._cdc_positions import END, Start, order, position
+from connectors.sources._cdc_tables import Selection, Table
+from connectors.sources._pg_replication import lsn_text, protocol_error, time_text
+from connectors.sources._pgoutput import Decoder
+from connectors.sources._pgoutput_messages import (
+    UNCHANGED,
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    LogicalMessage,
+    Origin,
+    Relation,
+    RelationMessage,
+    Row,
+    StreamCommit,
+    Truncate,
+    TypeMessage,
+    Update,
+)
+from penstock.errors import ComponentError, Fatal, Permanent
+from penstock.event import Event
+from penstock.spi import Batch, Position, Program
+
+PLACEHOLDER = "__penstock_unchanged"
+"""Stands for a large value that an update left as it was, with `toast: placeholder`, and in dead letters."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How changes become events."""
+
+    partition: str
+    include_before: bool
+    toast: Literal["placeholder", "fail"]
+    truncate: Literal["event", "fail", "ignore"]
+    where: Program | None
+
+
+class Changes:
+    """Collects the events of the next batch.
+
+    :ivar count: events collected.
+    :ivar size: bytes of the messages that they were made from.
+    :ivar in_transaction: between the begin of a transaction and its commit.
+    :ivar end: end of the last complete transaction, or LSN of the last keepalive: what may be confirmed once all is durable.
+    :ivar keys: primary keys by table OID, for tables with REPLICA IDENTITY FULL; whoever feeds fills them in when `feed` says so.
+    """
+
+    def __init__(self, decoder: Decoder, selection: Selection, options: Options, start: Start) -> None:
+        self.decoder = decoder
+        self.keys: dict[int, tuple[str, ...]] = {}
+        self._selection = selection
+        self._options = options
+        self._handlers: Mapping[type, Callable[[Any], None]] = {
+            Begin: self._begin,
+            Commit: self._commit,
+            Insert: self._insert,
+            Update: self._update,
+            Delete: self._delete,
+            Truncate: self._truncate,
+            RelationMessage: self._relation,
+            Origin: self._ignore,
+            TypeMessage: self._ignore,
+            LogicalMessage: self._ignore,
+        }
+        self._tables: dict[int, Table] = {}
+        self.restart(start)
+
+    def restart(self, start: Start) -> None:
+        """A new connection, which sends on from `start.end`: forget what was not taken, and what tables look like."""
+        self._start = start
+        self.end = self._acknowledged = start.end
+        self._reached = order(start.commit, start.place)
+        self.in_transaction = False
+        self._xid = self._change = self._commit_lsn = 0
+        self._threshold = END
+        self._lsn = self._time = ""
+        self._prefix = b""
+        self._tables.clear()
+        self._clear()
+        if start.commit == 0:  # nothing was read from here yet: the slot's own place becomes the first checkpoint
+            self._acknowledged = 0
+            self._marks.append((order(start.end, 0), start.end))
+
+    def _clear(self) -> None:
+        self.events: list[Event] = []
+        self.size = 0
+        self._rejects: dict[int, ComponentError] = {}
+        self._marks: list[tuple[bytes, int]] = []
+        self._base = self.end
+
+    @property
+    def count(self) -> int:
+        return len(self.events)
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is an LSN to confirm that no batch has carried yet."""
+        return self.end > self._acknowledged
+
+    @property
+    def start(self) -> Start:
+        """Where a new connection goes on behind the last batch that was taken."""
+        return self._start
+
+    def feed(self, message: bytes, streamed: bool = False) -> Relation | None:
+        """One message; a relation, where one was described.
+
+        :raises ProtocolError: the message does not fit.
+        :raises Fatal: `source.truncated`, with `truncate: fail`.
+        """
+        found = self.decoder.decode(message, streamed)
+        handler = self._handlers.get(found.__class__)
+        if handler is None:
+            raise protocol_error(f"a {type(found).__name__} stands where no streamed transaction was asked for")
+        before = len(self.events)
+        handler(found)
+        if len(self.events) != before:
+            self.size += len(message)
+        return found.relation if found.__class__ is RelationMessage else None
+
+    def keepalive(self, end: int) -> None:
+        """The server has sent everything before `end`."""
+        if not self.in_transaction and end > self.end:
+            self.end = end
+            self._marks.append((order(end, 0), end))
+
+    def begin(self, commit_lsn: int, time: int, xid: int) -> None:
+        """What is fed next belongs to this transaction."""
+        self.in_transaction = True
+        self._commit_lsn, self._xid, self._change = commit_lsn, xid, 0
+        self._prefix = commit_lsn.to_bytes(8, "big")
+        self._lsn, self._time = lsn_text(commit_lsn), time_text(time)
+        start = self._start
+        self._threshold = 0 if commit_lsn > start.commit else start.place if commit_lsn == start.commit else END
+
+    def commit(self, end_lsn: int) -> None:
+        """The transaction is complete."""
+        self.in_transaction = False
+        if self._threshold < END:
+            self._marks.append((order(self._commit_lsn, END), end_lsn))
+        self.end = max(self.end, end_lsn)
+
+    def take(self) -> Batch | None:
+        """All that was collected; None where nothing was, and no LSN either."""
+        at = self._at()
+        events, rejects = self._selected()
+        if (not events and not self.moved) or at <= self._reached:
+            self._clear()
+            return None
+        token = self.end if self.moved else None  # Invariant 1: never in mid-transaction
+        batch = Batch(self._options.partition, events, position(at, self.end), token, self.size, rejects, self._cutter(events))
+        self._acknowledged = self.end
+        self._reached = at
+        self._start = Start(int.from_bytes(at[:8], "big"), int.from_bytes(at[8:], "big"), self.end)
+        self._clear()
+        return batch
+
+    def _at(self) -> bytes:
+        """The position of all that was fed."""
+        place = 2 * self._change + 1
+        if self.in_transaction and self._change and place > self._threshold:
+            return order(self._commit_lsn, place)
+        return self._marks[-1][0] if self._marks else self._reached
+
+    def _cutter(self, events: list[Event]) -> Callable[[int], Position]:
+        marks, base = self._marks, self._base
+
+        def cut(count: int) -> Position:
+            at = events[count - 1].position
+            before = bisect_left(marks, (at, 0))
+            return position(at, marks[before - 1][1] if before else base)
+
+        return cut
+
+    def _selected(self) -> tuple[list[Event], dict[int, ComponentError]]:
+        """The events that `where` lets pass, and what is wrong with some of them."""
+        where = self._options.where
+        if where is None or not self.events:
+            return self.events, self._rejects
+        events: list[Event] = []
+        rejects: dict[int, ComponentError] = {}
+        for index, (event, outputs) in enumerate(zip(self.events, where(self.events), strict=True)):
+            fault = self._rejects.get(index) or _verdict(outputs)
+            if fault is None and not _holds(outputs):
+                continue
+            if fault is not None:
+                rejects[len(events)] = fault
+            event.origin = len(events)
+            events.append(event)
+        return events, rejects
+
+    def _ignore(self, found: object) -> None:
+        """Origins, types and logical messages are no changes."""
+
+    def _relation(self, found: RelationMessage) -> None:
+        self._tables.pop(found.relation.oid, None)
+
+    def _begin(self, found: Begin) -> None:
+        self.begin(found.commit_lsn, found.time, found.xid)
+
+    def _commit(self, found: Commit | StreamCommit) -> None:
+        self.commit(found.end_lsn)
+
+    def _table(self, relation: Relation) -> Table:
+        table = self._tables.get(relation.oid)
+        if table is None:
+            table = self._tables[relation.oid] = self._selection.table(relation, self.keys.get(relation.oid, ()))
+        return table
+
+    def _insert(self, found: Insert) -> None:
+        self._change += 1
+        table = self._table(found.relation)
+        place = 2 * self._change + 1
+        if place > self._threshold and "insert" in table.types:
+            self._give(table, "insert", place, None, found.new, found.unchanged, found.fault)
+
+    def _update(self, found: Update) -> None:
+        self._change += 1
+        table = self._table(found.relation)
+        place = 2 * self._change + 1
+        if place <= self._threshold or not table.types:
+            return
+        old = found.old
+        if old is not None and _rekeyed(old, found.new, tuple(old) if found.old_is_key else table.key):
+            if place - 1 > self._threshold and "delete" in table.types:
+                self._give(table, "delete", place - 1, old, None, (), found.fault)
+            if "insert" in table.types:
+                self._give(table, "insert", place, None, found.new, found.unchanged, found.fault)
+        elif "update" in table.types:
+            self._give(table, "update", place, None if found.old_is_key else old, found.new, found.unchanged, found.fault)
+
+    def _delete(self, found: Delete) -> None:
+        self._change += 1
+        table = self._table(found.relation)
+        place = 2 * self._change + 1
+        if place > self._threshold and "delete" in table.types:
+            self._give(table, "delete", place, found.old, None, (), found.fault)
+
+    def _truncate(self, found: Truncate) -> None:
+        for relation in found.relations:
+            self._change += 1
+            table = self._table(relation)
+            place = 2 * self._change + 1
+            if place <= self._threshold or "truncate" not in table.types or self._options.truncate == "ignore":
+                continue
+            if self._options.truncate == "fail":
+                raise Fatal(
+                    "source.truncated",
+                    f"table {relation.schema}.{relation.name} was truncated, in transaction {self._xid}",
+                    where=f"LSN {self._lsn}, change {self._change}",
+                    help="`truncate: event` gives it as an event, `truncate: ignore` passes over it",
+                )
+            self._give(table, "truncate", place, None, None, (), None)
+
+    def _give(
+        self,
+        table: Table,
+        op: str,
+        place: int,
+        before: Row | None,
+        after: Row | None,
+        unchanged: tuple[str, ...],
+        fault: Permanent | None,
+    ) -> None:
+        events = self.events
+        if unchanged and after is not None:
+            fault = self._unsent(table, after, unchanged) or fault
+        if fault is not None:
+            self._rejects[len(events)] = fault
+        events.append(
+            Event(
+                f"{self._lsn}-{place >> 1}" if place & 1 else f"{self._lsn}-{place >> 1}-old",
+                table.source,
+                table.types[op],
+                self._time,
+                decoded={"before": before, "after": after}
+                if self._options.include_before
+                else before
+                if op == "delete"
+                else after,
+                position=self._prefix + place.to_bytes(8, "big"),
+                origin=len(events),
+                record={
+                    "op": op,
+                    "schema": table.schema,
+                    "table": table.name,
+                    "before": before,
+                    "after": after,
+                    "lsn": self._lsn,
+                    "xid": self._xid,
+                },
+            )
+        )
+
+    def _unsent(self, table: Table, row: Row, unchanged: tuple[str, ...]) -> Permanent | None:
+        """Put the placeholder where the server sent nothing; why that is a fault, where it is one (Invariant 13)."""
+        for name in unchanged:
+            row[name] = PLACEHOLDER
+        if self._options.toast == "placeholder":
+            return None
+        return Permanent(
+            "source.unchanged_toast",
+            f"the update does not carry the large value of {', '.join(unchanged)}, which it left as it was",
+            where=f"table {table.schema}.{table.name}",
+            help=f'ALTER TABLE "{table.schema}"."{table.name}" REPLICA IDENTITY FULL; or `toast: placeholder`',
+        )
+
+
+def _rekeyed(old: Row, new: Row, key: tuple[str, ...]) -> bool:
+    """Whether a column of the key has another value. One that was not sent is unchanged."""
+    return any(name in old and new[name] is not UNCHANGED and old[name] != new[name] for name in key)
+
+
+def _holds(outputs: Any) -> bool:
+    return bool(outputs) and outputs[0] is not None and outputs[0] is not False
+
+
+def _verdict(outputs: list[Any] | ComponentError) -> ComponentError | None:
+    if isinstance(outputs, ComponentError):
+        return outputs
+    if len(outputs) > 1:
+        return Permanent(
+            "source.where_outputs",
+            f"`where` gave {len(outputs)} values for one change",
+            help="say which counts: any(…), all(…) or first(…)",
+        )
+    return None

@@ -1,0 +1,78 @@
+"""Positions of the change stream: which change of which transaction, as bytes that sort, and what is kept beside them.
+
+A position is the LSN of the commit record and a place in the transaction: change n (counted from 1 before any filter) is at
+2n + 1, and where it is a changed key, so that it makes two events, the delete is at 2n. The end of a transaction is the highest
+place there is. Place 0 is an LSN of a keepalive: commits that follow do not lie before it.
+"""
+
+from __future__ import annotations
+
+from struct import Struct, error
+
+import msgspec
+
+from connectors.sources._pg_replication import lsn_text
+from penstock.errors import EnvironmentFault
+from penstock.spi import Position
+
+END = (1 << 64) - 1
+VERSION = 1
+_ORDER = Struct("!QQ")
+
+order = _ORDER.pack
+"""(commit LSN, place) as bytes."""
+
+
+class Detail(msgspec.Struct, frozen=True):
+    """Where reading begins again: the end of the last transaction of which everything lies at or before the position."""
+
+    version: int
+    end: int
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What a stream goes on from: everything up to (commit, place) is known; the server sends on from `end`."""
+
+    commit: int
+    place: int
+    end: int
+
+
+_decode = msgspec.json.Decoder(Detail).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def position(at: bytes, end: int) -> Position:
+    return Position(at, _encode(Detail(VERSION, end)))
+
+
+def start_of(found: Position) -> Start:
+    """:raises EnvironmentFault: `source.unknown_checkpoint`, of a newer program or of another source."""
+    try:
+        commit, place = _ORDER.unpack(found.order)
+        detail = _decode(found.detail)
+    except (error, msgspec.MsgspecError) as cause:
+        raise _unknown("it cannot be read", str(cause)) from cause
+    if detail.version != VERSION:  # Invariant 11
+        raise _unknown(f"it has version {detail.version}, and this program knows {VERSION}", None)
+    return Start(commit, place, detail.end)
+
+
+def order_text(at: bytes) -> str:
+    """:raises ValueError: these bytes are no position of this source."""
+    try:
+        commit, place = _ORDER.unpack(at)
+    except error as cause:
+        raise ValueError(str(cause)) from cause
+    if place == END:
+        return f"transaction {lsn_text(commit)}, its end"
+    return f"transaction {lsn_text(commit)}, change {place >> 1:,}" if place else f"LSN {lsn_text(commit)}"
+
+
+def _unknown(what: str, why: str | None) -> EnvironmentFault:
+    return EnvironmentFault(
+        "source.unknown_checkpoint",
+        f"the checkpoint of the change stream is unknown: {what}",
+        why=why,
+        help="run it with the version of Penstock that wrote it",
+    )

@@ -1,0 +1,65 @@
+"""What a table of the change stream means to the pipeline: whether it is read, which columns, how its events are named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from connectors._postgres import parse_table
+from connectors.sources._cdc_config import Operation, PostgresCdcConfig
+from connectors.sources._pgoutput_messages import Relation
+
+
+class Table(msgspec.Struct):
+    """A table as events name it."""
+
+    schema: str
+    name: str
+    source: str
+    """`source` of its events."""
+    types: dict[str, str]
+    """`type` of its events by operation; what is not read is missing."""
+    key: tuple[str, ...]
+    """Columns whose change makes a delete and an insert, where the stream does not tell: those of the primary key, with
+    REPLICA IDENTITY FULL."""
+
+
+class Selection:
+    """Which tables, columns and operations a configuration reads."""
+
+    def __init__(self, config: PostgresCdcConfig, slot: str) -> None:
+        self._tables = frozenset(parse_table(text) for text in config.tables)
+        self._schemas = frozenset(config.schemas)
+        self._columns = None if config.columns is None else frozenset(config.columns)
+        self._excluded = frozenset(config.exclude_columns)
+        self._operations: tuple[Operation, ...] = config.operations
+        self._slot = slot
+
+    def reads(self, schema: str, name: str) -> bool:
+        """Whether changes of this table become events; without `tables` and `schemas`, those of every published one."""
+        if not self._tables and not self._schemas:
+            return True
+        return (schema, name) in self._tables or schema in self._schemas
+
+    def wanted(self, relation: Relation) -> Collection[str] | None:
+        """For `Decoder`: the columns that are decoded."""
+        if not self.reads(relation.schema, relation.name):
+            return ()
+        if self._columns is not None:
+            return self._columns
+        if self._excluded:
+            return [column.name for column in relation.columns if column.name not in self._excluded]
+        return None
+
+    def table(self, relation: Relation, key: tuple[str, ...]) -> Table:
+        """:param key: the columns of the primary key, where the replica identity is FULL."""
+        reads = self.reads(relation.schema, relation.name)
+        wanted = self.wanted(relation)
+        return Table(
+            relation.schema,
+            relation.name,
+            f"postgres_cdc:{self._slot}/{relation.schema}.{relation.name}",
+            {operation: f"{relation.name}.{operation}" for operation in self._operations} if reads else {},
+            key if wanted is None or set(key) <= set(wanted) else (),
+        )
