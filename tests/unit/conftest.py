@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the command."""
+"""Fixtures of the tests of the command, and of the state store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cli_parts import PIPELINE, SCHEMA, Pipe
 from penstock.cli.lazy import Settings
 from penstock.cli.main import execute
 from penstock.cli.terminal import Terminal
+from penstock.testing.servers import Database
 
 
 @pytest.fixture
@@ -43,3 +44,12 @@ def ran(shop: Path, pipe: Pipe) -> Path:
     """The shop, after its pipeline has run once: two delivered, one filtered, three dead letters."""
     assert pipe("run", "--once", "pipelines/shop.yaml")[0] == 0
     return shop
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | Database:
+    """Where a state store can be: a directory, and a database of a server."""
+    if request.param == "sqlite":
+        return tmp_path
+    database: Database = request.getfixturevalue("database")
+    return database

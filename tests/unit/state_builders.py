@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from penstock.config.secret import Secret
 from penstock.faults import Faults
 from penstock.ledger import Claim, Claimant, Commit, Counts, Key
 from penstock.spi import Position
+from penstock.state.postgres_store import PostgresStateStore
 from penstock.state.records import DeadLetter, Note, Version
 from penstock.state.sqlite_store import SqliteStateStore
+from penstock.testing.servers import Database
 
 
 @dataclass
@@ -33,8 +39,36 @@ class HandClock:
         await asyncio.sleep(0)
 
 
+@dataclass
+class HalfHandClock(HandClock):
+    """Wall time by hand, but real sleep and monotonic time: a lease is watched while somebody else renews it."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
 def make_store(directory: Path, faults: Faults | None = None, busy_timeout: float = 5.0) -> SqliteStateStore:
     return SqliteStateStore(directory / "orders.db", "orders", HandClock(), faults or Faults(), busy_timeout=busy_timeout)
+
+
+def make_store_in(place: Path | Database, faults: Faults | None = None) -> SqliteStateStore | PostgresStateStore:
+    """In a directory, or in a database of a server."""
+    if isinstance(place, Path):
+        return make_store(place, faults)
+    return PostgresStateStore(Secret(place.dsn), "orders", HalfHandClock(), faults or Faults())
+
+
+def keys_left(place: Path | Database) -> list[int]:
+    """How many keys each table of keys holds, oldest first."""
+    if isinstance(place, Path):
+        with closing(sqlite3.connect(place / "orders.db")) as db:
+            tables = db.execute("SELECT name FROM sqlite_master WHERE name GLOB 'penstock_keys_*' ORDER BY name").fetchall()
+            return [db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for (name,) in tables]
+    found = place.execute("SELECT tablename FROM pg_tables WHERE tablename ~ '^penstock_keys_' ORDER BY tablename")
+    return [place.execute(f"SELECT count(*) FROM penstock_orders.{name}")[0][0] for (name,) in found]
 
 
 def version(name: str = "v1") -> Version:

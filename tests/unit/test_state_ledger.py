@@ -1,30 +1,30 @@
-"""The ledger's rules 1 to 3, 6 and 8, on real files."""
+"""The ledger's rules 1 to 3, 6 and 8, on real files and a real server."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from state_builders import at, claimant, commit, key, make_store
+from state_builders import at, claimant, commit, key, keys_left, make_store_in
 
 from penstock.errors import EnvironmentFault, Fatal, Fenced
 from penstock.ledger import Counts, JobRecord
 from penstock.spi import Position
 from penstock.state import key_tables
-from penstock.state.sqlite_store import SqliteStateStore
+from penstock.state.store import StateStore
+from penstock.testing.servers import Database
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStateStore]:
-    store = make_store(tmp_path)
+async def store(place: Path | Database) -> AsyncIterator[StateStore]:
+    store = make_store_in(place)
     await store.open()
     yield store
     await store.close()
 
 
-async def test_a_new_ledger_is_empty_and_a_claim_reads_back_all_that_was_committed(store: SqliteStateStore) -> None:
+async def test_a_new_ledger_is_empty_and_a_claim_reads_back_all_that_was_committed(store: StateStore) -> None:
     first = await store.claim(claimant(1))
     assert (first.epoch, first.group, first.positions, first.counts, first.sink_states, first.jobs, first.keys_high) == (
         0, 0, {}, Counts(), {}, [], b"",
@@ -40,7 +40,7 @@ async def test_a_new_ledger_is_empty_and_a_claim_reads_back_all_that_was_committ
     assert await store.seen([key(n).key for n in (3, 4, 9)]) == dict([key(3), key(9)])
 
 
-async def test_an_older_or_equal_epoch_cannot_claim(store: SqliteStateStore) -> None:
+async def test_an_older_or_equal_epoch_cannot_claim(store: StateStore) -> None:
     await store.claim(claimant(5))
     for epoch in (5, 4):
         with pytest.raises(Fenced):
@@ -48,7 +48,7 @@ async def test_an_older_or_equal_epoch_cannot_claim(store: SqliteStateStore) -> 
     assert await store.committed() == (5, 0)
 
 
-async def test_a_fenced_run_writes_nothing(store: SqliteStateStore) -> None:
+async def test_a_fenced_run_writes_nothing(store: StateStore) -> None:
     await store.claim(claimant(1))
     await store.commit(commit(1, 1))
     await store.claim(claimant(2))
@@ -58,7 +58,7 @@ async def test_a_fenced_run_writes_nothing(store: SqliteStateStore) -> None:
     assert await store.seen([key(2).key]) == {}
 
 
-async def test_a_commit_on_another_group_than_expected_is_fenced(store: SqliteStateStore) -> None:
+async def test_a_commit_on_another_group_than_expected_is_fenced(store: StateStore) -> None:
     await store.claim(claimant(1))
     await store.commit(commit(1, 1))
     for previous in (0, 2):
@@ -68,13 +68,13 @@ async def test_a_commit_on_another_group_than_expected_is_fenced(store: SqliteSt
     assert await store.committed() == (1, 7)
 
 
-async def test_a_commit_without_a_claim_is_fenced(store: SqliteStateStore) -> None:
+async def test_a_commit_without_a_claim_is_fenced(store: StateStore) -> None:
     with pytest.raises(Fenced):
         await store.commit(commit(1, 1))
 
 
 @pytest.mark.parametrize("difference", [{"source": "file:other"}, {"instance": "another"}])
-async def test_another_source_or_instance_stops_and_names_adopt(store: SqliteStateStore, difference: dict[str, str]) -> None:
+async def test_another_source_or_instance_stops_and_names_adopt(store: StateStore, difference: dict[str, str]) -> None:
     await store.claim(claimant(1))
     with pytest.raises(EnvironmentFault) as caught:
         await store.claim(claimant(2, **difference))
@@ -86,13 +86,13 @@ async def test_another_source_or_instance_stops_and_names_adopt(store: SqliteSta
     assert (adopted.epoch, await store.committed()) == (1, (2, 0))
 
 
-async def test_a_ledger_that_vanished_is_a_mismatch(store: SqliteStateStore) -> None:
+async def test_a_ledger_that_vanished_is_a_mismatch(store: StateStore) -> None:
     with pytest.raises(EnvironmentFault, match="does not belong") as caught:
         await store.claim(claimant(1, instance="noted"))
     assert "removed or replaced" in str(caught.value.why)
 
 
-async def test_another_key_space_forgets_the_keys_and_keeps_the_checkpoint(store: SqliteStateStore) -> None:
+async def test_another_key_space_forgets_the_keys_and_keeps_the_checkpoint(store: StateStore) -> None:
     await store.claim(claimant(1))
     await store.commit(commit(1, 1))
     claim = await store.claim(claimant(2, key_space="k2"))
@@ -102,7 +102,7 @@ async def test_another_key_space_forgets_the_keys_and_keeps_the_checkpoint(store
 
 
 @pytest.mark.parametrize("generations_between", [0, 1])
-async def test_a_key_that_is_held_is_a_conflict_and_nothing_is_written(store: SqliteStateStore, generations_between: int) -> None:
+async def test_a_key_that_is_held_is_a_conflict_and_nothing_is_written(store: StateStore, generations_between: int) -> None:
     await store.claim(claimant(1, window=10.0))
     await store.commit(commit(1, 1, 2, running=0.0))
     with pytest.raises(Fatal) as caught:
@@ -112,7 +112,7 @@ async def test_a_key_that_is_held_is_a_conflict_and_nothing_is_written(store: Sq
     assert await store.seen([key(3).key]) == {}
 
 
-async def test_keys_expire_by_running_time_in_whole_generations(store: SqliteStateStore, tmp_path: Path) -> None:
+async def test_keys_expire_by_running_time_in_whole_generations(store: StateStore, place: Path | Database) -> None:
     await store.claim(claimant(1, window=10.0))
     for group, running in enumerate((0.0, 4.0, 6.0, 11.0), start=1):
         await store.commit(commit(group, group, running=running))
@@ -124,12 +124,10 @@ async def test_keys_expire_by_running_time_in_whole_generations(store: SqliteSta
     assert set(await store.seen(everything)) == {key(6).key}
     for group in (7, 8):  # a table that is over goes with a commit, one with each
         await store.commit(commit(group, running=1000.0))
-    with sqlite3.connect(tmp_path / "orders.db") as db:
-        assert db.execute("SELECT count(*) FROM sqlite_master WHERE name GLOB 'penstock_keys_*'").fetchone() == (1,)
-    db.close()
+    assert keys_left(place) == [1]
 
 
-async def test_a_key_is_held_for_the_whole_window(store: SqliteStateStore) -> None:
+async def test_a_key_is_held_for_the_whole_window(store: StateStore) -> None:
     await store.claim(claimant(1, window=10.0))
     await store.commit(commit(1, 1, running=0.0))
     await store.commit(commit(2, 2, running=4.9))  # the youngest key of the first generation
@@ -139,7 +137,7 @@ async def test_a_key_is_held_for_the_whole_window(store: SqliteStateStore) -> No
     assert await store.seen([key(1).key, key(2).key]) == {}
 
 
-async def test_keys_of_a_wrong_size_are_refused_whole(store: SqliteStateStore) -> None:
+async def test_keys_of_a_wrong_size_are_refused_whole(store: StateStore) -> None:
     await store.claim(claimant(1))
     with pytest.raises(Fatal) as caught:
         await store.commit(commit(1, keys=[key(1)._replace(brought_by=b"short")]))
@@ -147,14 +145,14 @@ async def test_keys_of_a_wrong_size_are_refused_whole(store: SqliteStateStore) -
     assert await store.committed() == (1, 0)
 
 
-async def test_job_records_stay_until_they_are_forgotten(store: SqliteStateStore) -> None:
+async def test_job_records_stay_until_they_are_forgotten(store: StateStore) -> None:
     await store.claim(claimant(1))
     await store.commit(commit(1, jobs=[JobRecord("j1", "a"), JobRecord("j2", "a")]))
     await store.forget_jobs("j1")
     assert (await store.claim(claimant(2))).jobs == [JobRecord("j2", "a")]
 
 
-async def test_a_position_with_an_empty_order_is_the_beginning(store: SqliteStateStore) -> None:
+async def test_a_position_with_an_empty_order_is_the_beginning(store: StateStore) -> None:
     await store.claim(claimant(1))
     await store.commit(commit(1, positions={"p": at(1), "q": at(2)}))
     await store.commit(commit(2, positions={"p": Position(b"")}))
@@ -162,34 +160,27 @@ async def test_a_position_with_an_empty_order_is_the_beginning(store: SqliteStat
 
 
 async def test_a_generation_that_is_over_goes_in_slices_with_the_commits_that_follow(
-    store: SqliteStateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: StateStore, place: Path | Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key_tables, "SHED", 2)
     await store.claim(claimant(1, window=10.0))
     await store.commit(commit(1, 1, 2, 3, 4, 5, running=0.0))
     everything = [key(n).key for n in range(1, 9)]
 
-    def left() -> list[int]:
-        with sqlite3.connect(tmp_path / "orders.db") as db:
-            tables = db.execute("SELECT name FROM sqlite_master WHERE name GLOB 'penstock_keys_*' ORDER BY name").fetchall()
-            counts = [db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for (name,) in tables]
-        db.close()
-        return counts
-
     found = []
     for group, numbers in ((2, [6]), (3, [7]), (4, [1]), (5, [])):
         await store.commit(commit(group, *numbers, running=30.0))
-        found.append(left())
+        found.append(keys_left(place))
     assert found == [[3, 1], [1, 2], [3], [3]]
     assert set(await store.seen(everything)) == {key(n).key for n in (1, 6, 7)}
     claim = await store.claim(claimant(2, key_space="k2"))  # another key space: every generation is over at once
-    assert (claim.keys_high, await store.seen(everything), left()) == (b"", {}, [3])
+    assert (claim.keys_high, await store.seen(everything), keys_left(place)) == (b"", {}, [3])
     for group in (6, 7):
         await store.commit(commit(group, epoch=2, previous=group - 1))
-    assert left() == []
+    assert keys_left(place) == []
 
 
-async def test_an_epoch_that_another_state_store_issued_is_told_apart_and_nothing_is_stored(store: SqliteStateStore) -> None:
+async def test_an_epoch_that_another_state_store_issued_is_told_apart_and_nothing_is_stored(store: StateStore) -> None:
     await store.claim(claimant(6, run_id="theirs"))
     for issued in ({5: "a", 7: "c"}, {5: "a", 6: "ours", 7: "c"}):
         with pytest.raises(Fenced, match="taken over") as caught:
@@ -202,13 +193,13 @@ async def test_an_epoch_that_another_state_store_issued_is_told_apart_and_nothin
     assert await store.committed() == (9, 0)
 
 
-async def test_a_new_ledger_stands_where_its_claim_says_and_an_older_one_where_it_was(store: SqliteStateStore) -> None:
+async def test_a_new_ledger_stands_where_its_claim_says_and_an_older_one_where_it_was(store: StateStore) -> None:
     for epoch, number in ((1, 7), (2, 9)):
         claim = await store.claim(claimant(epoch, start={"p": at(number)}, counts=Counts(number, number)))
         assert (claim.group, claim.positions, claim.counts) == (0, {"p": at(7)}, Counts(7, 7))
 
 
-async def test_keys_that_settle_an_event_may_be_held_already_and_expire_as_others_do(store: SqliteStateStore) -> None:
+async def test_keys_that_settle_an_event_may_be_held_already_and_expire_as_others_do(store: StateStore) -> None:
     await store.claim(claimant(1, window=10.0))
     await store.commit(commit(1, 1, running=0.0, settled=[key(7)]))
     await store.commit(commit(2, running=6.0, settled=[key(7), key(8)]))

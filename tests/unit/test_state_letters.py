@@ -6,19 +6,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from state_builders import at, claim_at, claimant, commit, letter, make_store, note, version
+from state_builders import at, claim_at, claimant, commit, letter, make_store_in, note, version
 
 from penstock.errors import Fenced, UsageError, Violation
 from penstock.ledger import Claim, JobRecord
 from penstock.state.records import Delivered, LetterQuery, Repeat
-from penstock.state.sqlite_store import SqliteStateStore
+from penstock.state.store import StateStore
+from penstock.testing.servers import Database
 
 ANY = LetterQuery(status=())
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStateStore]:
-    store = make_store(tmp_path)
+async def store(place: Path | Database) -> AsyncIterator[StateStore]:
+    store = make_store_in(place)
     await store.open()
     await store.hold()
     await store.issue_epoch(version())
@@ -26,12 +27,12 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStateStore]:
     await store.close()
 
 
-async def listed(store: SqliteStateStore) -> dict[str, tuple[str, list[str]]]:
+async def listed(store: StateStore) -> dict[str, tuple[str, list[str]]]:
     letters, _ = await store.letters(ANY)
     return {one.id: (one.status, list(one.owed)) for one in letters}
 
 
-async def test_a_letter_comes_back_whole(store: SqliteStateStore) -> None:
+async def test_a_letter_comes_back_whole(store: StateStore) -> None:
     original = letter(
         "l1", 7, why="why", help="help", violations=[Violation(".price", "minimum", "too low")],
         delivered=[Delivered("s", 1)], time="2026-01-01T00:00:00Z", attempts=3, repeats=2, reread=True, job="j", status="open",
@@ -43,7 +44,7 @@ async def test_a_letter_comes_back_whole(store: SqliteStateStore) -> None:
     assert (without_bodies.record, without_bodies.original, without_bodies.id) == (b"", None, "l1")
 
 
-async def test_a_letter_is_not_listed_before_its_group_is_noted_but_the_run_knows_its_key(store: SqliteStateStore) -> None:
+async def test_a_letter_is_not_listed_before_its_group_is_noted_but_the_run_knows_its_key(store: StateStore) -> None:
     assert not await store.has_open_letters()
     await store.put_dead_letters(1, 4, [letter("l1", 1), letter("l2", 2)], [])
     await store.put_dead_letters(1, 5, [letter("l3", 3)], [])
@@ -56,7 +57,7 @@ async def test_a_letter_is_not_listed_before_its_group_is_noted_but_the_run_know
     assert set(await listed(store)) == {"l1", "l2"}
 
 
-async def test_a_letter_without_position_stands_at_once(store: SqliteStateStore) -> None:
+async def test_a_letter_without_position_stands_at_once(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1", position=b"")], [])
     await store.put_dead_letters(
         1, 2, [letter("l1", position=b"", last_at=9.0)], [Repeat("l1", "p", b""), Repeat("l1", "p", b"")]
@@ -65,7 +66,7 @@ async def test_a_letter_without_position_stands_at_once(store: SqliteStateStore)
     assert (found.attempts, found.repeats, found.first_at, found.last_at) == (2, 2, 1.0, 9.0)
 
 
-async def test_a_second_failure_is_merged_with_the_first(store: SqliteStateStore) -> None:
+async def test_a_second_failure_is_merged_with_the_first(store: StateStore) -> None:
     first = letter("l1", owed=["a"], delivered=[Delivered("s", 0)], attempts=2, repeats=1, first_at=1.0)
     second = letter("l1", owed=["b", "a"], attempts=3, message="anew", fingerprint="f2", first_at=5.0, last_at=5.0)
     await store.put_dead_letters(1, 1, [first], [])
@@ -79,7 +80,7 @@ async def test_a_second_failure_is_merged_with_the_first(store: SqliteStateStore
 
 
 @pytest.mark.parametrize("ended", ["resolved", "discarded", "superseded"])
-async def test_a_settled_letter_that_fails_again_is_open_and_owes_only_what_is_new(store: SqliteStateStore, ended: str) -> None:
+async def test_a_settled_letter_that_fails_again_is_open_and_owes_only_what_is_new(store: StateStore, ended: str) -> None:
     await store.put_dead_letters(1, 1, [letter("l1")], [])
     await store.note(1, note(1))
     assert await store.set_status(1, ["l1"], ended) == ["l1"]  # type: ignore[arg-type]  # one of the literal's values
@@ -88,7 +89,7 @@ async def test_a_settled_letter_that_fails_again_is_open_and_owes_only_what_is_n
     assert await listed(store) == {"l1": ("open", ["b"])}
 
 
-async def test_putting_a_group_again_changes_nothing(store: SqliteStateStore) -> None:
+async def test_putting_a_group_again_changes_nothing(store: StateStore) -> None:
     for _ in range(2):
         await store.put_dead_letters(1, 1, [letter("l1")], [Repeat("l1", "p", at(3).order)])
     for _ in range(2):
@@ -97,7 +98,7 @@ async def test_putting_a_group_again_changes_nothing(store: SqliteStateStore) ->
     assert (found.attempts, found.repeats) == (1, 1)
 
 
-async def test_repeats_count_once_when_their_group_is_noted(store: SqliteStateStore) -> None:
+async def test_repeats_count_once_when_their_group_is_noted(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1")], [])
     await store.note(1, note(1))
     repeats = [Repeat("l1", "p", at(5).order), Repeat("l1", "p", at(6).order)]
@@ -116,7 +117,7 @@ async def test_repeats_count_once_when_their_group_is_noted(store: SqliteStateSt
     ],
 )
 async def test_a_claim_settles_a_provisional_letter_by_who_has_passed_it(
-    store: SqliteStateStore, a: int, b: int, expected: dict[str, tuple[str, list[str]]]
+    store: StateStore, a: int, b: int, expected: dict[str, tuple[str, list[str]]]
 ) -> None:
     await store.put_dead_letters(1, 3, [letter("l1", 5)], [Repeat("l1", "p", at(6).order)])
     epoch = await store.issue_epoch(version())
@@ -127,7 +128,7 @@ async def test_a_claim_settles_a_provisional_letter_by_who_has_passed_it(
     assert await listed(store) == expected  # nothing was left behind that a later group would bring to light
 
 
-async def test_settling_undoes_a_provisional_merge(store: SqliteStateStore) -> None:
+async def test_settling_undoes_a_provisional_merge(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1", 5)], [])
     await store.note(1, note(1))
     await store.put_dead_letters(1, 2, [letter("l1", 5, attempts=7)], [])
@@ -136,7 +137,7 @@ async def test_settling_undoes_a_provisional_merge(store: SqliteStateStore) -> N
     assert (found.attempts, found.message, list(found.owed)) == (1, "l1 has no price", ["a", "b"])
 
 
-async def test_two_provisional_groups_of_one_letter_settle_into_one(store: SqliteStateStore) -> None:
+async def test_two_provisional_groups_of_one_letter_settle_into_one(store: StateStore) -> None:
     for group in (2, 3):
         await store.put_dead_letters(1, group, [letter("l1", 5)], [])
     await store.settle(1, {"a": claim_at(5)})
@@ -144,7 +145,7 @@ async def test_two_provisional_groups_of_one_letter_settle_into_one(store: Sqlit
     assert (found.attempts, list(found.owed)) == (2, ["a"])
 
 
-async def test_superseding_survives_a_crash_between_ledger_and_note(store: SqliteStateStore) -> None:
+async def test_superseding_survives_a_crash_between_ledger_and_note(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1", 1), letter("l2", 2)], [])
     await store.note(1, note(1))
     await store.put_dead_letters(1, 2, [], [], [Repeat("l1", "p", at(5).order), Repeat("l2", "p", at(7).order)])
@@ -152,7 +153,7 @@ async def test_superseding_survives_a_crash_between_ledger_and_note(store: Sqlit
     assert {name: status for name, (status, _) in (await listed(store)).items()} == {"l1": "superseded", "l2": "open"}
 
 
-async def test_job_records_resolve_a_letter_when_every_ledger_that_owes_it_has_one(store: SqliteStateStore) -> None:
+async def test_job_records_resolve_a_letter_when_every_ledger_that_owes_it_has_one(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1", 1), letter("l2", 2), letter("l3", 3)], [])
     await store.note(1, note(1))
     await store.set_status(1, ["l1", "l2"], "replaying", job="j")
@@ -166,7 +167,7 @@ async def test_job_records_resolve_a_letter_when_every_ledger_that_owes_it_has_o
         assert await listed(store) == {"l1": ("resolved", []), "l2": ("replaying", ["b"]), "l3": ("open", ["a", "b"])}
 
 
-async def test_a_record_of_a_job_does_not_resolve_a_letter_that_failed_again_since(store: SqliteStateStore) -> None:
+async def test_a_record_of_a_job_does_not_resolve_a_letter_that_failed_again_since(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1", 1)], [])
     await store.note(1, note(1))
     await store.set_status(1, ["l1"], "replaying", job="j")
@@ -177,7 +178,7 @@ async def test_a_record_of_a_job_does_not_resolve_a_letter_that_failed_again_sin
     assert (found.status, list(found.owed), found.message, found.attempts, found.job) == ("open", ["b"], "still", 2, None)
 
 
-async def test_a_replay_settles_no_debt_of_a_ledger_that_the_pipeline_no_longer_has(store: SqliteStateStore) -> None:
+async def test_a_replay_settles_no_debt_of_a_ledger_that_the_pipeline_no_longer_has(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter(name, n, owed=["a", "gone"]) for n, name in enumerate(["l1", "l2"], 1)], [])
     await store.put_dead_letters(1, 1, [letter("l3", 3, owed=["gone"])], [])
     await store.note(1, note(1))
@@ -189,7 +190,7 @@ async def test_a_replay_settles_no_debt_of_a_ledger_that_the_pipeline_no_longer_
     assert await listed(store) == {"l1": ("open", ["gone"]), "l2": ("open", ["gone", "a"]), "l3": ("open", ["gone"])}
 
 
-async def test_debts_are_handed_over_once_however_often(store: SqliteStateStore) -> None:
+async def test_debts_are_handed_over_once_however_often(store: StateStore) -> None:
     letters = [letter("l1", 1), letter("l2", 2, owed=["b"]), letter("l3", 3, owed=["c", "a"]), letter("l4", 4)]
     await store.put_dead_letters(1, 1, letters, [])
     await store.note(1, note(1))
@@ -205,7 +206,7 @@ async def test_debts_are_handed_over_once_however_often(store: SqliteStateStore)
     }  # fmt: skip
 
 
-async def test_one_transaction_for_all_steps_where_the_store_is_the_only_ledger(store: SqliteStateStore) -> None:
+async def test_one_transaction_for_all_steps_where_the_store_is_the_only_ledger(store: StateStore) -> None:
     await store.claim(claimant(1))
     await store.commit_group(commit(1, 1), [letter("l1", 1), letter("l2", 2)], note(1, positions={"p": at(1)}))
     repeats = [Repeat("l1", "p", at(2).order), Repeat("l1", "p", b"")]
@@ -219,7 +220,7 @@ async def test_one_transaction_for_all_steps_where_the_store_is_the_only_ledger(
     assert await store.committed() == (1, 2)
 
 
-async def test_an_older_epoch_writes_nothing(store: SqliteStateStore) -> None:
+async def test_an_older_epoch_writes_nothing(store: StateStore) -> None:
     await store.issue_epoch(version())
     for attempt in (
         store.put_dead_letters(1, 1, [letter("l1")], []),
@@ -235,7 +236,7 @@ async def test_an_older_epoch_writes_nothing(store: SqliteStateStore) -> None:
     assert (await store.read_note()).group == 0
 
 
-async def test_pages_follow_each_other_in_order_of_first_failure(store: SqliteStateStore) -> None:
+async def test_pages_follow_each_other_in_order_of_first_failure(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter(f"l{n}", n % 3 + 1) for n in range(7)], [])
     await store.note(1, note(1))
     pages, cursor = [], None
@@ -249,7 +250,7 @@ async def test_pages_follow_each_other_in_order_of_first_failure(store: SqliteSt
         await store.letters(LetterQuery(), after="nonsense")
 
 
-async def test_filters_choose_letters_and_groups_alike(store: SqliteStateStore) -> None:
+async def test_filters_choose_letters_and_groups_alike(store: StateStore) -> None:
     await store.put_dead_letters(
         1, 1,
         [letter("aa1", 1), letter("aa2", 2, step="jq-1", fingerprint="f2"), letter("ab3", 3, code="jq.error", type="other")],
@@ -273,7 +274,7 @@ async def test_filters_choose_letters_and_groups_alike(store: SqliteStateStore) 
     assert await store.letter_counts() == {"open": 2, "discarded": 1}
 
 
-async def test_groups_are_counted_most_frequent_first_with_their_latest_as_example(store: SqliteStateStore) -> None:
+async def test_groups_are_counted_most_frequent_first_with_their_latest_as_example(store: StateStore) -> None:
     letters = [letter(f"l{n}", n, fingerprint="f1" if n < 4 else "f2", repeats=n) for n in range(1, 6)]
     await store.put_dead_letters(1, 1, letters, [])
     await store.note(1, note(1))
@@ -283,7 +284,7 @@ async def test_groups_are_counted_most_frequent_first_with_their_latest_as_examp
     assert (second.fingerprint, second.count, second.example) == ("f2", 2, "l5")
 
 
-async def test_a_prefix_must_name_one(store: SqliteStateStore) -> None:
+async def test_a_prefix_must_name_one(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter(n, 1, fingerprint=f) for n, f in (("aa", "f1"), ("aab", "f12"), ("ab", "f2"))], [])
     await store.note(1, note(1))
     for query, code in (
@@ -299,7 +300,7 @@ async def test_a_prefix_must_name_one(store: SqliteStateStore) -> None:
         assert [one.id for one in (await store.letters(exact))[0]] == ["aa"]
 
 
-async def test_discarding_keeps_the_key_and_resolving_does_not(store: SqliteStateStore) -> None:
+async def test_discarding_keeps_the_key_and_resolving_does_not(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1", 1), letter("l2", 2)], [])
     await store.note(1, note(1))
     keys = [letter("", n).key or b"" for n in (1, 2)]
@@ -312,7 +313,7 @@ async def test_discarding_keeps_the_key_and_resolving_does_not(store: SqliteStat
     assert not await store.has_open_letters()
 
 
-async def test_old_letters_expire_in_small_steps_but_not_parked_ones(store: SqliteStateStore) -> None:
+async def test_old_letters_expire_in_small_steps_but_not_parked_ones(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter(f"l{n}", n) for n in range(1, 6)], [])
     await store.note(1, note(1))
     await store.set_status(1, ["l1"], "parked")
@@ -320,7 +321,7 @@ async def test_old_letters_expire_in_small_steps_but_not_parked_ones(store: Sqli
     assert set(await listed(store)) == {"l1", "l4", "l5"}
 
 
-async def test_a_job_that_ends_hands_back_what_it_did_not_replay(store: SqliteStateStore) -> None:
+async def test_a_job_that_ends_hands_back_what_it_did_not_replay(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1"), letter("l2", 2)], [])
     await store.note(1, note(1))
     job = await store.create_job("replay", "{}")

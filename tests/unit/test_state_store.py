@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from state_builders import HandClock, at, claimant, commit, key, letter, make_store, note, version
+from state_builders import HandClock, at, claimant, commit, key, letter, make_store, make_store_in, note, version
 
 from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable
 from penstock.faults import Faults
@@ -21,12 +21,22 @@ from penstock.state.lock import PipelineLock
 from penstock.state.open import open_store
 from penstock.state.records import LetterQuery, Note, RunRecord
 from penstock.state.sqlite_store import SqliteStateStore
+from penstock.state.store import StateStore
+from penstock.testing.servers import Database
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStateStore]:
+async def store(place: Path | Database) -> AsyncIterator[StateStore]:
+    store = make_store_in(place)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[SqliteStateStore]:
     store = make_store(tmp_path)
     await store.open()
     yield store
@@ -158,20 +168,20 @@ async def test_an_older_store_is_not_migrated_under_a_live_run(tmp_path: Path) -
     await store.close()
 
 
-async def test_a_second_run_is_refused_by_process_id_until_the_first_dies(store: SqliteStateStore, tmp_path: Path) -> None:
-    assert await store.holder() is None
+async def test_a_second_run_is_refused_by_process_id_until_the_first_dies(local: SqliteStateStore, tmp_path: Path) -> None:
+    assert await local.holder() is None
     child = holder_process(tmp_path)
     try:
-        assert await store.holder() == child.pid
+        assert await local.holder() == child.pid
         with pytest.raises(EnvironmentFault) as caught:
-            await store.hold()
+            await local.hold()
         assert (caught.value.code, str(child.pid) in caught.value.message) == ("state.held", True)
     finally:
         child.kill()
         child.communicate()
-    assert await store.holder() is None
-    await store.hold()
-    assert await store.holder() == os.getpid()
+    assert await local.holder() is None
+    await local.hold()
+    assert await local.holder() == os.getpid()
 
 
 async def test_wait_waits_for_the_holder_to_end(tmp_path: Path) -> None:
@@ -222,14 +232,14 @@ async def test_asking_for_the_holder_does_not_get_in_a_runs_way(tmp_path: Path) 
     await store.close()
 
 
-async def test_reading_goes_on_while_a_run_is_in_the_middle_of_a_commit(store: SqliteStateStore, tmp_path: Path) -> None:
-    await store.claim(claimant(await store.issue_epoch(version())))
-    await store.commit_group(commit(1, 1), [letter("l1")], note(1))
+async def test_reading_goes_on_while_a_run_is_in_the_middle_of_a_commit(local: SqliteStateStore, tmp_path: Path) -> None:
+    await local.claim(claimant(await local.issue_epoch(version())))
+    await local.commit_group(commit(1, 1), [letter("l1")], note(1))
     db = sqlite3.connect(tmp_path / "orders.db", isolation_level=None)
     db.execute("BEGIN IMMEDIATE")
     db.execute("DELETE FROM letters")
-    assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
-    assert (await store.read_note()).group == 1
+    assert [one.id for one in (await local.letters(LetterQuery()))[0]] == ["l1"]
+    assert (await local.read_note()).group == 1
     db.execute("ROLLBACK")
     db.close()
 
@@ -251,30 +261,30 @@ async def test_a_busy_store_is_unavailable_and_never_fenced(tmp_path: Path) -> N
     await store.close()
 
 
-async def test_a_full_disk_is_unavailable_and_writing_goes_on_when_space_returns(store: SqliteStateStore) -> None:
-    await store.claim(claimant(await store.issue_epoch(version())))
+async def test_a_full_disk_is_unavailable_and_writing_goes_on_when_space_returns(local: SqliteStateStore) -> None:
+    await local.claim(claimant(await local.issue_epoch(version())))
 
     async def pages(count: int) -> None:
-        await store._database.run(lambda db: db.execute(f"PRAGMA max_page_count = {count}").fetchall())
+        await local._database.run(lambda db: db.execute(f"PRAGMA max_page_count = {count}").fetchall())
 
     await pages(1)
     big = letter("l1", record=b"x" * 100_000)
     with pytest.raises(Unavailable) as caught:
-        await store.commit_group(commit(1, 1), [big], note(1))
-    assert (caught.value.code, await store.committed()) == ("state.no_space", (1, 0))
+        await local.commit_group(commit(1, 1), [big], note(1))
+    assert (caught.value.code, await local.committed()) == ("state.no_space", (1, 0))
     await pages(1 << 30)
-    await store.commit_group(commit(1, 1), [big], note(1))
-    assert [one.record for one in (await store.letters(LetterQuery()))[0]] == [big.record]
+    await local.commit_group(commit(1, 1), [big], note(1))
+    assert [one.record for one in (await local.letters(LetterQuery()))[0]] == [big.record]
 
 
-async def test_epochs_rise_and_name_their_run(store: SqliteStateStore) -> None:
+async def test_epochs_rise_and_name_their_run(store: StateStore) -> None:
     assert [await store.issue_epoch(version(name)) for name in ("v1", "v2", "v1")] == [1, 2, 3]
     assert await store.issue_epoch(version("v1"), above=40) == 41
     assert [(run.epoch, run.version, run.pid) for run in await store.runs(2)] == [(41, "v1", os.getpid()), (3, "v1", os.getpid())]
     assert {one.version for one in await store.versions()} == {"v1", "v2"}
 
 
-async def test_a_reset_moves_or_forgets_the_checkpoint_of_note_and_ledger(store: SqliteStateStore) -> None:
+async def test_a_reset_moves_or_forgets_the_checkpoint_of_note_and_ledger(store: StateStore) -> None:
     epoch = await store.issue_epoch(version())
     await store.claim(claimant(epoch))
     positions = {"p": at(5), "q": at(6)}

@@ -1,0 +1,169 @@
+"""The state store in PostgreSQL: what a server has and a file has not. The rest is in the tests of both."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from server_parts import MakeProxy
+from state_builders import HalfHandClock, claimant, commit, key, letter, note, version
+
+from penstock.config.secret import Secret
+from penstock.errors import EnvironmentFault, Fenced, Transient
+from penstock.faults import Faults
+from penstock.state.dialect import Connection
+from penstock.state.lease import LEASE
+from penstock.state.postgres_database import schema_of
+from penstock.state.postgres_store import PostgresStateStore
+from penstock.state.records import LetterQuery
+from penstock.testing.servers import Database
+
+
+def make(database: Database, pipeline: str = "orders", *, dsn: str | None = None) -> PostgresStateStore:
+    return PostgresStateStore(Secret(dsn or database.dsn), pipeline, HalfHandClock(), Faults())
+
+
+def leader(database: Database) -> subprocess.Popen[str]:
+    """A run in another process, which holds the pipeline until it is killed."""
+    script = (
+        "import asyncio, sys; from penstock.config.secret import Secret; from penstock.clock import SystemClock\n"
+        "from penstock.faults import Faults; from penstock.state.postgres_store import PostgresStateStore\n"
+        "async def main():\n"
+        "    store = PostgresStateStore(Secret(sys.argv[1]), 'orders', SystemClock(), Faults())\n"
+        "    await store.open(); await store.hold(); print('held', flush=True); await asyncio.sleep(600)\n"
+        "asyncio.run(main())"
+    )
+    root = Path(__file__).parents[2]
+    child = subprocess.Popen([sys.executable, "-c", script, database.dsn], cwd=root, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    return child
+
+
+def test_no_two_pipelines_share_a_schema_and_all_have_names_that_postgresql_keeps() -> None:
+    names = ["orders", "Orders", "a" * 54, "a" * 55, "a" * 200, "a" * 199 + "b", "ü" * 40]
+    found = [schema_of(name) for name in names]
+    assert (found[0], len(set(found)), max(len(name.encode()) for name in found)) == ("penstock_orders", len(names), 63)
+
+
+async def test_a_store_that_never_was_is_missing_and_looking_makes_none(database: Database) -> None:
+    with pytest.raises(EnvironmentFault, match="no schema penstock_orders") as caught:
+        await make(database).open(create=False)
+    assert caught.value.code == "state.missing"
+    assert database.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'penstock%'") == [(0,)]
+
+
+async def test_a_newer_store_and_a_foreign_schema_are_refused(database: Database) -> None:
+    store = make(database)
+    await store.open()
+    await store.close()
+    database.execute("UPDATE penstock_orders.penstock_meta SET value = '99' WHERE name = 'state store'")
+    database.execute("CREATE SCHEMA penstock_other")
+    database.execute("CREATE TABLE penstock_other.mine (id int)")
+    for pipeline, code in (("orders", "state.newer"), ("other", "state.foreign")):
+        with pytest.raises(EnvironmentFault) as caught:
+            await make(database, pipeline).open()
+        assert caught.value.code == code
+
+
+async def test_many_that_open_a_new_store_at_once_make_it_once(database: Database) -> None:
+    stores = [make(database) for _ in range(4)]
+    await asyncio.gather(*(store.open() for store in stores))
+    assert [await store.issue_epoch(version()) for store in stores] == [1, 2, 3, 4]
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_text_with_nul_comes_back_as_it_was(database: Database) -> None:
+    store = make(database)
+    await store.open()
+    await store.issue_epoch(version())
+    odd = letter("\x00\U0010fffe0", message="a\x00b", partition="p\x00")
+    await store.put_dead_letters(1, 1, [odd], [])
+    assert [one.id for one in await store.standing_letters([odd.id, "other"])] == [odd.id]
+    await store.note(1, note(1))
+    (found,), _ = await store.letters(LetterQuery(ids=(odd.id,)))
+    assert (found.id, found.message, found.partition) == (odd.id, odd.message, odd.partition)
+    await store.close()
+
+
+async def test_a_second_run_is_refused_by_host_and_process_until_it_takes_over_and_fences_the_first(database: Database) -> None:
+    old, new = make(database), make(database)
+    for store in (old, new):
+        await store.open()
+    assert await new.holder() is None
+    await old.hold()
+    assert await new.holder() == os.getpid()
+    await old.claim(claimant(await old.issue_epoch(version())))
+    with pytest.raises(EnvironmentFault, match=f"process {os.getpid()} on {socket.gethostname()}") as caught:
+        await new.hold()
+    assert caught.value.code == "state.held"
+    await new.hold(take_over=True)
+    await new.claim(claimant(await new.issue_epoch(version())))
+    with pytest.raises(Fenced):
+        await old.commit_group(commit(1, 1), [letter("l1")], note(1))
+    with pytest.raises(Fenced):
+        await old.put_dead_letters(1, 1, [letter("l1")], [])
+    await old.close()  # the lease is no longer its own
+    assert await new.holder() == os.getpid()
+    await new.close()
+
+
+async def test_a_standby_takes_over_within_five_seconds_of_the_leaders_death(database: Database) -> None:
+    child = await asyncio.to_thread(leader, database)
+    store = make(database)
+    await store.open()
+    waiting = asyncio.ensure_future(store.hold(wait=True))
+    done, _ = await asyncio.wait([waiting], timeout=LEASE + 0.5)
+    assert not done  # it moves
+    child.send_signal(signal.SIGKILL)
+    died = time.monotonic()
+    await waiting
+    assert time.monotonic() - died < 5
+    await asyncio.to_thread(child.communicate)
+    await store.close()
+
+
+async def test_a_commit_whose_answer_is_lost_is_settled_by_looking(database: Database, make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(database.server.port)
+    store = make(database, dsn=database.dsn_through(proxy.port))
+    await store.open()
+    await store.claim(claimant(await store.issue_epoch(version())))
+    proxy.cut_after(b"COMMIT", b"COMMIT")
+    with pytest.raises(Transient):
+        await store.commit(commit(1, 1))
+    assert await store.committed() == (1, 1)
+    await store.commit(commit(2, 2))
+    assert set(await store.seen([key(1).key, key(2).key])) == {key(1).key, key(2).key}
+    await store.close()
+
+
+async def test_a_commit_waits_for_the_one_that_is_under_way(database: Database) -> None:
+    """Invariant 7: who asks what stands waits behind the transaction in doubt."""
+    store, other = make(database), make(database)
+    await store.open()
+    await other.open()
+    await store.claim(claimant(await store.issue_epoch(version())))
+    order: list[str] = []
+    locked = threading.Event()
+
+    def slow(db: Connection) -> None:
+        locked.set()
+        db.execute("SELECT pg_sleep(0.2)").fetchall()
+        order.append("written")
+
+    writing = asyncio.ensure_future(store._database.write(slow))
+    await asyncio.to_thread(locked.wait)
+    assert await other.committed() == (1, 0)
+    order.append("asked")
+    await writing
+    assert order == ["written", "asked"]
+    await store.close()
+    await other.close()
