@@ -63,7 +63,11 @@ class PostgresFields(ComponentConfig):
         description="How to connect: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, or libpq's keywords (`host=… dbname=…`).",
         examples=["${SHOP_DSN}"],
     )
-    tls: TlsConfig | None = Field(None, description="Encryption of the connection; without, what the DSN says (`sslmode=…`).")
+    tls: TlsConfig | None = Field(
+        None,
+        description="Encryption of the connection; without, what the DSN says (`sslmode=…`).",
+        examples=[{"mode": "require"}],
+    )
 
 
 def parse_table(text: str) -> TableName:

@@ -119,13 +119,15 @@ def _component(catalog: Catalog, kind: Kind, name: str, pipeline: str) -> str:
 def _values(pipeline: str) -> dict[tuple[Kind, str], dict[str, str]]:
     """What fits this pipeline better than an example of the field."""
     table = pipeline.replace("-", "_")
+    table = f"t_{table}" if table[0].isdigit() else table
     return {
         ("source", "file"): {"paths": f"[data/{pipeline}*.jsonl]"},
         ("source", "generate"): {"count": "10"},
+        ("source", "postgres"): {"table": f"public.{table}"},
         ("sink", "file"): {"path": f"out/{pipeline}.jsonl"},
         ("sink", "sqlite"): {
             "path": f"out/{pipeline}.db",
-            "table": f"t_{table}" if table[0].isdigit() else table,
+            "table": table,
             "create": "true",
         },
     }

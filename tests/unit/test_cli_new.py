@@ -15,6 +15,7 @@ from penstock.builtins import SINKS, SOURCES
 from penstock.config.yaml import parse_yaml
 
 DELIVERED = {"file": 1, "stdin": 1, "generate": 10}
+"""Of the sources that need no server."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +47,10 @@ def test_a_new_pipeline_lints_clean_passes_its_test_and_runs_at_once(directory: 
     assert sorted(written) == sorted(str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file())
     assert pipe("lint", "pipelines") == (0, "✓ 1 file, 1 sound: no mistakes\n", "")
     assert pipe("test", "pipelines") == (0, "my-shop\n  ✓ a record passes through\n\n1 passed\n", "")
+    count = DELIVERED.get(source)
+    if count is None:
+        return
     status, _, said = pipe("run", "--once", "pipelines/my-shop.yaml")
-    count = DELIVERED[source]
     assert (status, f"received {count} = delivered {count} + filtered 0 + " in said) == (0, True), said
 
 
