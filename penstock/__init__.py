@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         Healthy,
         Identifying,
         Legible,
+        Measured,
         Position,
         Program,
         Progress,
@@ -99,6 +100,7 @@ _HOMES = {
     "penstock.spi": (
         *("Batch", "Batched", "Concluding", "Context", "Expressions", "FieldsProgram", "Healthy", "Identifying", "Legible"),
         *(
+            "Measured",
             "Position",
             "Program",
             "Progress",
@@ -151,6 +153,7 @@ __all__ = [
     "LedgerSink",
     "Legible",
     "Location",
+    "Measured",
     "MissingExtra",
     "Oversized",
     "PenstockError",

@@ -348,6 +348,19 @@ class Revertible(Protocol):
 
 
 @runtime_checkable
+class Measured(Protocol):
+    """A source with figures of its own: feeds `/metrics`."""
+
+    def gauges(self) -> Mapping[str, float]:
+        """Name → value in base units, as of now, such as `slot_lag_bytes`; what is not known yet is missing.
+
+        Names are constants of the source, of lower-case letters, digits and underscores. Called at any time between `open` and
+        `close`, from the loop's thread, and answers at once.
+        """
+        ...
+
+
+@runtime_checkable
 class Healthy(Protocol):
     """A component that can say how it is: feeds `/readyz` and a metric."""
 

@@ -62,7 +62,9 @@ class PostgresCdcConfig(PostgresFields):
         None, description="Columns of the rows in events, in every table that has them; without, all.", examples=["[id, status]"]
     )
     exclude_columns: tuple[str, ...] = Field((), description="Columns that events leave out, in every table that has them.")
-    publication: PublicationFields = Field(default_factory=PublicationFields, description="What the server publishes.")
+    publication: PublicationFields = Field(
+        default_factory=PublicationFields, description="The publication, which says what the server sends."
+    )
     slot: SlotFields = Field(default_factory=SlotFields, description="The replication slot.")
     operations: tuple[Operation, ...] = Field(
         OPERATIONS, min_length=1, description="Which changes become events. A changed key is a `delete` and an `insert`."

@@ -30,7 +30,7 @@ from penstock.errors import PenstockError, Transient
 from penstock.faults import Faults
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus, RunSummary
-from penstock.spi import Healthy, Progress, Resume
+from penstock.spi import Healthy, Measured, Progress, Resume
 
 T = TypeVar("T")
 
@@ -136,6 +136,8 @@ class Run:
         await self._persistently(lambda: source.open(resume))
         if isinstance(source, Progress):
             self.status.progress = source.progress
+        if isinstance(source, Measured):
+            self.status.gauges = source.gauges
         watched = {"source": source, **assembly.sinks}
         self.status.health = lambda: {
             name: said for name, part in watched.items() if isinstance(part, Healthy) and (said := part.health()) is not None

@@ -101,6 +101,17 @@ class RunCollector(Collector):
             for component in run.health():
                 unhealthy.add_metric([run.pipeline, component], 1)
         yield from (lag, unhealthy)
+        yield from self._gauges()
+
+    def _gauges(self) -> Iterator[Metric]:
+        """What sources measure themselves: `penstock_source_` and the name."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for run in self._runs:
+            for name, value in run.gauges().items():
+                if name not in families:
+                    families[name] = GaugeMetricFamily(f"penstock_source_{name}", "Measured by the source.", labels=["pipeline"])
+                families[name].add_metric([run.pipeline], value)
+        yield from families.values()
 
     def _gauge(self, name: str, documentation: str, value: Callable[[RunStatus], float | None]) -> Metric:
         family = GaugeMetricFamily(name, documentation, labels=["pipeline"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,6 +48,7 @@ class RunStatus:
     :ivar retries: attempts after the first, by component.
     :ivar open_letters: dead letters open, as of the last commit.
     :ivar progress: (done, total) in bytes or events, where the source can say; None where it cannot.
+    :ivar gauges: the source's own figures by name, in base units; empty where it has none.
     :ivar health: by component, one line about what is wrong.
     """
 
@@ -71,6 +72,7 @@ class RunStatus:
     retries: Counter[str] = field(default_factory=Counter)
     open_letters: int = 0
     progress: Callable[[], tuple[int, int] | None] = lambda: None
+    gauges: Callable[[], Mapping[str, float]] = dict
     health: Callable[[], dict[str, str]] = dict
 
     @property

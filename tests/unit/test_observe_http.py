@@ -244,3 +244,13 @@ def test_other_addresses_are_usage_errors(text: str, code: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_address(text)
     assert caught.value.code == code
+
+
+def test_what_a_source_measures_is_a_gauge_of_its_own() -> None:
+    status = a_status()
+    status.gauges = lambda: {"slot_lag_bytes": 4096.0}
+    page = render_metrics([status], FixedClock()).decode()
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    assert [(s.name, s.labels, s.value) for s in samples if "slot" in s.name] == [
+        ("penstock_source_slot_lag_bytes", {"pipeline": "orders"}, 4096.0)
+    ]

@@ -1,0 +1,109 @@
+"""Changes waiting in a slot, to a sink that drops them, beside `pg_recvlogical` writing the same ones to /dev/null.
+
+600,000 order rows of six columns: 500,000 in one transaction, 100,000 alone, in batches of one client. Each round reads them once
+with either program, from slots that were made before; the server is PostgreSQL 18. The bound is a ratio of 0.6 in rows a second.
+
+    python bench/cdc.py [--rows 600000] [--runs 3] [--profile FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from penstock.engine.embed import load, run
+from penstock.testing.servers import Database, PostgresServer
+
+BOUND = 0.6
+TABLE = """
+CREATE TABLE orders (id bigint PRIMARY KEY, customer text, total numeric(12,2), placed_at timestamptz, quantity int, status text);
+CREATE PUBLICATION bench FOR TABLE orders;
+"""
+ROWS = """
+INSERT INTO orders SELECT n, 'customer ' || n % 5000, n * 1.25, '2026-01-01'::timestamptz + n * interval '1 s', n % 7, 'shipped'
+FROM generate_series({first}, {last}) AS n
+"""
+SINGLE = "DO $$ BEGIN FOR n IN {first}..{last} LOOP {row}; COMMIT; END LOOP; END $$"
+PIPELINE = """
+pipeline: bench
+source:
+  postgres_cdc:
+    dsn: {dsn}
+    tables: [public.orders]
+    publication: {{ name: bench, create: never }}
+    slot: {{ name: {slot}, create: never }}
+sink: drop
+journal: off
+"""
+
+
+def fill(database: Database, rows: int) -> None:
+    """Five sixths of the rows in one transaction, the others each in its own."""
+    large = rows * 5 // 6
+    database.execute(ROWS.format(first=1, last=large))
+    row = (
+        "INSERT INTO orders VALUES (n, 'customer ' || n % 5000, n * 1.25, "
+        "'2026-01-01'::timestamptz + n * interval '1 s', n % 7, 'shipped')"
+    )
+    database.execute(SINGLE.format(first=large + 1, last=rows, row=row))
+
+
+def by_pg_recvlogical(database: Database, slot: str, end: str) -> float:
+    """Seconds until everything up to `end` was written."""
+    command = [database.server.program("pg_recvlogical"), "-d", database.dsn, "-S", slot, "--start", "-f", "/dev/null"]
+    options = ["-o", "proto_version=1", "-o", "publication_names=bench", "-E", end, "--no-loop"]
+    began = time.perf_counter()
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def by_penstock(database: Database, slot: str, rows: int, profile: str | None) -> float:
+    """Seconds of a whole run, from its start to its end."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "bench.yaml"
+        file.write_text(PIPELINE.format(dsn=database.dsn, slot=slot))
+        pipeline = load(file, overrides=[f"state=sqlite:{directory}/state"])
+        began = time.perf_counter()
+        profiler = cProfile.Profile()
+        if profile:
+            profiler.enable()
+        summary = asyncio.run(run(pipeline, once=True))
+        if profile:
+            profiler.disable()
+            profiler.dump_stats(profile)
+        assert summary.counts.delivered == rows, summary
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=600_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--profile", help="where cProfile's figures of the last run go, which is slower for it")
+    options = parser.parse_args()
+    with PostgresServer(18, durable=False) as server:
+        database = server.create_database("bench")
+        database.execute(TABLE)
+        slots = [(f"raw_{n}", f"penstock_{n}") for n in range(options.runs)]
+        for slot in (name for pair in slots for name in pair):
+            database.execute(f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")
+        fill(database, options.rows)
+        ((end,),) = database.execute("SELECT pg_current_wal_flush_lsn()::text")
+        ratios = []
+        for raw, ours in slots:
+            theirs = by_pg_recvlogical(database, raw, end)
+            mine = by_penstock(database, ours, options.rows, options.profile)
+            ratios.append(theirs / mine)
+            print(f"pg_recvlogical {options.rows / theirs:,.0f} rows/s, penstock {options.rows / mine:,.0f}, {theirs / mine:.2f}")
+    ratio = statistics.median(ratios)
+    print(f"median ratio {ratio:.2f}, bound {BOUND}: {'holds' if ratio >= BOUND else 'missed'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Changes of a real database through whole pipelines, to a file and to a table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+
+from cdc_parts import ORDERS, sql
+
+from penstock.engine.embed import load, run
+from penstock.testing.servers import Database
+
+SOURCE = """
+pipeline: shop-orders
+source:
+  postgres_cdc: {{ dsn: "{dsn}", tables: [orders] }}
+  event: {{ type: '"order." + .op', subject: (.after // .before).id | tostring }}
+state: sqlite:{directory}/state
+"""
+TO_FILE = "sink: {{ file: {{ path: {directory}/out.jsonl, format: cloudevents }} }}\n"
+TO_TABLE = "sink: {{ sqlite: {{ path: {directory}/out.db, table: orders, key: [id], create: true }} }}\n"
+
+
+def written(directory: Path, dsn: str, sink: str) -> Path:
+    file = directory / "shop.yaml"
+    file.write_text((SOURCE + sink).format(dsn=dsn, directory=directory))
+    return file
+
+
+async def test_changes_reach_a_file_once_over_several_runs(database: Database, tmp_path: Path) -> None:
+    await sql(database, ORDERS)
+    pipeline = load(written(tmp_path, database.dsn, TO_FILE))
+    assert (await run(pipeline, once=True)).counts.received == 0
+    await sql(database, "INSERT INTO orders VALUES (1, 'new', 'a'), (2, 'new', 'b')")
+    assert (await run(pipeline, once=True)).counts.delivered == 2
+    await sql(database, "UPDATE orders SET status = 'paid' WHERE id = 2; DELETE FROM orders WHERE id = 1")
+    assert (await run(pipeline, once=True, max_events=1)).counts.delivered == 1
+    assert (await run(pipeline, once=True)).counts.delivered == 1
+    assert (await run(pipeline, once=True)).counts.received == 0
+    events = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(event["type"], event["subject"], event["data"]) for event in events] == [
+        ("order.insert", "1", {"id": 1, "status": "new", "body": "a"}),
+        ("order.insert", "2", {"id": 2, "status": "new", "body": "b"}),
+        ("order.update", "2", {"id": 2, "status": "paid", "body": "b"}),
+        ("order.delete", "1", {"id": 1}),
+    ]
+    assert len({(event["source"], event["id"]) for event in events}) == 4
+
+
+async def test_a_following_pipeline_fills_a_table_while_rows_are_written(database: Database, tmp_path: Path) -> None:
+    await sql(database, ORDERS)
+    pipeline = load(written(tmp_path, database.dsn, TO_TABLE))
+    await run(pipeline, once=True)
+    running = asyncio.create_task(run(pipeline, max_events=60))
+    for first in range(1, 60, 10):
+        await sql(database, f"INSERT INTO orders SELECT n, 'new', '' FROM generate_series({first}, {first + 9}) AS n")
+    async with asyncio.timeout(30):
+        summary = await running
+    assert summary.counts.delivered == 60
+    with sqlite3.connect(tmp_path / "out.db") as table:
+        assert [row for (row,) in table.execute("SELECT id FROM orders ORDER BY id")] == list(range(1, 61))
+    table.close()
