@@ -97,4 +97,4 @@ def _store_of(settings: Settings, name: str, project: Path) -> StoreRef:
         if is_there and error.code == "usage.unknown_pipeline":
             return default
         raise
-    return StoreRef(pipeline.name, pipeline.state, pipeline.source.kind)
+    return StoreRef(pipeline.name, pipeline.state, pipeline.source.kind, pipeline.state_server)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from penstock.builtins import room
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
+from penstock.config.secret import Secret
 from penstock.errors import EnvironmentFault, UsageError
 from penstock.faults import Faults
 from penstock.state.open import open_store
@@ -37,11 +38,15 @@ class Letters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreRef:
-    """Where the state of a pipeline is kept; and the kind of its source, where its file can be read."""
+    """Where the state of a pipeline is kept; and the kind of its source, where its file can be read.
+
+    :ivar server: the database's DSN; None: in `directory`.
+    """
 
     pipeline: str
     directory: Path
     source: str | None = None
+    server: Secret | None = None
 
 
 @asynccontextmanager
@@ -50,7 +55,7 @@ async def reading(ref: StoreRef) -> AsyncIterator[StateStore]:
 
     :raises EnvironmentFault: `state.missing`, where the pipeline never ran; `state.damaged`, `state.newer`.
     """
-    store = open_store(ref.directory, ref.pipeline, SystemClock(), Faults())
+    store = open_store(ref.directory, ref.pipeline, SystemClock(), Faults(), ref.server)
     try:
         await store.open(create=False)
         yield store
@@ -77,7 +82,7 @@ def letters_of(store: StateStore) -> Letters:
 
 async def open_groups(pipeline: Pipeline) -> list[Group]:
     """Causes of the dead letters that are open now."""
-    ref = StoreRef(pipeline.name, pipeline.state)
+    ref = StoreRef(pipeline.name, pipeline.state, server=pipeline.state_server)
     return await if_it_ran(ref, lambda store: letters_of(store).groups(LetterQuery()), [])
 
 

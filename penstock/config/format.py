@@ -148,7 +148,11 @@ class Defaults(ComponentConfig):
     shutdown_timeout: Duration = Field(30.0, description="How long a run may drain after SIGTERM.")
     journal: Literal["off"] = Field("off", description="The journal is not kept yet.")
     state: str = Field(
-        "sqlite:.penstock/", pattern=r"^sqlite:.+", description="Directory of the state stores: `sqlite:DIRECTORY`."
+        "sqlite:.penstock/",
+        pattern=r"^(sqlite:.+|postgres(ql)?://.+)",
+        repr=False,
+        description="Where the state stores are: `sqlite:DIRECTORY`, or a PostgreSQL database that several machines share, a "
+        "schema `penstock_PIPELINE` for each: `postgresql://USER:PASSWORD@HOST/DATABASE` (its password from `${VARIABLE}`).",
     )
     registry: ProjectPath | None = Field(
         None,

@@ -19,6 +19,7 @@ from penstock.config.overlay import PREFIX, apply_environment, apply_overrides, 
 from penstock.config.paths import PROJECT_FILE, expand, find_pipeline, find_project
 from penstock.config.refuse import is_foreign_shape, refuse_later
 from penstock.config.resolve import Resolver
+from penstock.config.secret import Secret
 from penstock.config.validate import validated
 from penstock.config.version import canonical, content_of, digest, kept
 from penstock.errors import ConfigProblem, ConfigurationError, Location
@@ -167,6 +168,7 @@ def _typed(
 ) -> typed.Pipeline:
     content = content_of(form, *source, steps, sinks)
     text = canonical(content)
+    is_local = form.state.startswith("sqlite:")
     letters, limits, batching = form.dead_letter, form.limits, form.batching
     return typed.Pipeline(
         name=form.pipeline,
@@ -182,7 +184,8 @@ def _typed(
         content=text,
         schemas=_parts(resolver, "schema:"),
         steps_digest=_parts(resolver, "python:"),
-        state=resolver.project / form.state.removeprefix("sqlite:"),
+        state=resolver.project / (form.state.removeprefix("sqlite:") if is_local else ".penstock"),
+        state_server=None if is_local else Secret(form.state),
         registry=resolver.registry,
         dedup=None if form.dedup is None else typed.Dedup(form.dedup.window, form.dedup.key),
         route=form.route,

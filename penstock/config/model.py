@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from penstock.config.secret import Secret
 from penstock.errors import Location
 
 Backoff = Literal["exponential", "constant"]
@@ -135,7 +136,8 @@ class Pipeline:
     :ivar content: the same with what they brought, for this process alone: never stored, never shown.
     :ivar schemas: text of every schema named, by `subject@version`.
     :ivar steps_digest: digest of the source of each Python step, by function (`module:name`).
-    :ivar state: directory of the state store, resolved.
+    :ivar state: directory of the state store, resolved; of what a run spills, where that lies in `state_server`.
+    :ivar state_server: the DSN of the state store in PostgreSQL; None: it is in `state`.
     :ivar registry: directory of the schemas, resolved; None: `schemas/` beside the file.
     """
 
@@ -153,6 +155,7 @@ class Pipeline:
     steps_digest: Mapping[str, str]
     state: Path
     content: str = field(default="", repr=False)
+    state_server: Secret | None = None
     registry: Path | None = None
     dedup: Dedup | None = None
     route: Literal["all", "first"] = "all"

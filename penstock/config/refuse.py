@@ -73,9 +73,6 @@ def refuse_later(document: Document) -> Iterator[ConfigProblem]:
                 document, ("dead_letter", "retry"), "a schedule of retries", "write `never`, and replay with `pipe dlq replay`"
             )
             del letters["retry"]
-    if isinstance(data.get("state"), str) and re.match(r"postgres(ql)?:", data["state"]):
-        yield _later(document, ("state",), "state in PostgreSQL", "write `sqlite:DIRECTORY`")
-        del data["state"]
     if isinstance(data.get("registry"), str) and re.match(r"https?:", data["registry"]):
         yield _later(document, ("registry",), "a registry behind HTTP", "name a directory")
         del data["registry"]

@@ -30,7 +30,7 @@ _OTHER_TYPES: dict[str, tuple[type, ...]] = {
 _PATTERNS = {
     r"^[a-z0-9-]{1,63}$": "a name of 1 to 63 characters a-z, 0-9 and - was expected",
     r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$": "a name of letters, digits, _ and - was expected, a letter or _ first",
-    r"^sqlite:.+": "sqlite:DIRECTORY was expected",
+    r"^(sqlite:.+|postgres(ql)?://.+)": "sqlite:DIRECTORY or postgresql://… was expected",
 }
 _EXPECTED = {
     "string_type": "text was expected; put it in quotes",

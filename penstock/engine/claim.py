@@ -172,7 +172,7 @@ async def _identity(source: Source) -> str:
 
 async def open_state(pipeline: Pipeline, options: RunOptions, stack: AsyncExitStack) -> StateStore:
     """The pipeline's state store, open until the stack is left."""
-    store = open_store(pipeline.state, pipeline.name, options.clock, options.faults)
+    store = open_store(pipeline.state, pipeline.name, options.clock, options.faults, pipeline.state_server)
     stack.push_async_callback(store.close)
     await store.open()
     return store

@@ -80,6 +80,15 @@ sink: stdot
     ]
 
 
+def test_state_in_postgresql_is_a_secret_that_nothing_shows_or_stores(load: Load) -> None:
+    dsn = "postgresql://u:hunter2@db/penstock"
+    pipeline = load(BASE + "state: ${STATE}\n", environment={"STATE": dsn})
+    assert pipeline.state_server is not None
+    assert (pipeline.state_server.reveal(), pipeline.state.name) == (dsn, ".penstock")
+    assert "hunter2" not in repr(pipeline) + pipeline.resolved + pipeline.content
+    assert "hunter2" not in rendered(load, BASE + "state: ${STATE}\n", environment={"STATE": dsn.replace("://", ":/")})
+
+
 @pytest.mark.parametrize(
     ("line", "column"),
     [
@@ -87,7 +96,6 @@ sink: stdot
         ("dead_letter: { lane: park }", 16),
         ("dead_letter: { retry: webhook }", 16),
         ("dead_letter: { retry: [5s, 5m] }", 16),
-        ("state: postgresql://host/db", 1),
         ("registry: https://schemas.example.com", 1),
         ("transforms: [{ jq: ., effects: write }]", 23),
         ("transforms: [{ jq: ., idempotency_key: .id }]", 23),

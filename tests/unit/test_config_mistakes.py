@@ -95,7 +95,7 @@ def test_foreign_fields_of_components_are_answered_only_where_ours_exist(project
         ("retry:", "a block of fields was expected"),
         ("transforms:", "a list was expected"),
         ("route: frist", "one of all, first was expected"),
-        ("state: /var/lib", "sqlite:DIRECTORY was expected"),
+        ("state: /var/lib", "sqlite:DIRECTORY or postgresql://… was expected"),
         ("description: 3", "text was expected; put it in quotes"),
         ("transforms: [{ redact: [] }]", "it must not be empty"),
         ("transforms: [{ name: 1x, jq: . }]", "a name of letters, digits, _ and - was expected, a letter or _ first"),
