@@ -11,6 +11,7 @@ from typing import Any
 SOURCES = {
     "file": "connectors.sources.file:FileSource",
     "generate": "connectors.sources.generate:GenerateSource",
+    "postgres": "connectors.sources.postgres:PostgresSource",
     "postgres_cdc": "connectors.sources.postgres_cdc:PostgresCdcSource",
     "stdin": "connectors.sources.stdin:StdinSource",
 }

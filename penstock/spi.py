@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -225,6 +226,21 @@ class Rereadable(Protocol):
         """The event that begins or ends at `position`, as `batches()` would give it.
 
         :raises Permanent: `source.gone`, where the record is no longer there.
+        """
+        ...
+
+
+@runtime_checkable
+class RangeSource(Protocol):
+    """A source that can give what happened in a range of time, beside or without `batches()`: what a backfill reads."""
+
+    def read_range(self, start: datetime, end: datetime) -> AsyncIterator[Batch]:
+        """Events whose time is in `[start, end)`, as `batches()` gives them, with the same ids; `open` is not needed.
+
+        Partitions and positions are the range's own: they rise as those of `batches()` do, and are compared with none of them.
+
+        :param start: with a time zone, like `end`.
+        :raises EnvironmentFault: `source.no_time`, where records have no time.
         """
         ...
 
