@@ -68,7 +68,7 @@ class Changes:
         self.keys: dict[int, tuple[str, ...]] = {}
         self._selection = selection
         self._options = options
-        self._handlers: Mapping[type, Callable[[Any], None]] = {
+        self._handlers: Mapping[type, Callable[[Any], Relation | None]] = {
             Begin: self._begin,
             Commit: self._commit,
             Insert: self._insert,
@@ -131,10 +131,10 @@ class Changes:
         if handler is None:
             raise protocol_error(f"a {type(found).__name__} stands where no streamed transaction was asked for")
         before = len(self.events)
-        handler(found)
+        described = handler(found)
         if len(self.events) != before:
             self.size += len(message)
-        return found.relation if found.__class__ is RelationMessage else None
+        return described
 
     def keepalive(self, end: int) -> None:
         """The server has sent everything before `end`."""
@@ -210,8 +210,9 @@ class Changes:
     def _ignore(self, found: object) -> None:
         """Origins, types and logical messages are no changes."""
 
-    def _relation(self, found: RelationMessage) -> None:
+    def _relation(self, found: RelationMessage) -> Relation:
         self._tables.pop(found.relation.oid, None)
+        return found.relation
 
     def _begin(self, found: Begin) -> None:
         self.begin(found.commit_lsn, found.time, found.xid)

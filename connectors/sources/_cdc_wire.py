@@ -51,6 +51,8 @@ class Wire:
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
+        self._get = connection.pgconn.get_copy_data
+        self._error: type[psycopg.Error] = driver(COMPONENT).Error
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._writing = False
@@ -122,17 +124,17 @@ class Wire:
 
         :raises ComponentError: the stream has ended: Transient where the connection was lost.
         """
-        psycopg = driver(COMPONENT)
         try:
-            count, data = self._pgconn.get_copy_data(1)
+            count, data = self._get(1)
             if count > 0:
                 return data
             if count == 0:
                 return None
+            psycopg = driver(COMPONENT)
             result = self._pgconn.get_result()
             if result is not None and result.status == psycopg.pq.ExecStatus.FATAL_ERROR:
                 raise psycopg.errors.error_from_result(result)
-        except psycopg.Error as error:
+        except self._error as error:
             raise self._lost(error) from error
         raise Transient("source.disconnected", "the source database ended the stream")
 

@@ -42,6 +42,8 @@ BUSY_SECONDS = 10.0
 """How long `open` waits for another connection to leave the slot: that of a run that has just ended does at once."""
 
 _BUSY_PAUSE = 0.1
+_DEADLINE = 30.0
+"""Seconds for one question to the server beside the stream."""
 _QUIET = 1.0
 """Seconds between two batches that carry nothing but an LSN to confirm."""
 _TURN = 2_000
@@ -81,7 +83,7 @@ class PostgresCdcSource:
         self._options = Options(self.slot, config.include_before, config.toast, config.truncate, where)
         application = f"penstock:{context.pipeline}/{context.component}"
         self._target = Target(config.dsn.reveal(), application, tls_parameters(config.tls, context))
-        self._session = make_session(config, context, what=WHAT)
+        self._session = make_session(config, context, what=WHAT, deadline=_DEADLINE)
         self._wire: Wire | None = None
         self._changes: Changes | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -263,9 +265,8 @@ class PostgresCdcSource:
         )
 
     async def _reconnect(self, changes: Changes) -> None:
-        """Go on behind the last batch that was given."""
-        if not self._session.is_open:
-            await self._session.reopen()
+        """Go on behind the last batch that was given. What cut one connection has often cut the other, unnoticed."""
+        await self._session.reopen()
         slot = await self._session.run(lambda c: read_slot(c, self.slot))
         if slot is None:
             raise missing(self.slot, self.context.pipeline, changes.start.end)
@@ -279,8 +280,9 @@ class PostgresCdcSource:
         if wire is None:
             raise Transient("source.disconnected", "the connection to the source database was lost")
         receive, feed = wire.receive, changes.feed
+        count, size = self.batch_count, self.batch_bytes
         for _ in range(_TURN):
-            if changes.count >= self.batch_count or changes.size >= self.batch_bytes:
+            if len(changes.events) >= count or changes.size >= size:
                 return True
             data = receive()
             if data is None:

@@ -199,3 +199,33 @@ async def test_positions_are_told_in_words(shop: Database, tmp_path: Path) -> No
     ends = [tell(position.order) for position in positions(whole).values()]
     assert ends[0] == f"transaction {lsn}, its end" or ends[0].startswith("LSN ")
     assert lsn_text(parse_lsn(lsn)) == lsn
+
+
+async def test_a_server_that_falls_silent_is_transient(shop: Database, tmp_path: Path, make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(shop.server.port)
+    source = make_source(shop, tmp_path, port=proxy.port, status_interval="100ms")
+    await source.open(Resume(1, {}))
+    given: list[Batch] = []
+    try:
+        await asyncio.to_thread(proxy.stall)
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(Transient) as caught:
+                await take_all(source.batches(), given)
+        await asyncio.to_thread(proxy.forward)
+    finally:
+        await source.close()
+    assert caught.value.code == "source.silent"
+
+
+async def test_a_slot_that_holds_back_too_much_is_unhealthy(shop: Database, tmp_path: Path) -> None:
+    source = make_source(shop, tmp_path, status_interval="50ms", max_slot_lag=1)
+    await source.open(Resume(1, {}))
+    try:
+        await sql(shop, "INSERT INTO orders VALUES (1)")
+        async with asyncio.timeout(SECONDS):
+            while source.health() is None:
+                await asyncio.sleep(0.01)
+        assert (source.health() or "").startswith(f"slot.lag: the slot slot_{shop.name} holds back ")
+        assert set(source.gauges()) == {"slot_lag_bytes", "slot_lag_seconds"}
+    finally:
+        await source.close()
