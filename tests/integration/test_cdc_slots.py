@@ -31,6 +31,14 @@ async def refused(database: Database, directory: Path, known: dict | None = None
     return caught.value
 
 
+async def drop_slot(database: Database) -> None:
+    """Once the server has noticed that the connection which read it is closed."""
+    async with asyncio.timeout(SECONDS):
+        while (await sql(database, f"SELECT active FROM pg_replication_slots WHERE slot_name = 'slot_{database.name}'"))[0][0]:
+            await asyncio.sleep(0.01)
+    await sql(database, f"SELECT pg_drop_replication_slot('slot_{database.name}')")
+
+
 async def take_all(batches: AsyncIterator[Batch], given: list[Batch]) -> None:
     async for batch in batches:
         given.append(batch)
@@ -109,7 +117,7 @@ async def test_a_run_follows_and_keepalives_move_the_slot(shop: Database, tmp_pa
 
 async def test_a_slot_that_is_gone_stops_the_run(shop: Database, tmp_path: Path) -> None:
     known = await prepare_slot(make_source(shop, tmp_path))
-    await sql(shop, f"SELECT pg_drop_replication_slot('slot_{shop.name}')")
+    await drop_slot(shop)
     error = await refused(shop, tmp_path, known)
     assert (error.code, error.help) == (
         "slot.missing",
@@ -121,7 +129,7 @@ async def test_a_slot_that_is_gone_stops_the_run(shop: Database, tmp_path: Path)
 
 async def test_a_slot_ahead_of_the_checkpoint_is_a_gap(shop: Database, tmp_path: Path) -> None:
     known = await prepare_slot(make_source(shop, tmp_path))
-    await sql(shop, f"SELECT pg_drop_replication_slot('slot_{shop.name}')")
+    await drop_slot(shop)
     await sql(shop, "INSERT INTO orders VALUES (1)")
     await sql(shop, f"SELECT pg_create_logical_replication_slot('slot_{shop.name}', 'pgoutput')")
     error = await refused(shop, tmp_path, known)
