@@ -59,13 +59,17 @@ class PostgresCdcConfig(PostgresFields):
     )
     schemas: tuple[str, ...] = Field((), description="Schemas all of whose tables are read (PostgreSQL 15 and newer).")
     columns: tuple[str, ...] | None = Field(
-        None, description="Columns of the rows in events, in every table that has them; without, all.", examples=["[id, status]"]
+        None,
+        description="Columns of the rows in events, in every table that has them; without, all.",
+        examples=[["id", "status"]],
     )
     exclude_columns: tuple[str, ...] = Field((), description="Columns that events leave out, in every table that has them.")
     publication: PublicationFields = Field(
-        default_factory=PublicationFields, description="The publication, which says what the server sends."
+        default_factory=PublicationFields,
+        description="The publication, which says what the server sends.",
+        examples=[{"name": "shop", "create": "never"}],
     )
-    slot: SlotFields = Field(default_factory=SlotFields, description="The replication slot.")
+    slot: SlotFields = Field(default_factory=SlotFields, description="The replication slot.", examples=[{"name": "shop_orders"}])
     operations: tuple[Operation, ...] = Field(
         OPERATIONS, min_length=1, description="Which changes become events. A changed key is a `delete` and an `insert`."
     )
@@ -84,7 +88,9 @@ class PostgresCdcConfig(PostgresFields):
     truncate: Literal["event", "fail", "ignore"] = Field(
         "event", description="TRUNCATE of a table: an event without rows; the run stops; or nothing."
     )
-    heartbeat: HeartbeatFields | None = Field(None, description="Off by default: keepalives move the slot of a busy server.")
+    heartbeat: HeartbeatFields | None = Field(
+        None, description="Off by default: keepalives move the slot of a busy server.", examples=[{"interval": "30s"}]
+    )
     status_interval: Duration = Field(
         10.0, gt=0, description="Time between two status messages to the server; well below its `wal_sender_timeout`."
     )

@@ -124,6 +124,7 @@ def _values(pipeline: str) -> dict[tuple[Kind, str], dict[str, str]]:
         ("source", "file"): {"paths": f"[data/{pipeline}*.jsonl]"},
         ("source", "generate"): {"count": "10"},
         ("source", "postgres"): {"table": f"public.{table}"},
+        ("source", "postgres_cdc"): {"tables": f"[public.{table}]"},
         ("sink", "file"): {"path": f"out/{pipeline}.jsonl"},
         ("sink", "sqlite"): {
             "path": f"out/{pipeline}.db",
