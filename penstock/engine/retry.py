@@ -46,10 +46,16 @@ class Waits:
 
 
 async def persistently(
-    action: Callable[[], Awaitable[T]], retry: Retry, rng: random.Random, clock: Clock, tell: Callable[[Transient], None]
+    action: Callable[[], Awaitable[T]],
+    retry: Retry,
+    rng: random.Random,
+    clock: Clock,
+    tell: Callable[[Transient], None],
+    where: str | None = None,
 ) -> T:
     """The action's result: a transient failure is retried as `retry` says, an `Unavailable` without limit; `tell` hears of each.
 
+    :param where: the component that is asked.
     :raises EnvironmentFault: `retry` allows no further attempt.
     """
     waits = Waits(retry, rng, clock)
@@ -59,7 +65,7 @@ async def persistently(
         except Transient as error:
             delay = waits.after(error)
             if delay is None:
-                raise gave_up(error) from error
+                raise gave_up(error, where) from error
             tell(error)
             await clock.sleep(delay)
 

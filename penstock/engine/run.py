@@ -308,5 +308,5 @@ class Run:
             self.status.retries["source"] += 1
             self.status.wait("ack", f"source: {error}")
 
-        await persistently(attempt, self.pipeline.retry, self.options.random, self.options.clock, tell)
+        await persistently(attempt, self.pipeline.retry, self.options.random, self.options.clock, tell, "source")
         self.status.wait("ack", None)

@@ -155,7 +155,7 @@ class SinkEnd:
         def tell(error: Transient) -> None:
             self.status.wait(self.name, f"{self.name}: {error}")
 
-        await persistently(roll, self.retry, self.random, self.clock, tell)
+        await persistently(roll, self.retry, self.random, self.clock, tell, f"sink {self.name}")
         return True
 
 

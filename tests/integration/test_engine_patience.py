@@ -58,7 +58,7 @@ async def test_a_source_that_cannot_be_opened_ends_the_run_when_no_attempt_is_le
     failing_first(monkeypatch, ListSource, "open", *[Transient("server.gone", "refused", help="start it")] * 2)
     with pytest.raises(EnvironmentFault) as caught:
         await run_once(pipeline)
-    assert (caught.value.code, caught.value.help) == ("server.gone", "start it")
+    assert (caught.value.code, caught.value.where, caught.value.help) == ("server.gone", "source", "start it")
 
 
 async def test_a_run_that_waits_for_its_source_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
