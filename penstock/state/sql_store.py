@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -45,7 +46,7 @@ class Database(Protocol):
         ...
 
 
-class SqlStateStore:
+class SqlStateStore(ABC):
     """`StateStore` over tables, but for `open`, `close`, `hold` and `holder`."""
 
     def __init__(self, pipeline: str, clock: Clock, faults: Faults, database: Database) -> None:
@@ -58,9 +59,9 @@ class SqlStateStore:
         self._letter_writes = 0
 
     @property
+    @abstractmethod
     def _holds(self) -> bool:
         """Whether this object is the pipeline's one run."""
-        raise NotImplementedError
 
     # ---- the pipeline
 
