@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 from pydantic import BaseModel
 
 from penstock.clock import Clock
-from penstock.errors import ComponentError
+from penstock.errors import ComponentError, PenstockError
 from penstock.event import Event
 from penstock.faults import Faults
 
@@ -372,6 +372,43 @@ class Measured(Protocol):
 
         Names are constants of the source, of lower-case letters, digits and underscores. Called at any time between `open` and
         `close`, from the loop's thread, and answers at once.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at, and how it was found: what `pipe doctor` prints.
+
+    :ivar severity: `error`: the pipeline cannot run, or not as it is declared; `warning`: it can, until something happens that
+        the message names; `ok`: looked at, and as it should be.
+    :ivar code: of what was looked at, stable and dotted; where a run would stop for it, the code of the run's error.
+    :ivar message: one line, no secrets (Invariant 9).
+    :ivar help: the exact SQL, command or field that mends it.
+    """
+
+    severity: Literal["error", "warning", "ok"]
+    code: str
+    message: str
+    why: str | None = None
+    help: str | None = None
+
+    @classmethod
+    def of(cls, error: PenstockError) -> Finding:
+        """An error that a run would stop for."""
+        return cls("error", error.code, error.message, error.why, error.help)
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A source or sink that can find what would keep it from running well: feeds `pipe doctor`. Asked in place of `open`."""
+
+    async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
+        """Everything that was looked at, sound or not. Changes nothing anywhere, and leaves nothing open.
+
+        An error that is raised, such as of a server that is not there, becomes a finding of its own.
+
+        :param checkpoint: positions of the pipeline's checkpoint by partition; empty for a sink, and where there is none.
         """
         ...
 
