@@ -6,8 +6,8 @@ Names go into SQL only as `quoted`; the connection itself is `penstock.postgres.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -16,6 +16,11 @@ from penstock.config.base import ComponentConfig, ProjectPath, Secret
 from penstock.errors import Permanent
 from penstock.postgres import Session
 from penstock.spi import Context
+
+if TYPE_CHECKING:
+    import psycopg
+
+T = TypeVar("T")
 
 LONGEST_NAME = 63
 """Bytes of an identifier that PostgreSQL keeps; it cuts longer ones silently, so they are refused here."""
@@ -122,6 +127,16 @@ def make_session(
         settings=settings,
         deadline=deadline,
     )
+
+
+async def ask(session: Session, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    """`work(connection)`; a connection that is known to be lost is made anew before.
+
+    :raises ComponentError: as `Session.run` and `Session.reopen`.
+    """
+    if not session.is_open:
+        await session.reopen()
+    return await session.run(work)
 
 
 def tls_parameters(tls: TlsConfig | None, context: Context) -> dict[str, str]:

@@ -9,12 +9,12 @@ What lies at or before the start is counted and left out, so that a change has t
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
+from connectors.sources._cdc_cut import cutter, selected
 from connectors.sources._cdc_positions import END, Start, order, position
 from connectors.sources._cdc_tables import Selection, Table
 from connectors.sources._pg_replication import lsn_text, protocol_error, time_text
@@ -37,7 +37,7 @@ from connectors.sources._pgoutput_messages import (
 )
 from penstock.errors import ComponentError, Fatal, Permanent
 from penstock.event import Event
-from penstock.spi import Batch, Position, Program
+from penstock.spi import Batch, Program
 
 PLACEHOLDER = "__penstock_unchanged"
 """Stands for a large value that an update left as it was, with `toast: placeholder`, and in dead letters."""
@@ -161,12 +161,20 @@ class Changes:
     def take(self) -> Batch | None:
         """All that was collected; None where nothing was, and no LSN either."""
         at = self._at()
-        events, rejects = self._selected()
+        events, rejects = selected(self._options.where, self.events, self._rejects)
         if (not events and not self.moved) or at <= self._reached:
             self._clear()
             return None
         token = self.end if self.moved else None  # Invariant 1: never in mid-transaction
-        batch = Batch(self._options.partition, events, position(at, self.end), token, self.size, rejects, self._cutter(events))
+        batch = Batch(
+            self._options.partition,
+            events,
+            position(at, self.end),
+            token,
+            self.size,
+            rejects,
+            cutter(events, self._marks, self._base),
+        )
         self._acknowledged = self.end
         self._reached = at
         self._start = Start(int.from_bytes(at[:8], "big"), int.from_bytes(at[8:], "big"), self.end)
@@ -179,33 +187,6 @@ class Changes:
         if self.in_transaction and self._change and place > self._threshold:
             return order(self._commit_lsn, place)
         return self._marks[-1][0] if self._marks else self._reached
-
-    def _cutter(self, events: list[Event]) -> Callable[[int], Position]:
-        marks, base = self._marks, self._base
-
-        def cut(count: int) -> Position:
-            at = events[count - 1].position
-            before = bisect_left(marks, (at, 0))
-            return position(at, marks[before - 1][1] if before else base)
-
-        return cut
-
-    def _selected(self) -> tuple[list[Event], dict[int, ComponentError]]:
-        """The events that `where` lets pass, and what is wrong with some of them."""
-        where = self._options.where
-        if where is None or not self.events:
-            return self.events, self._rejects
-        events: list[Event] = []
-        rejects: dict[int, ComponentError] = {}
-        for index, (event, outputs) in enumerate(zip(self.events, where(self.events), strict=True)):
-            fault = self._rejects.get(index) or _verdict(outputs)
-            if fault is None and not _holds(outputs):
-                continue
-            if fault is not None:
-                rejects[len(events)] = fault
-            event.origin = len(events)
-            events.append(event)
-        return events, rejects
 
     def _ignore(self, found: object) -> None:
         """Origins, types and logical messages are no changes."""
@@ -328,19 +309,3 @@ class Changes:
 def _rekeyed(old: Row, new: Row, key: tuple[str, ...]) -> bool:
     """Whether a column of the key has another value. One that was not sent is unchanged."""
     return any(name in old and new[name] is not UNCHANGED and old[name] != new[name] for name in key)
-
-
-def _holds(outputs: Any) -> bool:
-    return bool(outputs) and outputs[0] is not None and outputs[0] is not False
-
-
-def _verdict(outputs: list[Any] | ComponentError) -> ComponentError | None:
-    if isinstance(outputs, ComponentError):
-        return outputs
-    if len(outputs) > 1:
-        return Permanent(
-            "source.where_outputs",
-            f"`where` gave {len(outputs)} values for one change",
-            help="say which counts: any(…), all(…) or first(…)",
-        )
-    return None

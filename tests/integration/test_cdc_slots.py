@@ -10,7 +10,7 @@ import pytest
 from cdc_parts import ORDERS, SECONDS, confirmed, events_of, ids, make_source, positions, prepare_slot, read, sql
 from server_parts import MakeProxy, StartPostgres
 
-from connectors.sources import postgres_cdc
+from connectors.sources import _cdc_stream, postgres_cdc
 from connectors.sources._pg_replication import lsn_text, parse_lsn
 from penstock.errors import EnvironmentFault, PenstockError, Transient
 from penstock.spi import Batch, Resume
@@ -138,7 +138,7 @@ async def test_a_slot_ahead_of_the_checkpoint_is_a_gap(shop: Database, tmp_path:
 
 
 async def test_a_busy_slot_names_who_has_it(shop: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_cdc, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(_cdc_stream, "BUSY_SECONDS", 0.2)
     holder = make_source(shop, tmp_path)
     await holder.open(Resume(1, {}))
     try:

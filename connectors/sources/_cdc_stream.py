@@ -1,0 +1,261 @@
+"""The replication stream: a connection to the slot, what it brings, and what it is told to be durable.
+
+    stream = Stream(link, session, clock)
+    await stream.open(changes)
+    more = await stream.gather(count, size)     # fills `changes`, as far as something has arrived
+    await stream.wait(seconds)
+    stream.confirm(lsn)                         # after the commit, never before (Invariant 1)
+
+Status messages go out from a task of their own, however busy the others are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import msgspec
+
+from connectors._pg_types import TYPES_QUERY, TypeCatalog
+from connectors._postgres import ask
+from connectors.sources._cdc_changes import Changes
+from connectors.sources._cdc_positions import Start
+from connectors.sources._cdc_slot import check_slot, missing, read_slot, reader_of
+from connectors.sources._cdc_wire import SlotBusy, Target, Wire
+from connectors.sources._pg_replication import (
+    KEEPALIVE,
+    XLOG_DATA,
+    XLOG_HEADER,
+    Keepalive,
+    frame,
+    microseconds_since_2000,
+    protocol_error,
+)
+from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity
+from penstock.clock import Clock
+from penstock.errors import ComponentError, Transient
+from penstock.postgres import Session
+
+BUSY_SECONDS = 10.0
+"""How long `open` waits for another connection to leave the slot: that of a run that has just ended does at once."""
+
+_BUSY_PAUSE = 0.1
+_TURN = 2_000
+"""Messages after which other tasks have their turn, where they made no batch."""
+_SILENT = 3
+"""Intervals of status messages, each of which asks for an answer, after which a silent connection counts as lost."""
+_PRIMARY_KEY = """
+SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+WHERE i.indisprimary AND i.indrelid = %s
+"""
+
+
+class Link(msgspec.Struct, frozen=True):
+    """What is read, and for whom.
+
+    :ivar interval: seconds between two status messages.
+    """
+
+    target: Target
+    pipeline: str
+    slot: str
+    publication: str
+    interval: float
+
+
+class Stream:
+    """One reader of the slot: `open`, then `gather` and `wait` in turns; after a `Transient`, `reconnect`.
+
+    :ivar confirmed: the LSN that the server was told to be durable.
+    :ivar asked: the server wants to know what is durable, or the end is awaited: the next batch should not wait.
+    :ivar fault: why the last status message did not go out.
+    """
+
+    def __init__(self, link: Link, session: Session, clock: Clock) -> None:
+        self._link = link
+        self._session = session
+        self._clock = clock
+        self._wire: Wire | None = None
+        self._changes: Changes | None = None
+        self._received = 0
+        self.confirmed = 0
+        self.asked = False
+        self.fault: str | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._wire is not None
+
+    @property
+    def changes(self) -> Changes:
+        """What has come and was not taken."""
+        if self._changes is None:
+            raise Transient("source.disconnected", "the source database is not connected")
+        return self._changes
+
+    async def open(self, changes: Changes) -> None:
+        """Begin to receive, from where `changes` goes on; while another connection has the slot, wait for it to leave.
+
+        :raises Transient: `slot.busy`, after 10 seconds; the server is not there.
+        """
+        self._changes = changes
+        self.confirmed = changes.start.end
+        await self._replicate(changes.start)
+
+    async def reconnect(self) -> None:
+        """Go on behind the last batch that was given. What cut one connection has often cut the other, unnoticed.
+
+        :raises EnvironmentFault: `slot.*`: the slot cannot give what comes next.
+        """
+        changes, link = self.changes, self._link
+        await self._session.reopen()
+        slot = await self._session.run(lambda c: read_slot(c, link.slot))
+        if slot is None:
+            raise missing(link.slot, link.pipeline, changes.start.end)
+        await self.check(changes.start)
+        changes.restart(changes.start)
+        await self._replicate(changes.start)
+
+    async def check(self, checkpoint: Start | None) -> None:
+        """:raises EnvironmentFault: `slot.*`, where the slot is there and is not what the checkpoint needs."""
+        link = self._link
+        slot = await self._session.run(lambda c: read_slot(c, link.slot))
+        if slot is not None:
+            database = await self._session.run(lambda c: c.info.dbname)
+            check_slot(slot, database, link.pipeline, None if checkpoint is None else checkpoint.end)
+
+    async def gather(self, count: int, size: int) -> bool:
+        """Feed what has arrived, up to a batch of so many events or bytes; False where no more has.
+
+        :raises Transient: the connection was lost.
+        """
+        wire, changes = self._wire, self.changes
+        if wire is None:
+            raise Transient("source.disconnected", "the connection to the source database was lost")
+        receive, feed = wire.receive, changes.feed
+        for _ in range(_TURN):
+            if len(changes.events) >= count or changes.size >= size:
+                return True
+            data = receive()
+            if data is None:
+                wire.take_in()
+                data = receive()
+                if data is None:
+                    return False
+            kind = data[0]
+            if kind == XLOG_DATA:
+                relation = feed(bytes(data[XLOG_HEADER:]))
+                if relation is not None:
+                    await self._look_up(relation, changes)
+            elif kind == KEEPALIVE:
+                self._keepalive(frame(data), changes)
+            else:
+                raise protocol_error(f"a frame of the replication stream is of the unknown kind {kind}")
+        await asyncio.sleep(0)
+        return True
+
+    async def wait(self, seconds: float, *, hurry: bool) -> None:
+        """Until more arrives, or an LSN is to be handed on.
+
+        :param hurry: ask the server where it stands.
+        :raises Transient: `source.silent`; the connection was lost.
+        """
+        wire, changes = self._wire, self.changes
+        if wire is None:
+            return
+        if hurry:
+            self.send_status(reply=True)
+        bound = _SILENT * self._link.interval
+        began = self._clock.monotonic()
+        if await wire.readable(max(0.0, min(seconds, bound)) if changes.moved else bound):
+            return
+        if not changes.moved and self._clock.monotonic() - began >= bound:
+            raise Transient("source.silent", f"the source database has not answered for {bound:g} s")
+
+    def confirm(self, lsn: int) -> None:
+        """Everything up to here is durable; the server learns of it at once (Invariant 1)."""
+        if lsn > self.confirmed:
+            self.confirmed = lsn
+            self.send_status()
+
+    async def keep_alive(self) -> None:
+        """Status messages for ever."""
+        while True:
+            await self._clock.sleep(self._link.interval)
+            self.send_status(reply=True)
+
+    def send_status(self, reply: bool = False) -> None:
+        """What was received and what is durable. A lost connection is left for the reader to notice."""
+        wire, changes = self._wire, self._changes
+        if wire is None or changes is None:
+            return
+        written = max(self._received, changes.end, self.confirmed)
+        moment = microseconds_since_2000(datetime.fromtimestamp(self._clock.now(), UTC))
+        try:
+            wire.send_status(written, self.confirmed, moment, reply)  # Invariant 1: flushed is what was acknowledged
+            self.fault = None
+        except ComponentError as error:
+            self.fault = f"{error.code}: {error}"
+
+    async def disconnect(self) -> None:
+        """Leave the slot; harmless when not connected."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+    async def _replicate(self, start: Start) -> None:
+        link, deadline = self._link, self._clock.monotonic() + BUSY_SECONDS
+        while True:
+            wire = await Wire.connect(link.target)
+            try:
+                await wire.start(link.slot, start.end, _options(link))
+            except SlotBusy as error:
+                await wire.close()
+                if self._clock.monotonic() >= deadline:
+                    raise await self._busy() from error
+                await self._clock.sleep(_BUSY_PAUSE)
+            except BaseException:
+                await wire.close()
+                raise
+            else:
+                break
+        self._wire = wire
+        self._received = start.end
+        await self.check(start)  # held by this connection now: whoever confirmed something in it has done so before
+        self.send_status()
+
+    async def _busy(self) -> Transient:
+        name = self._link.slot
+        slot = await self._session.run(lambda c: read_slot(c, name))
+        pid = slot.active_pid if slot else None
+        who = await self._session.run(lambda c: reader_of(c, pid)) if pid else "another connection"
+        return SlotBusy(
+            "slot.busy",
+            f"the slot {name} is in use by {who}",
+            help=f"stop it, or: SELECT pg_terminate_backend({pid})" if pid else None,
+        )
+
+    def _keepalive(self, found: object, changes: Changes) -> None:
+        if isinstance(found, Keepalive):
+            changes.keepalive(found.end)
+            self._received = max(self._received, found.end)
+            if found.reply:
+                self.asked = True
+                self.send_status()
+
+    async def _look_up(self, relation: Relation, changes: Changes) -> None:
+        """What the stream does not tell of a table: types made meanwhile, and the key where the identity is the whole row."""
+        if changes.decoder.types.missing(relation.type_oids):
+            rows = await ask(self._session, lambda c: c.execute(TYPES_QUERY).fetchall())
+            changes.decoder.types = TypeCatalog.of(rows)
+        if relation.identity is ReplicaIdentity.FULL:
+            rows = await ask(self._session, lambda c: c.execute(_PRIMARY_KEY, (relation.oid,)).fetchall())
+            changes.keys[relation.oid] = tuple(name for (name,) in rows)
+        else:
+            changes.keys.pop(relation.oid, None)
+
+
+def _options(link: Link) -> list[tuple[str, str]]:
+    publication = '"' + link.publication.replace('"', '""') + '"'
+    return [("proto_version", "1"), ("publication_names", publication.replace("'", "''"))]
