@@ -5,9 +5,9 @@ descriptions are its reference page) and a docstring whose first line is its sum
 before any connection is opened, so constructors check and compile, and only `open` touches the world.
 
 Concurrency: one asyncio loop. No two calls of one component overlap, but `Source.ack`, `release` and `close` may be called while
-`batches()` waits. A blocking client runs in a thread that its component owns. Errors are classified at this edge (`Transient`,
-`Permanent`, `Fatal` of `penstock.errors`), and a component never retries by itself what the engine retries. The contract of
-ledgers, a sink's own among them, is `penstock.ledger`.
+`batches()` waits, and `Signalled.signal` goes on beside all of them. A blocking client runs in a thread that its component owns.
+Errors are classified at this edge (`Transient`, `Permanent`, `Fatal` of `penstock.errors`), and a component never retries by
+itself what the engine retries. The contract of ledgers, a sink's own among them, is `penstock.ledger`.
 """
 
 from __future__ import annotations
@@ -409,6 +409,46 @@ class Examined(Protocol):
         An error that is raised, such as of a server that is not there, becomes a finding of its own.
 
         :param checkpoint: positions of the pipeline's checkpoint by partition; empty for a sink, and where there is none.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Something that somebody asked of a pipeline (`pipe signal`).
+
+    :ivar id: rises from signal to signal of a pipeline, and is never used again.
+    :ivar kind: one of `Signalled.signals`.
+    :ivar arguments: as they were given; the source checks them.
+    """
+
+    id: int
+    kind: str
+    arguments: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Signalled(Protocol):
+    """A source that takes signals while it is read, such as `snapshot TABLE…`. `pause` and `resume` are the engine's own.
+
+    :ivar signals: the kinds that it takes.
+    """
+
+    signals: ClassVar[frozenset[str]]
+
+    async def signal(self, signal: Signal) -> None:
+        """Returns as soon as what is asked for is durable on the source's side (a position of its own that was acknowledged), so
+        that it need not be asked for again; it is then carried out through `batches()`, also by later runs.
+
+        Called between `open` and `close`, one signal at a time, in order of ids. It may take as long as it takes, while
+        `batches()` and `ack` go on; while the pipeline is paused, `batches()` gives nothing. A run that ends meanwhile cancels
+        it, and the next run calls it again with the same id: of one that was durable already nothing is done twice. Under
+        `Resume.once`, `batches()` is called again where it ended and a signal is left: each signal is taken, and what it asks
+        for is read, before the run ends.
+
+        :raises Transient: called again after a while, without limit.
+        :raises Permanent: the signal is refused with this reason.
+        :raises Fatal: the signal is refused with this reason, and the run ends.
         """
         ...
 

@@ -21,6 +21,7 @@ from penstock.state.letter_tables import LETTER_TABLES
 from penstock.state.migration import Schema
 from penstock.state.records import Job, Note, RunRecord, Version
 from penstock.state.replay_tables import REPLAYS_TABLE
+from penstock.state.signal_tables import SIGNAL_TABLES
 
 _NOTE = 1
 """The note is one row, and owns its positions."""
@@ -54,6 +55,7 @@ STORE_SCHEMA = Schema(
             "ALTER TABLE note ADD COLUMN groups TEXT NOT NULL DEFAULT '{}'",
             REPLAYS_TABLE,
         ],
+        [*SIGNAL_TABLES],
     ],
 )
 

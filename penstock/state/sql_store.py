@@ -1,7 +1,7 @@
 """The state store in SQL, of SQLite or of PostgreSQL: all but how it is opened and held.
 
 Collaborators: `ledger_tables` (the ledger of all sinks that hold none), `pipeline_tables` (epochs, note, versions, jobs),
-`letter_tables`, `replay_tables` and `letter_queries` (dead letters).
+`letter_tables`, `replay_tables` and `letter_queries` (dead letters), `signal_box`.
 Invariants 2, 6, 7 and 11 are enforced there; here each method is one transaction.
 """
 
@@ -22,6 +22,7 @@ from penstock.state import letter_tables, pipeline_tables, replay_tables
 from penstock.state.dialect import Connection
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+from penstock.state.signal_box import SignalBox
 
 T = TypeVar("T")
 
@@ -57,6 +58,12 @@ class SqlStateStore(ABC):
         self._ledger = LedgerTables(f"{pipeline}/state")
         self._no_letters = False
         self._letter_writes = 0
+        self._signals = SignalBox(database, clock)
+
+    @property
+    def signals(self) -> SignalBox:
+        """See `StateStore.signals`."""
+        return self._signals
 
     @property
     @abstractmethod

@@ -1,5 +1,5 @@
 """The state store's contract. It is the ledger of every sink that holds none of its own, and keeps what belongs to the pipeline:
-epochs, the note of step 3, dead letters, versions, jobs.
+epochs, the note of step 3, dead letters, versions, jobs, signals.
 
 Invariants 2, 6, 7 and 11 are enforced behind it. A store belongs to one pipeline.
 """
@@ -12,6 +12,7 @@ from typing import Protocol
 from penstock.ledger import Claim, Commit, Ledger
 from penstock.spi import Position
 from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+from penstock.state.signal_box import SignalBox
 
 
 class StateStore(Ledger, Protocol):
@@ -19,6 +20,11 @@ class StateStore(Ledger, Protocol):
 
     A busy or full database raises `Unavailable`; a damaged or newer one `EnvironmentFault` with what to do (Invariant 11).
     """
+
+    @property
+    def signals(self) -> SignalBox:
+        """What people ask of the pipeline, and whether it is paused."""
+        ...
 
     async def open(self, *, create: bool = True) -> None:
         """:raises EnvironmentFault: `state.damaged`, `state.foreign`, `state.newer`, `state.missing` (without `create`)."""

@@ -19,7 +19,7 @@ from penstock.ledger import Counts
 from penstock.spi import Position
 from penstock.state.lock import PipelineLock
 from penstock.state.open import open_store
-from penstock.state.records import LetterQuery, Note, RunRecord
+from penstock.state.records import Inbox, LetterQuery, Note, RunRecord
 from penstock.state.sqlite_store import SqliteStateStore
 from penstock.state.store import StateStore
 from penstock.testing.servers import Database
@@ -115,8 +115,8 @@ async def golden(directory: Path, version: int = 1) -> SqliteStateStore:
     return make_store(directory)
 
 
-@pytest.mark.parametrize("older", [1, 2])
-async def test_an_older_version_is_migrated_and_nothing_of_it_is_lost(tmp_path: Path, older: int) -> None:
+@pytest.mark.parametrize(("older", "jobs"), [(1, 0), (2, 1), (3, 1)])
+async def test_an_older_version_is_migrated_and_nothing_of_it_is_lost(tmp_path: Path, older: int, jobs: int) -> None:
     store = await golden(tmp_path, older)
     await store.open()
     assert await store.read_note() == Note(1, {"p": at(2)}, Counts(), {"state": "i"}, running=1.0, drained=True, at=9.0)
@@ -132,7 +132,10 @@ async def test_an_older_version_is_migrated_and_nothing_of_it_is_lost(tmp_path: 
     await store.settle(epoch, {"a": claim})
     assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
     assert await store.create_job("replay", "{}")
-    assert len(await store.open_jobs()) == older
+    assert len(await store.open_jobs()) == jobs + 1
+    assert await store.signals.inbox() == Inbox(None, [])
+    assert await store.signals.pause("ann@here") == 1_000_000
+    assert [one.id for one in (await store.signals.inbox()).waiting] == [1_000_000]
     await store.note(epoch, note(2, groups={"a": 7}))
     assert ((await store.read_note()).epoch, (await store.read_note()).groups) == (epoch, {"a": 7})
     await store.close()
