@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock._postgres_errors import classify, invalid_dsn
@@ -28,7 +32,9 @@ __all__ = ["Session", "classify", "driver", "errors"]
 T = TypeVar("T")
 
 CONNECT_TIMEOUT = 10
-"""Seconds for one address of the server."""
+"""Seconds for one address of the server; fewer where a call's deadline is shorter."""
+
+_SHORTEST_CONNECT_TIMEOUT = 2  # libpq takes 1 for 2
 
 _CANCEL_TIMEOUT = 2.0
 _LONGEST_NAME = 63
@@ -63,6 +69,19 @@ def errors(what: str) -> Iterator[None]:
         raise classify(error, what) from error
 
 
+@dataclass(slots=True)
+class _Call:
+    """One call on the session's thread.
+
+    :ivar since: when it began there, or last made progress; None: it waits for those before it.
+    :ivar cut: its connection was cut at its deadline.
+    """
+
+    since: float | None = None
+    cut: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
 class Session:
     """One synchronous connection in autocommit mode, in one thread of its own: `open`, any number of `run`, `close`.
 
@@ -74,7 +93,9 @@ class Session:
     :param application: as `pg_stat_activity` shows it.
     :param parameters: further connection parameters, such as `sslmode`, over those of the DSN.
     :param settings: set when the connection begins, such as `{"TimeZone": "UTC"}`.
-    :param deadline: seconds for one call; after them the connection is cut, and the call raises `Transient`.
+    :param first: statements that a connection begins with, after its settings.
+    :param deadline: seconds for one call, from its start on the thread, or since its last `progress`; after them the connection
+        is cut, and the call raises `Transient`.
     """
 
     def __init__(
@@ -85,6 +106,7 @@ class Session:
         application: str,
         parameters: Mapping[str, Any] | None = None,
         settings: Mapping[str, str] | None = None,
+        first: Sequence[str] = (),
         deadline: float | None = None,
     ) -> None:
         self.what = what
@@ -92,11 +114,12 @@ class Session:
         self._application = application
         self._parameters = dict(parameters or {})
         self._settings = dict(settings or {})
+        self._first = tuple(first)
         self._deadline = deadline
         self._executor: ThreadPoolExecutor | None = None
         self._connection: psycopg.Connection[Any] | None = None
-        self._under_way = 0
-        self._cut = False
+        self._current: _Call | None = None
+        self._turn = threading.Lock()  # a call ends, or is cut off, never both
 
     @property
     def is_open(self) -> bool:
@@ -128,12 +151,17 @@ class Session:
         """`work(connection)` on the thread, errors classified. A transaction that it begins it must end."""
         return await self._call(lambda: work(self._live()))
 
+    def progress(self) -> None:
+        """Called by `work` on the thread: its deadline counts anew, for the server has answered."""
+        if self._current is not None:
+            self._current.since = time.monotonic()
+
     async def close(self) -> None:
         """Close the connection; harmless when not open. A call that is still under way is ended."""
         executor, self._executor = self._executor, None
         if executor is None:
             return
-        if self._under_way:
+        if self._current is not None:
             await asyncio.to_thread(self._cancel)
         await asyncio.get_running_loop().run_in_executor(executor, self._disconnect)
         executor.shutdown(wait=False)
@@ -141,21 +169,35 @@ class Session:
     async def _call(self, work: Callable[[], T]) -> T:
         if self._executor is None:
             raise Fatal("postgres.closed", f"{self.what} is not open")
-        call = asyncio.get_running_loop().run_in_executor(self._executor, self._classified, work)
-        timer = None if self._deadline is None else asyncio.get_running_loop().call_later(self._deadline, self._cut_off)
+        call = _Call()
+        job = self._executor.submit(self._classified, work, call)
+        if self._deadline is not None:
+            self._watch(call, job, self._deadline, self._deadline)
         try:
-            return await call
+            return await asyncio.wrap_future(job)
         finally:
-            if timer is not None:
-                timer.cancel()
+            if call.timer is not None and job.done():  # one that a cancelled caller leaves behind keeps its deadline
+                call.timer.cancel()
 
-    def _classified(self, work: Callable[[], T]) -> T:
+    def _watch(self, call: _Call, job: Future[Any], deadline: float, seconds: float) -> None:
+        call.timer = asyncio.get_running_loop().call_later(seconds, self._look_at, call, job, deadline)
+
+    def _look_at(self, call: _Call, job: Future[Any], deadline: float) -> None:
+        if job.done():
+            return
+        left = deadline if call.since is None else call.since + deadline - time.monotonic()
+        if left <= 0:
+            self._cut_off(call)
+        self._watch(call, job, deadline, left if left > 0 else deadline)
+
+    def _classified(self, work: Callable[[], T], call: _Call) -> T:
         psycopg = driver()
-        self._under_way += 1
+        call.since = time.monotonic()
+        self._current = call
         try:
             return work()
         except psycopg.Error as error:
-            if self._cut:
+            if call.cut:
                 raise Transient("postgres.timeout", f"{self.what} did not answer within {self._deadline:g} s") from error
             if self._connection is not None and self._connection.closed:
                 raise Transient(
@@ -163,8 +205,8 @@ class Session:
                 ) from error
             raise classify(error, self.what) from error
         finally:
-            self._under_way -= 1
-            self._cut = False
+            with self._turn:
+                self._current = None
 
     def _live(self) -> psycopg.Connection[Any]:
         if self._connection is None or self._connection.closed:
@@ -177,30 +219,40 @@ class Session:
         given = _parameters(self._dsn)
         if given is None:
             raise invalid_dsn(self.what)
-        parameters = {"connect_timeout": CONNECT_TIMEOUT, **_KEEPALIVE, **given, **self._parameters}
+        parameters = {"connect_timeout": self._connect_timeout(), **_KEEPALIVE, **given, **self._parameters}
         parameters["application_name"] = self._application.encode()[:_LONGEST_NAME].decode(errors="ignore")
-        connection = psycopg.connect(**parameters, autocommit=True)
+        self._connection = connection = psycopg.connect(**parameters, autocommit=True)
         try:
             for name, value in self._settings.items():
                 connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+            for statement in self._first:
+                connection.execute(statement.encode())
         except BaseException:
-            connection.close()
+            self._disconnect()
             raise
-        self._connection = connection
+
+    def _connect_timeout(self) -> int:
+        if self._deadline is None:
+            return CONNECT_TIMEOUT
+        return min(CONNECT_TIMEOUT, max(_SHORTEST_CONNECT_TIMEOUT, math.ceil(self._deadline)))
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
-    def _cut_off(self) -> None:
-        """On the event loop's thread, while a call blocks: end its wait for the server."""
-        connection = self._connection
-        if connection is None or connection.closed:
-            return
-        self._cut = True
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
-            line.shutdown(socket.SHUT_RDWR)
+    def _cut_off(self, call: _Call) -> None:
+        """On another thread, while a call blocks: end its wait for the server."""
+        with self._turn:
+            connection = self._connection
+            if self._current is not call or connection is None or connection.closed:
+                return
+            call.cut = True
+            with (
+                contextlib.suppress(OSError, driver().Error),
+                socket.socket(fileno=os.dup(connection.pgconn.socket)) as line,
+            ):
+                line.shutdown(socket.SHUT_RDWR)
 
     def _cancel(self) -> None:
         connection = self._connection
@@ -208,8 +260,8 @@ class Session:
             return
         with contextlib.suppress(driver().Error):
             connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
-        if self._under_way:
-            self._cut_off()
+        if (call := self._current) is not None:
+            self._cut_off(call)
 
 
 def _parameters(dsn: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import psycopg
 import pytest
@@ -107,6 +108,81 @@ async def test_a_stalled_call_ends_at_its_deadline(database: Database, make_prox
     proxy.forward()
     await session.reopen()
     assert await session.run(lambda connection: connection.execute(b"SELECT 1").fetchone()) == (1,)
+    await session.close()
+
+
+async def test_a_deadline_counts_from_the_start_of_a_call_and_not_while_others_go_before_it(database: Database) -> None:
+    session = make_session(database.dsn, deadline=1.0)
+    await session.open()
+    calls = [session.run(lambda connection: connection.execute(b"SELECT pg_sleep(0.6)").fetchall()) for _ in range(2)]
+    assert await asyncio.gather(*calls) == [[("",)]] * 2
+    assert session.is_open
+    await session.close()
+
+
+async def test_work_that_makes_progress_may_take_longer_than_its_deadline(database: Database) -> None:
+    session = make_session(database.dsn, deadline=1.0)
+    await session.open()
+
+    def work(connection: psycopg.Connection[object]) -> int:
+        for _ in range(3):
+            connection.execute(b"SELECT pg_sleep(0.5)")
+            session.progress()
+        return connection.info.backend_pid
+
+    assert await session.run(work)
+    assert session.is_open
+    await session.close()
+
+
+async def test_a_call_whose_caller_was_cancelled_keeps_its_deadline(database: Database, make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(database.server.port)
+    session = make_session(database.dsn_through(proxy.port), deadline=0.5)
+    await session.open()
+    proxy.stall()
+    begun = threading.Event()
+
+    def work(connection: psycopg.Connection[object]) -> None:
+        begun.set()
+        connection.execute(b"SELECT 1")
+
+    call = asyncio.ensure_future(session.run(work))
+    await asyncio.to_thread(begun.wait)
+    call.cancel()
+    async with asyncio.timeout(5):
+        assert (await failure(session, "SELECT 2")).code == "postgres.connection_lost"
+    await session.close()
+
+
+async def test_connecting_anew_has_the_deadline_too(database: Database, make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(database.server.port)
+    session = make_session(database.dsn_through(proxy.port), deadline=0.5, settings={"TimeZone": "UTC"})
+    await session.open()
+    proxy.stall()
+    async with asyncio.timeout(5):
+        with pytest.raises(Transient):
+            await session.reopen()
+    proxy.drip(700)  # greeted, and then hardly a byte
+    async with asyncio.timeout(10):
+        with pytest.raises(Transient):
+            await session.reopen()
+    proxy.forward()
+    await session.reopen()
+    await session.close()
+
+
+async def test_every_connection_begins_with_the_settings_and_the_first_statements(
+    database: Database, make_proxy: MakeProxy
+) -> None:
+    proxy = make_proxy(database.server.port)
+    session = make_session(database.dsn_through(proxy.port), settings={"lock_timeout": "7s"}, first=["SET work_mem = '3MB'"])
+    shown = b"SELECT current_setting('lock_timeout'), current_setting('work_mem')"
+    await session.open()
+    assert await session.run(lambda connection: connection.execute(shown).fetchone()) == ("7s", "3MB")
+    proxy.cut()
+    await failure(session, "SELECT 1")
+    await session.reopen()
+    assert await session.run(lambda connection: connection.execute(shown).fetchone()) == ("7s", "3MB")
     await session.close()
 
 
