@@ -7,7 +7,7 @@ recovery cuts it off. Order of calls and what a failure means: `penstock.spi.Sin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +22,8 @@ from connectors.sinks._rows import CsvRows, Encoder, FormatName, Unencodable, li
 from penstock.config.base import ComponentConfig, ProjectPath
 from penstock.errors import BatchError, ComponentError, Fatal, Permanent, Unavailable
 from penstock.event import Event
-from penstock.spi import Context
+from penstock.places import look_at_file, look_at_room
+from penstock.spi import Context, Finding, Position
 
 T = TypeVar("T")
 
@@ -75,6 +76,11 @@ class FileSink:
         self._open_done = False
         self._lead = b""
         self._rows: CsvRows | None = None
+
+    async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
+        """See `Examined`."""
+        path = self.context.project / self.config.path
+        return [look_at_file(path, "sink.place", "the file"), look_at_room(path, "sink.room")]
 
     async def open(self, recovered: bytes | None) -> None:
         """Take the file and cut off what was never committed. Without `recovered`, call `flush` next and commit what it returns

@@ -20,7 +20,8 @@ from penstock.config.base import ComponentConfig, DataField, ProjectPath
 from penstock.errors import BatchError, ComponentError, EnvironmentFault, Permanent
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit
-from penstock.spi import Context
+from penstock.places import look_at_file, look_at_room
+from penstock.spi import Context, Finding, Position
 from penstock.state.ledger_tables import LEDGER_SCHEMA, LedgerTables
 from penstock.state.migration import migrate
 from penstock.state.sqlite_database import Database, Naming
@@ -93,6 +94,13 @@ class SqliteSink:
         self._ledger = LedgerTables(f"{context.pipeline}/{context.component}")
         self._writer: Writer | None = None
         self._rows: dict[tuple[str, ...], Rows] = {}
+
+    async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
+        """See `Examined`."""
+        found = [look_at_file(self._path, "sink.place", "the database"), look_at_room(self._path, "sink.room")]
+        if not self._config.create and not self._path.exists():
+            found[0] = Finding.of(self._missing())
+        return found
 
     async def open(self, recovered: bytes | None) -> None:
         """Connect, bring the ledger's tables up to date, and look at the table.

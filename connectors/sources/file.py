@@ -10,7 +10,8 @@ One thread does everything that touches the disk, one call at a time, so that cl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -27,7 +28,7 @@ from connectors.sources._records import Limits
 from penstock.config.base import ComponentConfig, ProjectPath, Size
 from penstock.errors import EnvironmentFault, Fatal
 from penstock.event import Event
-from penstock.spi import Batch, Context, Position, Resume, Token
+from penstock.spi import Batch, Context, Finding, Position, Resume, Token
 
 POLL = 0.25
 """Seconds between two looks at followed files that had nothing new."""
@@ -125,6 +126,21 @@ class FileSource:
     @property
     def identity(self) -> str:
         return "file:" + ",".join(self.config.paths)
+
+    async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
+        """See `Examined`."""
+        return await asyncio.to_thread(self._examine)
+
+    def _examine(self) -> list[Finding]:
+        project = self.context.project
+        names = Discovery(project, self.config.paths).scan((), strict=not self.config.follow)
+        closed = [name for name in names if not os.access(project / name, os.R_OK)]
+        readable = len(names) - len(closed)
+        found = [Finding("ok", "source.files", f"{readable:,} file{'s' if readable != 1 else ''} can be read")]
+        return found + [
+            Finding("error", "source.files", f"{name} may not be read", help=f"chmod u+r {project / name}, or run as its owner")
+            for name in closed
+        ]
 
     async def open(self, resume: Resume) -> None:
         """Finds the files; reads nothing of them yet.

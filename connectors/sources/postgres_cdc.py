@@ -14,6 +14,7 @@ from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import make_session, tls_parameters
 from connectors.sources._cdc_changes import Changes, Options
 from connectors.sources._cdc_config import PostgresCdcConfig, default_name
+from connectors.sources._cdc_doctor import examine
 from connectors.sources._cdc_positions import Start, order_text, start_of
 from connectors.sources._cdc_publication import check_server, prepare_publication
 from connectors.sources._cdc_slot import missing, read_slot
@@ -24,7 +25,7 @@ from connectors.sources._cdc_wire import WHAT, Target, Wire
 from connectors.sources._pg_replication import parse_lsn
 from connectors.sources._pgoutput import Decoder
 from penstock.errors import Transient
-from penstock.spi import Batch, Context, Resume, Token
+from penstock.spi import Batch, Context, Finding, Position, Resume, Token
 
 _DEADLINE = 30.0
 """Seconds for one question to the server beside the stream."""
@@ -82,6 +83,10 @@ class PostgresCdcSource:
         finally:
             await wire.close()
         return f"postgres_cdc:{system}/{database}/{self.slot}"
+
+    async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
+        """See `Examined`."""
+        return await examine(self.config, self.context, checkpoint)
 
     async def open(self, resume: Resume) -> None:
         """Checks server, publication and slot, makes what may be made, and begins to replicate.

@@ -21,6 +21,7 @@ from penstock.errors import ExitStatus, PenstockError
 VERBS = {
     "run": ("penstock.cli.run:run", "Run pipelines until stopped, or until drained with --once."),
     "lint": ("penstock.cli.lint:lint", "Check pipeline files: every mistake at once, each with its fix."),
+    "doctor": ("penstock.cli.doctor:doctor", "Connect, and find what would keep pipelines from running well."),
     "test": ("penstock.cli.test:test", "Run the tests that pipeline files declare."),
     "try": ("penstock.cli.try_event:try_event", "Show what each step makes of one event."),
     "new": ("penstock.cli.new:new", "Start a pipeline: file, schema, editor completion."),

@@ -1,0 +1,109 @@
+"""What `pipe doctor` looks at where the state of a pipeline is kept. Makes nothing; a store of an older format is brought up to
+date, as by every verb that reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock._postgres_checks import (
+    DEADLINE,
+    READ_ONLY,
+    Check,
+    check_clock,
+    check_connections,
+    check_encryption,
+    check_version,
+    check_writable,
+    examine_with,
+    who,
+)
+from penstock.clock import Clock
+from penstock.config.secret import Secret
+from penstock.errors import ComponentError, EnvironmentFault
+from penstock.places import look_at_file, look_at_room
+from penstock.postgres import Session
+from penstock.spi import Finding
+from penstock.state.postgres_database import WHAT, schema_of
+from penstock.state.records import Note
+from penstock.state.store import StateStore
+
+if TYPE_CHECKING:
+    import psycopg
+
+_SCHEMA = """
+SELECT has_database_privilege(current_database(), 'CREATE'),
+       (SELECT has_schema_privilege(n.oid, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE') FROM pg_namespace AS n
+        WHERE n.nspname = %s),
+       (SELECT string_agg(DISTINCT quote_ident(pg_get_userbyid(c.relowner)), ', ') FROM pg_class AS c
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = %s AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE'))
+"""
+
+
+async def examine_server(server: Secret, pipeline: str, clock: Clock) -> list[Finding]:
+    """Whether a store can be kept in this database.
+
+    :raises ComponentError: it cannot be reached.
+    """
+    application = f"penstock:{pipeline}/doctor"
+    session = Session(server.reveal(), what=WHAT, application=application, settings=READ_ONLY, deadline=DEADLINE)
+    general = [check_version, check_encryption, check_clock(clock), check_connections, check_writable]
+    return await examine_with(session, [*general, _check_schema(pipeline)])
+
+
+def _check_schema(pipeline: str) -> Check:
+    name = schema_of(pipeline)
+    schema = '"' + name.replace('"', '""') + '"'
+
+    def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+        may_create, usable, foreign = connection.execute(_SCHEMA, (name, name)).fetchone() or (False, None, None)
+        at = who(connection)
+        if usable is None and not may_create:
+            help = f"CREATE SCHEMA {schema} AUTHORIZATION {at.role}; or GRANT CREATE ON DATABASE {at.database} TO {at.role}"
+            yield Finding("error", "state.may_not_create", f"{at.role} may not create the schema {schema}", help=help)
+        elif usable is False:
+            help = f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {at.role}"
+            yield Finding("error", "state.may_not_create", f"{at.role} may not use the schema {schema}", help=help)
+        elif foreign:
+            yield Finding(
+                "error",
+                "state.not_owner",
+                f"tables of the schema {schema} belong to {foreign}",
+                f"{at.role} reads and writes them, and a new version of Penstock changes them",
+                f"GRANT {foreign} TO {at.role}",
+            )
+        else:
+            said = "can be made" if usable is None else "is there and may be used"
+            yield Finding("ok", "state.schema", f"the schema {schema} {said}")
+
+    return check
+
+
+def examine_directory(directory: Path, pipeline: str) -> list[Finding]:
+    """Whether a store can be kept in this directory."""
+    return [look_at_file(directory / f"{pipeline}.db", "state.place", "the state store"), look_at_room(directory, "state.room")]
+
+
+async def examine_store(store: StateStore, pipeline: str) -> tuple[list[Finding], Note | None]:
+    """What the store says of the pipeline; None where it has never run."""
+    try:
+        await store.open(create=False)
+        note, letters, holder = await store.read_note(), await store.letter_counts(), await store.holder()
+    except EnvironmentFault as fault:
+        if fault.code == "state.missing":
+            return [Finding("ok", "state", "the pipeline has not run yet")], None
+        return [Finding.of(fault)], None
+    except ComponentError as error:
+        return [Finding.of(error)], None
+    finally:
+        await store.close()
+    alive = "is not running" if holder is None else f"is running, process {holder}" if holder else "is running"
+    found = [Finding("ok", "state", f"the store can be read; the pipeline {alive}")]
+    open_letters = sum(letters.get(status, 0) for status in ("open", "parked", "replaying"))
+    if open_letters:
+        said = f"{open_letters:,} dead letter{'s are' if open_letters > 1 else ' is'} open"
+        found.append(Finding("warning", "state.dead_letters", said, help=f"pipe dlq groups {pipeline}"))
+    return found, note
