@@ -69,6 +69,9 @@ def describe(status: RunStatus, pace: Pace, progress: tuple[int, int] | None) ->
     """`24,800 events  41,200/s  3.0 s left  179 dead letters`."""
     if status.waiting is not None:
         return f"waiting: {printable(status.waiting)}"
+    if status.paused is not None:
+        in_flight = f", {numbers.plural(status.in_flight_events, 'event')} on the way" if status.in_flight_events else ""
+        return printable(status.paused) + in_flight
     if status.phase == "starting":
         return "starting"
     parts = [f"{numbers.plural(status.counts.received, 'event'):>14}", f"{pace.events_per_second():>8,.0f}/s"]

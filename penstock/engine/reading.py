@@ -70,7 +70,7 @@ class Positions:
 class Reader:
     """Reads one source until it is drained, stopped, or has given `max_events`.
 
-    :ivar drained: afterwards: the source had nothing more.
+    :ivar drained: afterwards: the source had nothing more. It may be asked again.
     """
 
     def __init__(self, assembly: Assembly, flow: Flow, options: RunOptions) -> None:
@@ -107,11 +107,14 @@ class Reader:
                 await self._pause(delay, stopping)
 
     async def _until(self, stopping: asyncio.Event) -> AsyncGenerator[Batch, None]:
+        self.drained = False
         stopped = asyncio.ensure_future(stopping.wait())
         batches = aiter(self._source.batches())
         read: asyncio.Future[Batch | None] | None = None
         try:
             while not stopping.is_set() and (self._left is None or self._left > 0):
+                if not await self._allowed():
+                    return
                 read = asyncio.ensure_future(self._next(batches))
                 await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if not read.done():
@@ -124,7 +127,8 @@ class Reader:
                 batch = self._limited(batch)
                 if not await self._paced(len(batch.events), stopping):
                     return
-                await self._flow.acquire(len(batch.events), batch.size)
+                if not await self._flow.acquire(len(batch.events), batch.size):
+                    return
                 yield batch
         finally:
             stopped.cancel()
@@ -134,6 +138,12 @@ class Reader:
             close = getattr(batches, "aclose", None)
             if close is not None:
                 await close()
+
+    async def _allowed(self) -> bool:
+        """Nothing is read while the pipeline is paused, and a source that is not read is not waited for either."""
+        if self._flow.paused:
+            self._flow.status.wait("source", None)
+        return await self._flow.opened()
 
     async def _next(self, batches: AsyncIterator[Batch]) -> Batch | None:
         with blaming("source"):

@@ -22,6 +22,7 @@ from penstock.engine.flow import Flow
 from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
 from penstock.engine.retry import persistently
+from penstock.engine.signals import Signals
 from penstock.engine.supervise import blaming, bug
 from penstock.engine.upkeep import Upkeep
 from penstock.engine.watchdog import Watchdog
@@ -97,8 +98,9 @@ class Run:
                 if claimed is not None:
                     processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status))
                     stack.enter_context(Watchdog(self.pipeline))
+                    signals = await self._listen(assembly, claimed, stack)
                     self.status.phase = "running"
-                    await self._flow_through(assembly, claimed, processor)
+                    await self._flow_through(assembly, claimed, processor, signals)
         except BaseException:
             self.status.phase = "failed"
             raise
@@ -144,18 +146,30 @@ class Run:
         }
         return claimed
 
-    async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
+    async def _listen(self, assembly: Assembly, claimed: Claimed, stack: AsyncExitStack) -> Signals:
+        """Follow what people ask from before the first batch on. Time in a pause is no running time (rule 8)."""
+        committer = claimed.committer
+        signals = Signals(assembly.source, claimed.store.signals, claimed.epoch, self._flow, self.options, self.stop)
+        running = committer.running
+        committer.running = lambda: running() - signals.paused_seconds()
+        stack.push_async_callback(signals.close)
+        await self._unless_stopped(signals.begin())
+        return signals
+
+    async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor, signals: Signals) -> None:
         reader = Reader(assembly, self._flow, self.options)
         upkeep = Upkeep(self.pipeline.dead_letter, claimed.store, self.status, self.options.clock, self.options.log)
         tasks = [
-            asyncio.create_task(self._reading(reader), name="read"),
+            asyncio.create_task(self._reading(reader, signals), name="read"),
             asyncio.create_task(self._processing(processor), name="process"),
-            asyncio.create_task(self._keeping(upkeep), name="upkeep"),
+            asyncio.create_task(self._beside(upkeep.run(), "upkeep"), name="upkeep"),
+            asyncio.create_task(self._beside(signals.run(), "signals"), name="signals"),
         ]
         deliver = asyncio.create_task(self._delivering(assembly, claimed, processor), name="deliver")
         deadline = asyncio.create_task(self._deadline(deliver), name="deadline")
         try:
             await deliver
+            await signals.end()
         except asyncio.CancelledError:
             if not self.stopping.is_set() or asyncio.current_task().cancelling():  # type: ignore[union-attr]  # inside a task
                 raise
@@ -171,16 +185,16 @@ class Run:
     async def _deadline(self, deliver: asyncio.Task[None]) -> None:
         await self.stopping.wait()
         self.status.phase = "draining"
+        await self._flow.end()
         await self.options.clock.sleep(self.pipeline.shutdown_timeout)
         deliver.cancel()
 
-    async def _reading(self, reader: Reader) -> None:
+    async def _reading(self, reader: Reader, signals: Signals) -> None:
         end = End()
         try:
-            async with aclosing(reader.batches(self.stopping)) as batches:
-                async for batch in batches:
-                    self.options.faults.hit("after_read")
-                    self._read.put_nowait(Work(batch, self.options.clock.monotonic()))
+            await self._read_all(reader)
+            while self.options.once and reader.drained and await signals.any_left():
+                await self._read_all(reader)
             end = End(drained=reader.drained)
         except PenstockError as error:
             end = End(error)
@@ -188,6 +202,12 @@ class Run:
             end = End(bug("source", error))
         finally:
             self._read.put_nowait(end)
+
+    async def _read_all(self, reader: Reader) -> None:
+        async with aclosing(reader.batches(self.stopping)) as batches:
+            async for batch in batches:
+                self.options.faults.hit("after_read")
+                self._read.put_nowait(Work(batch, self.options.clock.monotonic()))
 
     async def _processing(self, processor: Processor) -> None:
         while True:
@@ -207,13 +227,13 @@ class Run:
                 return
             await asyncio.sleep(0)
 
-    async def _keeping(self, upkeep: Upkeep) -> None:
+    async def _beside(self, work: Awaitable[None], where: str) -> None:
         try:
-            await upkeep.run()
+            await work
         except PenstockError as error:
             self._ready.put_nowait(End(error))
         except Exception as error:  # supervision point: what goes wrong beside the events ends the run all the same
-            self._ready.put_nowait(End(bug("upkeep", error)))
+            self._ready.put_nowait(End(bug(where, error)))
 
     async def _delivering(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
         committer = claimed.committer

@@ -205,6 +205,6 @@ def not_ready(runs: Sequence[RunStatus]) -> list[str]:
     reasons = []
     for run in counting:
         if not run.ready:
-            reasons.append(f"{run.pipeline}: {run.waiting or run.phase}")
+            reasons.append(f"{run.pipeline}: {'; '.join(filter(None, (run.waiting, run.paused))) or run.phase}")
         reasons.extend(f"{run.pipeline}: {component}: {wrong}" for component, wrong in sorted(run.health().items()))
     return [printable(reason) for reason in reasons] or ([] if runs else ["no pipeline is running"])

@@ -45,6 +45,7 @@ class RunStatus:
     :ivar batch_seconds: from a batch's reading to its commit; `commit_seconds` of a group's commit alone.
     :ivar committed_at: wall time of the last commit; 0 before the first.
     :ivar waits: by who waits (a component, or a part of the engine), for what: a full disk, a server, the next attempt.
+    :ivar paused: `paused since …, by …`, where the pipeline is paused on purpose: no wait, for nothing is amiss.
     :ivar retries: attempts after the first, by component.
     :ivar open_letters: dead letters open, as of the last commit.
     :ivar progress: (done, total) in bytes or events, where the source can say; None where it cannot.
@@ -69,6 +70,7 @@ class RunStatus:
     commit_seconds: Histogram = field(default_factory=Histogram)
     committed_at: float = 0.0
     waits: dict[str, str] = field(default_factory=dict)
+    paused: str | None = None
     retries: Counter[str] = field(default_factory=Counter)
     open_letters: int = 0
     progress: Callable[[], tuple[int, int] | None] = lambda: None
@@ -89,8 +91,8 @@ class RunStatus:
 
     @property
     def ready(self) -> bool:
-        """Whether events flow: running, and nothing holds the commits up."""
-        return self.phase in ("running", "draining") and self.waiting is None
+        """Whether events flow: running, not paused, and nothing holds the commits up."""
+        return self.phase in ("running", "draining") and self.waiting is None and self.paused is None
 
 
 @dataclass(frozen=True, slots=True)

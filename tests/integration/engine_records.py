@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict
@@ -61,7 +61,7 @@ class Feed:
     closed: int = 0
 
     @classmethod
-    def of(cls, *data: Any, **changes: Any) -> Feed:
+    def of(cls, *data: Any, **changes: Any) -> Self:
         """One partition `p` of these records; values are written as JSON, bytes and errors stay."""
         return cls({"p": [as_record(value) for value in data]}, **changes)
 

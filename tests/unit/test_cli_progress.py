@@ -63,6 +63,11 @@ def test_a_run_says_what_it_is_doing() -> None:
     pace.add(0.0, 0, 0)
     pace.add(2.0, 24_800, 500)
     assert describe(status, pace, (500, 1000)).split() == "24,800 events 12,400/s 0:02 left 179 dead letters".split()
+    status.paused = "paused since then by ann@here"
+    assert describe(status, pace, None) == "paused since then by ann@here"
+    status.in_flight_events = 2
+    assert describe(status, pace, None) == "paused since then by ann@here, 2 events on the way"
+    status.paused = None
     status.phase = "draining"
     assert "draining" in describe(status, pace, (500, 1000))
     status.wait("sink", "the disk is full\x1b")

@@ -87,11 +87,16 @@ async def test_a_pipeline_that_waits_is_alive_and_not_ready_with_its_reason(serv
 def test_readiness_counts_failures_health_and_only_runs_that_have_not_ended_well() -> None:
     well, failed, ailing = a_status("stopped"), a_status("failed"), a_status()
     ailing.health = lambda: {"db": "slow\n"}
+    paused, stuck = a_status(), a_status()
+    paused.paused = stuck.paused = "paused since then by ann@here"
+    stuck.wait("sink", "the disk is full")
     assert not_ready([a_status()]) == []
     assert not_ready([a_status(), well]) == []
     assert not_ready([well]) == ["orders: stopped"]
     assert not_ready([failed, a_status()]) == ["orders: failed"]
     assert not_ready([ailing]) == ["orders: db: slow\\n"]
+    assert not_ready([paused]) == ["orders: paused since then by ann@here"]
+    assert not_ready([stuck]) == ["orders: the disk is full; paused since then by ann@here"]
     assert not_ready([]) == ["no pipeline is running"]
 
 
@@ -123,6 +128,7 @@ async def test_metrics_are_scraped_and_complete(server: tuple[Address, list[RunS
         ("penstock_in_flight_bytes",): 600,
         ("penstock_dead_letters_open",): 9,
         ("penstock_ready",): 1,
+        ("penstock_paused",): 0,
         ("penstock_checkpoint_age_seconds",): 10,
         ("penstock_run_info", "running", "v1"): 1,
         ("penstock_source_lag_bytes",): 70,
@@ -135,6 +141,14 @@ def test_histogram_buckets_are_cumulative() -> None:
     assert 'penstock_batch_duration_seconds_bucket{le="0.0025",pipeline="orders"} 1.0' in page
     assert 'penstock_batch_duration_seconds_bucket{le="30.0",pipeline="orders"} 1.0' in page
     assert 'penstock_batch_duration_seconds_bucket{le="+Inf",pipeline="orders"} 2.0' in page
+
+
+def test_a_paused_run_is_measured_as_paused_and_not_ready() -> None:
+    status = a_status()
+    status.paused = "paused since then by ann@here"
+    page = render_metrics([status], FixedClock()).decode()
+    assert 'penstock_paused{pipeline="orders"} 1.0' in page
+    assert 'penstock_ready{pipeline="orders"} 0.0' in page
 
 
 def test_what_is_not_known_yet_has_no_sample() -> None:
