@@ -166,9 +166,9 @@ ANY_STATUS: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "su
 
 
 @asynccontextmanager
-async def open_store(pipeline: Pipeline) -> AsyncIterator[SqliteStateStore]:
+async def open_store(pipeline: Pipeline, *, create: bool = False) -> AsyncIterator[SqliteStateStore]:
     store = SqliteStateStore(pipeline.state / f"{pipeline.name}.db", pipeline.name, SystemClock(), Faults())
-    await store.open(create=False)
+    await store.open(create=create)
     try:
         yield store
     finally:

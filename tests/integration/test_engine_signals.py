@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -12,17 +11,17 @@ from typing import ClassVar
 import pytest
 from engine_parts import Feed, ListSource, Shelf, finish, make_pipeline, numbers, open_store, part, run_once, sink
 from engine_parts import parts as parts
+from engine_signal_parts import outcome, running, signals_of
+from engine_signal_parts import quick_looks as quick_looks
 from waiting import until_async
 
 from penstock import builtins
 from penstock.config.model import Pipeline
-from penstock.engine import signals
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import Fatal, Fenced, Permanent, Transient
 from penstock.observe.log import Incident
-from penstock.spi import Signal
-from penstock.state.records import SignalRecord, Version
-from penstock.state.signal_box import SignalBox
+from penstock.spi import Batch, Signal
+from penstock.state.records import Version
 
 
 @dataclass
@@ -30,10 +29,12 @@ class Desk(Feed):
     """A feed whose source takes snapshots.
 
     :ivar answer: what the source does about a signal.
+    :ivar ending: where given, waited for when all has been read, before that is said.
     """
 
     answer: Callable[[Signal], Awaitable[None]] | None = None
     asked: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    ending: asyncio.Event | None = None
 
 
 class TakingSource(ListSource):
@@ -42,6 +43,12 @@ class TakingSource(ListSource):
     name = "taking"
     signals: ClassVar[frozenset[str]] = frozenset({"snapshot"})
     feed: Desk
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        async for batch in super().batches():
+            yield batch
+        if self.feed.ending is not None:
+            await self.feed.ending.wait()
 
     async def signal(self, signal: Signal) -> None:
         assert signal.kind == "snapshot"
@@ -53,7 +60,6 @@ class TakingSource(ListSource):
 @pytest.fixture(autouse=True)
 def taking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(builtins.SOURCES, "taking", "test_engine_signals:TakingSource")
-    monkeypatch.setattr(signals, "TICK", 0.02)
 
 
 @pytest.fixture
@@ -69,38 +75,6 @@ def desk() -> Desk:
 @pytest.fixture
 def pipeline(tmp_path: Path, desk: Desk, shelf: Shelf) -> Pipeline:
     return make_pipeline(tmp_path, desk, sink("shelf", shelf), source=part("taking", desk))
-
-
-@asynccontextmanager
-async def running(pipeline: Pipeline, log: Callable[[Incident], None] = lambda incident: None) -> AsyncIterator[Run]:
-    """A run that has begun, and is stopped in the end."""
-    run = Run(pipeline, RunOptions(log=log))
-    task = asyncio.create_task(run.execute())
-    await until_async(lambda: run.status.phase == "running", task)
-    try:
-        yield run
-        run.stop()
-        await finish(task)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-@asynccontextmanager
-async def signals_of(pipeline: Pipeline) -> AsyncIterator[SignalBox]:
-    async with open_store(pipeline) as store:
-        yield store.signals
-
-
-async def outcome(box: SignalBox, identity: int) -> SignalRecord:
-    """The signal, once it is decided."""
-    async with asyncio.timeout(20):
-        while True:
-            signal = await box.find(identity)
-            assert signal is not None
-            if signal.outcome is not None:
-                return signal
-            await asyncio.sleep(0.01)
 
 
 async def test_signals_are_taken_in_order_one_at_a_time_while_batches_go_on(pipeline: Pipeline, desk: Desk, shelf: Shelf) -> None:
@@ -135,7 +109,7 @@ async def test_a_refusal_says_why_and_the_run_goes_on(pipeline: Pipeline, desk: 
         raise Permanent("source.no_table", "there is no table t", why="not in the publication", help="ALTER PUBLICATION …")
 
     desk.answer = answer
-    async with running(pipeline, said.append), signals_of(pipeline) as box:
+    async with running(pipeline, log=said.append), signals_of(pipeline) as box:
         refused = await outcome(box, await box.send("snapshot", ["t"], "ann@here"))
         desk.answer = None
         accepted = await outcome(box, await box.send("snapshot", ["u"], "ann@here"))
@@ -166,7 +140,7 @@ async def test_a_source_that_cannot_take_it_now_is_asked_again(pipeline: Pipelin
             raise blips.pop()
 
     desk.answer = answer
-    async with running(pipeline, said.append) as run, signals_of(pipeline) as box:
+    async with running(pipeline, log=said.append) as run, signals_of(pipeline) as box:
         identity = await box.send("snapshot", ["t"], "ann@here")
         assert (await outcome(box, identity)).outcome == "accepted"
         assert run.status.waiting is None
@@ -230,6 +204,22 @@ async def test_a_run_that_drains_takes_all_that_waits_and_reads_what_they_ask_fo
         assert [one.outcome for one in await box.latest()] == ["accepted", "accepted"]
     assert (summary.counts.delivered, len(shelf.ids)) == (2, 6)
     assert [identity for identity, _ in desk.asked] == ids
+
+
+async def test_a_run_that_drains_reads_what_was_asked_for_just_before_its_end(
+    pipeline: Pipeline, desk: Desk, shelf: Shelf
+) -> None:
+    async def answer(signal: Signal) -> None:
+        desk.add({"table": "t"})
+
+    desk.answer, desk.ending = answer, asyncio.Event()
+    task = asyncio.create_task(run_once(pipeline))
+    await until_async(lambda: len(shelf.ids) == 4, task)
+    async with signals_of(pipeline) as box:
+        assert (await outcome(box, await box.send("snapshot", ["t"], "ann@here"))).outcome == "accepted"
+    desk.ending.set()
+    await finish(task)
+    assert len(shelf.ids) == 5
 
 
 async def test_a_run_that_was_fenced_leaves_signals_to_the_newer_one(pipeline: Pipeline, desk: Desk) -> None:
