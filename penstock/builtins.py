@@ -29,6 +29,7 @@ TRANSFORMS = {
 SINKS = {
     "drop": "connectors.sinks.drop:DropSink",
     "file": "connectors.sinks.file:FileSink",
+    "postgres": "connectors.sinks.postgres:PostgresSink",
     "sqlite": "connectors.sinks.sqlite:SqliteSink",
     "stdout": "connectors.sinks.stdout:StdoutSink",
 }

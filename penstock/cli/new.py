@@ -126,6 +126,7 @@ def _values(pipeline: str) -> dict[tuple[Kind, str], dict[str, str]]:
         ("source", "postgres"): {"table": f"public.{table}"},
         ("source", "postgres_cdc"): {"tables": f"[public.{table}]"},
         ("sink", "file"): {"path": f"out/{pipeline}.jsonl"},
+        ("sink", "postgres"): {"table": f"public.{table}", "create": "true"},
         ("sink", "sqlite"): {
             "path": f"out/{pipeline}.db",
             "table": table,

@@ -1,0 +1,129 @@
+"""Fields of the postgres sink, and what follows from them before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from connectors._postgres import LONGEST_NAME, PostgresFields, TableField, parse_table
+from connectors.sinks._postgres_create import types_of_schema
+from connectors.sinks._postgres_events import Reading
+from penstock.config.base import DataField, DataProgram
+from penstock.spi import Context
+from registry.files import FileRegistry
+
+
+class PostgresSinkConfig(PostgresFields):
+    """Fields of the postgres sink."""
+
+    table: TableField = Field(description="Table that takes the rows, as `schema.table`; without a schema in `public`.")
+    key: list[str] | None = Field(
+        default=None, min_length=1, description="Columns that identify a row; without them rows are appended.", examples=[["id"]]
+    )
+    on_conflict: Literal["update", "ignore", "error"] = Field(
+        default="update", description="What a row does whose key is there already; `error` makes a dead letter of its event."
+    )
+    columns: dict[str, DataField] | None = Field(
+        default=None,
+        min_length=1,
+        description="jq per column, over the data with `$event`. Without it, each key of the data fills the column of its name, "
+        "and a key that an event lacks leaves its column alone. A column of type `jsonb` takes any value, the whole data too "
+        "(`.`); one of text takes what is no text as JSON text.",
+        examples=[{"id": "$event.id", "total": ".total", "data": "."}],
+    )
+    delete: DataProgram | None = Field(
+        default=None,
+        description="jq over the data with `$event`: where it holds, the row with the event's key is deleted. Needs `key`.",
+        examples=['$event.type | endswith(".delete")'],
+    )
+    truncate: DataProgram | None = Field(
+        default=None,
+        description="jq over the data with `$event`: where it holds, the table is truncated.",
+        examples=['$event.type | endswith(".truncate")'],
+    )
+    create: bool = Field(
+        default=False,
+        description="Make the table where it is missing: with the columns and types of `schema`, else with the columns of the "
+        "first event and types that fit the first batch.",
+    )
+    row_schema: str | None = Field(
+        default=None,
+        alias="schema",
+        min_length=1,
+        description="JSON Schema of the rows, `SUBJECT@VERSION`, which a table that is made takes its columns from.",
+        examples=["shop.order_line@1"],
+    )
+    ledger_schema: str = Field(
+        default="penstock",
+        min_length=1,
+        description="Schema in which the sink keeps checkpoint and dedup keys, in the transaction of the rows. It is made where "
+        "it is missing, and may be shared by pipelines that connect as the same user.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_yet(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "order_by" in values:
+            raise ValueError("order_by is not supported yet: rows are written in the order in which their events are read")
+        return values
+
+    @field_validator("ledger_schema")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if "\0" in name or len(name.encode()) > LONGEST_NAME or name.lower().startswith("pg_"):
+            raise ValueError(f"a schema is named by {LONGEST_NAME} bytes at most, and not pg_…")
+        return name
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> PostgresSinkConfig:
+        missing = [name for name in self.key or () if self.columns is not None and name not in self.columns]
+        if missing:
+            raise ValueError(f"key names columns that are not under columns: {', '.join(missing)}")
+        if self.key is None and "on_conflict" in self.model_fields_set:
+            raise ValueError("on_conflict needs a key; without one, rows are appended")
+        if self.key is None and self.delete is not None:
+            raise ValueError("delete needs a key: the columns that say which row")
+        if self.row_schema is not None and not self.create:
+            raise ValueError("schema goes with create: true")
+        schema, table = parse_table(self.table)
+        if schema == self.ledger_schema and table.startswith("penstock_"):
+            raise ValueError("the name belongs to the ledger: choose another")
+        return self
+
+
+def needed_privileges(config: PostgresSinkConfig) -> list[str]:
+    """Privileges on the table."""
+    needed = ["INSERT"]
+    if config.key and config.on_conflict != "error":
+        needed.append("SELECT")
+    if config.key and config.on_conflict == "update":
+        needed.append("UPDATE")
+    if config.delete is not None:
+        needed += ["DELETE"] if "SELECT" in needed else ["SELECT", "DELETE"]
+    return [*needed, "TRUNCATE"] if config.truncate is not None else needed
+
+
+def reading(config: PostgresSinkConfig, context: Context) -> Reading:
+    expressions, columns, key = context.expressions, config.columns, tuple(config.key or ())
+    return Reading(
+        key,
+        tuple(columns or ()),
+        expressions.fields(columns, "data") if columns else None,
+        expressions.fields({name: columns[name] for name in key}, "data") if columns and config.delete else None,
+        expressions.program(config.delete, "data") if config.delete else None,
+        expressions.program(config.truncate, "data") if config.truncate else None,
+    )
+
+
+def declared_types(config: PostgresSinkConfig, context: Context) -> dict[str, str] | None:
+    """Columns and types of a table that is made, as far as the configuration declares them."""
+    if config.row_schema is None:
+        return None
+    registry = FileRegistry(context.schemas)
+    ref = registry.resolve(config.row_schema)
+    types = types_of_schema(registry.schema(ref), str(ref))
+    if config.columns is None:
+        return types
+    return {name: types.get(name, "jsonb") for name in config.columns}

@@ -1,0 +1,183 @@
+"""What each event asks of the table: programs, columns, values. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from connectors._postgres import LONGEST_NAME
+from connectors.sinks._postgres_create import is_column
+from connectors.sinks._postgres_plan import OnConflict
+from connectors.sinks._postgres_rows import Op, Rows, missing_key
+from connectors.sinks._postgres_table import Table, identity_fault, identity_help, identity_text
+from penstock.errors import ComponentError, Permanent
+from penstock.event import Event
+from penstock.spi import FieldsProgram, Program
+
+Content = Mapping[str, Any] | ComponentError
+"""An event's values by column name, or why there are none."""
+
+_MOST_SHAPES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An event as the configuration reads it."""
+
+    kind: Literal["put", "delete", "truncate"]
+    content: Content = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The sink's programs.
+
+    :ivar names: of the columns that `columns` fills; none: those of the data. `keys` fills those of the key alone.
+    """
+
+    key: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    columns: FieldsProgram | None = None
+    keys: FieldsProgram | None = None
+    delete: Program | None = None
+    truncate: Program | None = None
+
+    def read(self, events: Sequence[Event]) -> list[Asked]:
+        """What each event asks for, in order."""
+        asked: list[Asked | None] = [None] * len(events)
+        _decide(events, self.truncate, "truncate", asked)
+        _decide(events, self.delete, "delete", asked)
+        puts = [place for place, found in enumerate(asked) if found is None]
+        for place, content in zip(puts, self._contents([events[place] for place in puts]), strict=True):
+            asked[place] = Asked("put", content)
+        gone = [place for place, found in enumerate(asked) if found == Asked("delete")]
+        for place, content in zip(gone, self._keys([events[place] for place in gone]), strict=True):
+            asked[place] = Asked("delete", content)
+        return [found for found in asked if found is not None]
+
+    def _contents(self, events: Sequence[Event]) -> list[Content]:
+        if self.columns is None:
+            return [_object(event) for event in events]
+        return [_named(self.names, result) for result in self.columns(events)] if events else []
+
+    def _keys(self, events: Sequence[Event]) -> list[Content]:
+        if self.keys is not None:
+            return [_named(self.key, result) for result in self.keys(events)] if events else []
+        contents = [_object(event) for event in events]
+        return [
+            content if isinstance(content, ComponentError) else {name: content.get(name) for name in self.key}
+            for content in contents
+        ]
+
+
+def _decide(
+    events: Sequence[Event], program: Program | None, kind: Literal["delete", "truncate"], asked: list[Asked | None]
+) -> None:
+    if program is None:
+        return
+    open_ones = [place for place, found in enumerate(asked) if found is None]
+    for place, outputs in zip(open_ones, program([events[place] for place in open_ones]), strict=True):
+        if not isinstance(outputs, list):
+            asked[place] = Asked(kind, outputs)
+        elif len(outputs) > 1:
+            asked[place] = Asked(kind, _several(kind, len(outputs)))
+        elif outputs and outputs[0] is not None and outputs[0] is not False:
+            asked[place] = Asked(kind)
+
+
+def _several(kind: str, count: int) -> Permanent:
+    return Permanent(
+        "sink.not_one_value",
+        f"{kind} gave {count} values for one event",
+        help="say which counts: any(…), all(…) or first(…)",
+    )
+
+
+def _named(names: Sequence[str], result: tuple[Any, ...] | ComponentError) -> Content:
+    return result if isinstance(result, ComponentError) else dict(zip(names, result, strict=True))
+
+
+def _object(event: Event) -> Content:
+    try:
+        data = event.data
+    except Permanent as error:
+        return error
+    if isinstance(data, dict):
+        return data
+    return Permanent(
+        "sink.not_an_object", "the data is no object, so it has no columns", help="name the columns: columns: {NAME: JQ}"
+    )
+
+
+class Shaping:
+    """Contents to operations on one table."""
+
+    def __init__(self, table: Table, key: Sequence[str], on_conflict: OnConflict) -> None:
+        self._table = table
+        self._key = tuple(key)
+        self._on_conflict = on_conflict
+        self._shapes: dict[tuple[str, ...], Rows] = {}
+
+    def shape(self, asked: Sequence[Asked]) -> tuple[list[Op], dict[int, ComponentError]]:
+        """The operations, and, by index, why an event asks for none."""
+        ops: list[Op] = []
+        failed: dict[int, ComponentError] = {}
+        shapes = self._shapes
+        for place, (kind, content) in enumerate([(each.kind, each.content) for each in asked]):
+            if isinstance(content, ComponentError):
+                failed[place] = content
+            elif kind == "truncate":
+                ops.append(Op(place, kind))
+            else:
+                names = tuple(content)
+                try:
+                    rows = shapes.get(names) or self._learn(names)
+                    ops.append(rows.convert(place, kind, tuple(content.values())))
+                except Permanent as error:
+                    failed[place] = error
+        return ops, failed
+
+    def _learn(self, names: tuple[str, ...]) -> Rows:
+        """What converts rows of these columns, once they are known to be the table's (Invariant 12)."""
+        unknown = [name for name in names if name not in self._table.columns]
+        if unknown or not names:
+            raise self._unknown(unknown)
+        for name in names:
+            if identity_fault(self._table, name, self._key, self._on_conflict):
+                raise Permanent("sink.generated_column", identity_text(self._table, name), help=identity_help(self._table, name))
+        missing = [name for name in self._key if name not in names]
+        if missing:
+            raise missing_key(missing)
+        if len(self._shapes) > _MOST_SHAPES:  # shapes that vary without end: start over instead of growing with the data
+            self._shapes.clear()
+        rows = self._shapes[names] = Rows([self._table.columns[name] for name in names], self._key)
+        return rows
+
+    def _unknown(self, unknown: Sequence[str]) -> Permanent:
+        table = self._table
+        if not unknown:
+            return Permanent("sink.unknown_column", "the data is an empty object: there is no column to write")
+        generated = [name for name in unknown if name in table.generated]
+        if generated:
+            return Permanent(
+                "sink.generated_column",
+                f"table {table.name} computes {generated[0]} itself",
+                help="leave it out, or choose the columns: columns: {NAME: JQ}",
+            )
+        shown = ", ".join(name[:LONGEST_NAME] for name in unknown[:5])
+        return Permanent(
+            "sink.unknown_column",
+            f"table {table.name} has no column {shown}",
+            help="add it to the table, or choose the columns: columns: {NAME: JQ}",
+        )
+
+
+def unfit_for_columns(content: Mapping[str, Any], key: Sequence[str]) -> str | None:
+    """Why no table can be made of such data; None where one can."""
+    if not content:
+        return "it is an empty object"
+    if not all(map(is_column, content)):
+        return "a column is named by letters, digits and underscores, 63 bytes at most"
+    missing = [name for name in key if content.get(name) is None]
+    return f"it has no {', '.join(missing)}, the table's key" if missing else None

@@ -1,0 +1,109 @@
+"""Operations in the order of their events to steps that the server carries out at once, with the same rows in the end. No I/O.
+
+Within a layer no two operations concern one row: of several that do, the last stands for all where it says everything that they
+said. Rows of different keys do not depend on each other, so a layer's deletions come first, then its rows in order; where the
+table lets rows depend on each other (`Rules.strict`), a deletion behind a row begins a new layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from connectors.sinks._postgres_rows import Op
+
+OnConflict = Literal["update", "ignore", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides how operations may be put together.
+
+    :ivar keyed: rows are identified by a key.
+    :ivar strict: two rows may have the same key though its texts differ (numerics, case-insensitive text), or a row's deletion
+        reaches others (a foreign key of the table to itself).
+    """
+
+    keyed: bool
+    on_conflict: OnConflict
+    strict: bool = False
+
+
+@dataclass(slots=True)
+class Layer:
+    """Deletions, then rows, by the names of their columns."""
+
+    deletes: Sequence[Op] = ()
+    puts: Mapping[tuple[str, ...], Sequence[Op]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """All rows go."""
+
+    op: Op
+
+
+Step = Layer | Truncation
+
+
+def plan(ops: Iterable[Op], rules: Rules) -> list[Step]:
+    """The steps, in order."""
+    steps: list[Step] = []
+    layer = _Collecting(rules)
+    for op in ops:
+        if op.kind != "truncate" and layer.take(op):
+            continue
+        steps.extend(layer.closed())
+        layer = _Collecting(rules)
+        if op.kind == "truncate":
+            steps.append(Truncation(op))
+        else:
+            layer.take(op)
+    steps.extend(layer.closed())
+    return steps
+
+
+class _Collecting:
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._folds = rules.keyed and rules.on_conflict != "error"
+        self._deletes: dict[tuple[str | None, ...], Op] = {}
+        self._puts: dict[tuple[str | None, ...], Op] = {}
+        self._all: list[Op] = []
+
+    def take(self, op: Op) -> bool:
+        """False where the operation has to wait for the next layer."""
+        if op.kind == "delete":
+            return self._delete(op)
+        if not self._rules.keyed:
+            self._all.append(op)
+            return True
+        return self._put(op)
+
+    def _delete(self, op: Op) -> bool:
+        if self._puts and (self._rules.strict or (op.key in self._puts and not self._folds)):
+            return False
+        self._puts.pop(op.key, None)
+        self._deletes[op.key] = op
+        return True
+
+    def _put(self, op: Op) -> bool:
+        before = self._puts.get(op.key)
+        if before is not None and self._folds:
+            if self._rules.on_conflict == "ignore":
+                return True
+            if before.names != op.names and not set(op.names).issuperset(before.names):
+                return False
+            del self._puts[op.key]  # the last one takes its place in the order, too
+        self._puts[op.key] = op
+        if not self._folds:
+            self._all.append(op)
+        return True
+
+    def closed(self) -> list[Layer]:
+        puts: dict[tuple[str, ...], list[Op]] = {}
+        for op in self._puts.values() if self._folds else self._all:
+            puts.setdefault(op.names, []).append(op)
+        return [Layer(list(self._deletes.values()), puts)] if puts or self._deletes else []

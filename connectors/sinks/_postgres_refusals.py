@@ -1,0 +1,132 @@
+"""What the server's refusal of a row means, and which event it was.
+
+Source: PostgreSQL manual, appendix A, "PostgreSQL Error Codes"; COPY's context (`COPY orders, line 3, column price: "abc"`),
+whose words depend on the server's language, but not its punctuation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from connectors.sinks._postgres_plan import OnConflict
+from connectors.sinks._postgres_rows import Op, unwritable
+from connectors.sinks._postgres_table import Table
+from connectors.sinks._postgres_values import Unfit
+from penstock.errors import Permanent
+from penstock.postgres import driver
+
+if TYPE_CHECKING:
+    import psycopg
+
+_CLASSES = frozenset(("21", "22", "23", "44", "54", "P0"))
+"""Cardinality (two rows of one key), data, constraints, a view's check, a limit (a value too long for an index), a trigger."""
+
+_OUTDATED = frozenset(("42P01", "42703", "42804", "42P10", "428C9", "0A000"))
+"""No such table or column, other types, no unique index: somebody has altered the table."""
+
+_REFUSED_TRUNCATION = frozenset(("0A000", "42501"))
+_POLICY = "42501"
+_PLACE = re.compile(r"^COPY .*?, \S+ (\d+)(?:, \S+ ([^:\n]+))?", re.MULTILINE)
+_WHOLE_ROW = frozenset(("23502", "23514"))
+"""Their details show the row's other values, which no message needs."""
+
+
+class Refused(Exception):
+    """The server refuses one of some operations.
+
+    :ivar op: the one, where the server says so.
+    :ivar error: its words; None where the text could not even be sent.
+    """
+
+    def __init__(self, op: Op | None, error: psycopg.Error | None) -> None:
+        super().__init__()
+        self.op = op
+        self.error = error
+
+
+class Outdated(Exception):
+    """The table is no longer what the writer knows; nothing was written. Its cause is the server's error, if there is one."""
+
+
+@contextmanager
+def blaming(ops: Sequence[Op], *, secured: bool = False) -> Iterator[None]:
+    """Inside, what the server refuses of these operations, in their order, becomes `Refused`, or `Outdated`.
+
+    :param secured: policies of the table decide row by row what its user may do.
+    """
+    psycopg = driver()
+    try:
+        yield
+    except Unfit as error:
+        raise Refused(None, None) from error
+    except UnicodeEncodeError as error:  # psycopg's, of a parameter
+        raise Refused(None, None) from error
+    except psycopg.Error as error:
+        if _is_truncation(ops) and error.sqlstate in _REFUSED_TRUNCATION:
+            raise Refused(ops[0], error) from error
+        if error.sqlstate in _OUTDATED:
+            raise Outdated from error
+        if not (_is_refusal(error) or (secured and error.sqlstate == _POLICY)):
+            raise
+        place = _PLACE.search(error.diag.context or "")
+        line = int(place[1]) if place else 0
+        raise Refused(ops[line - 1] if 0 < line <= len(ops) else None, error) from error
+
+
+def _is_truncation(ops: Sequence[Op]) -> bool:
+    return len(ops) == 1 and ops[0].kind == "truncate"
+
+
+def _is_refusal(error: psycopg.Error) -> bool:
+    """Whether a row is to blame. A class that begins with a letter from I on is a trigger's own, but for XX, internal errors."""
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, driver().DataError)
+    return state[:2] in _CLASSES or ("I" <= state[0] <= "Z" and state[:2] != "XX")
+
+
+def divided(piece: Sequence[Op], refused: Refused) -> list[Sequence[Op]]:
+    """Operations of which one is refused, in parts: that one alone, where it is known."""
+    middle = len(piece) // 2
+    for place, op in enumerate(piece):
+        if op is refused.op:
+            return [part for part in (piece[:place], piece[place : place + 1], piece[place + 1 :]) if part]
+    return [piece[:middle], piece[middle:]]
+
+
+def reason(refused: Refused, op: Op, table: Table, on_conflict: OnConflict) -> Permanent:
+    """Why this operation, alone, is refused."""
+    error = refused.error
+    if error is None or error.sqlstate is None:
+        return unwritable(op) or Permanent("sink.value", f"table {table.name} refuses the row: {error}")
+    state, diag = error.sqlstate, error.diag
+    said = " ".join((diag.message_primary or str(error)).split())
+    if op.kind == "truncate":
+        return Permanent(
+            "sink.truncate", f"table {table.name} was not truncated: {said}", why=_why(error), help=diag.message_hint
+        )
+    column = diag.column_name or _column(error)
+    if state[:2] == "22" and column:
+        return Permanent("sink.value", f"column {column}: {said}", why=_why(error), help=diag.message_hint)
+    unique = state in ("23505", "23P01")
+    names = [f"{what} {name}" for what, name in (("column", column), ("constraint", diag.constraint_name)) if name]
+    place = f" ({', '.join(names)})" if names else ""
+    return Permanent(
+        "sink.conflict" if unique else "sink.value" if state[:2] == "22" else "sink.constraint",
+        f"table {table.name} refuses the row: {said}{place}",
+        why=_why(error),
+        help="on_conflict: update or ignore would take it" if unique and on_conflict == "error" else diag.message_hint,
+    )
+
+
+def _column(error: psycopg.Error) -> str | None:
+    place = _PLACE.search(error.diag.context or "")
+    return place[2] if place else None
+
+
+def _why(error: psycopg.Error) -> str:
+    detail = error.diag.message_detail
+    return f"SQLSTATE {error.sqlstate}" + (f": {detail}" if detail and error.sqlstate not in _WHOLE_ROW else "")

@@ -1,0 +1,154 @@
+"""Events' values to rows of COPY's text format.
+
+Source: PostgreSQL manual, COPY, "Text Format".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from connectors.sinks._postgres_values import Convert, Converters, Unfit, converter_of
+from penstock.errors import Permanent
+
+Row = Sequence[str | None]
+"""PostgreSQL's texts of the values; None is NULL."""
+
+_COLUMN, _LINE, _NULL = "\x1f", "\x1e", "\x1d"
+_ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
+_MARKS = ((_COLUMN, "\t"), (_LINE, "\n"), (_NULL, "\\N"))
+_SPECIAL = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column that can be written.
+
+    :ivar type: as SQL names it, with length and precision, and its collation, where that is not the type's own.
+    :ivar oid: of its type.
+    :ivar identity: GENERATED ALWAYS AS IDENTITY: takes a value in an INSERT, none in an UPDATE.
+    """
+
+    name: str
+    type: str
+    oid: int
+    converters: Converters
+    identity: bool = False
+
+
+class Op(NamedTuple):
+    """What an event asks of the table.
+
+    :ivar event: index of the event in its batch.
+    :ivar names: the columns of `row`; a deletion's are those of the key.
+    :ivar key: the key's texts; empty without one.
+    """
+
+    event: int
+    kind: Literal["put", "delete", "truncate"]
+    names: tuple[str, ...] = ()
+    row: Row = ()
+    key: tuple[str | None, ...] = ()
+
+
+class Rows:
+    """Converts rows of one shape: the same columns in the same order. Remembers what each combination of classes needs.
+
+    :param key: columns that identify a row, all among these.
+    """
+
+    def __init__(self, columns: Sequence[Column], key: Sequence[str]) -> None:
+        self.names = tuple(column.name for column in columns)
+        self._columns = tuple(columns)
+        self._key = tuple(self.names.index(name) for name in key)
+        self._plans: dict[tuple[type, ...], list[tuple[int, Convert]]] = {}
+
+    def convert(self, index: int, kind: Literal["put", "delete"], values: Sequence[Any]) -> Op:
+        """The event's operation.
+
+        :raises Permanent: `sink.value`, naming the column; `sink.missing_key`.
+        """
+        classes = tuple(map(type, values))
+        steps = self._plans.get(classes)
+        if steps is None:
+            steps = self._plan(classes)
+        row: list[Any] = list(values)
+        for place, function in steps:
+            try:
+                row[place] = function(row[place])
+            except Unfit as error:
+                raise refused_value(self.names[place], error) from error
+        key = tuple([row[place] for place in self._key])
+        if None in key:
+            missing = [self.names[place] for place in self._key if row[place] is None]
+            raise missing_key(missing)
+        return Op(index, kind, self.names, row, key)
+
+    def _plan(self, classes: tuple[type, ...]) -> list[tuple[int, Convert]]:
+        if len(self._plans) > _MOST:  # classes that vary in every column: start over instead of growing with the data
+            self._plans.clear()
+        steps = self._plans[classes] = [
+            (place, function)
+            for place, (kind, column) in enumerate(zip(classes, self._columns, strict=True))
+            if kind is not type(None) and (function := converter_of(column.converters, kind)) is not None
+        ]
+        return steps
+
+
+def refused_value(column: str, error: Unfit) -> Permanent:
+    """The event's error."""
+    return Permanent("sink.value", f"column {column}: {error.message}", help=error.help)
+
+
+def missing_key(names: Sequence[str]) -> Permanent:
+    """The event's error."""
+    return Permanent("sink.missing_key", f"the event has no {', '.join(names)}, which the table's key needs")
+
+
+def block(rows: Sequence[Row]) -> bytes:
+    """Rows of the same width as COPY reads them. All are joined first and escaped at once: a tenth of the time that it takes
+    value by value.
+
+    :raises Unfit: a text holds what PostgreSQL's cannot; `unwritable` says which.
+    """
+    nulls = 0
+    lines = []
+    for row in rows:
+        if None in row:
+            nulls += row.count(None)
+            lines.append(_COLUMN.join([_NULL if value is None else value for value in row]))
+        else:
+            lines.append(_COLUMN.join(row))  # type: ignore[arg-type]  # None is not in it
+    text = _LINE.join(lines)
+    counts = ((_COLUMN, len(rows) * (len(rows[0]) - 1)), (_LINE, len(rows) - 1), (_NULL, nulls))
+    if all(text.count(mark) == count for mark, count in counts):
+        for plain, escaped in (*_ESCAPES, *_MARKS):
+            text = text.replace(plain, escaped)
+    else:  # the data holds such marks itself
+        text = "\n".join(["\t".join([_escaped(value) for value in row]) for row in rows])
+    if "\0" in text:
+        raise Unfit(_NUL)
+    try:
+        return (text + "\n").encode()
+    except UnicodeEncodeError as error:
+        raise Unfit(_HALF) from error
+
+
+def unwritable(op: Op) -> Permanent | None:
+    """Which column holds text that PostgreSQL's cannot, if one does."""
+    for name, value in zip(op.names, op.row, strict=True):
+        if value is not None and ("\0" in value or _SURROGATE.search(value)):
+            return refused_value(name, Unfit(_NUL if "\0" in value else _HALF, "remove it before, or make the column bytea"))
+    return None
+
+
+_NUL = "the text holds a NUL character, which PostgreSQL's text cannot"
+_HALF = "the text holds half of a surrogate pair, which no UTF-8 text can"
+
+
+def _escaped(value: str | None) -> str:
+    return "\\N" if value is None else value.translate(_SPECIAL)

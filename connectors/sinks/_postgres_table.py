@@ -1,0 +1,206 @@
+"""One PostgreSQL table as the sink sees it: its columns, what may be done to it, how one is made.
+
+Names reach a statement only after they were found among the table's own columns, or, when the table is made, passed an
+allow-list; and always quoted (Invariant 12). Everything here runs on the session's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from connectors._postgres import TableName, quoted, quoted_list
+from connectors.sinks._postgres_plan import OnConflict, Rules
+from connectors.sinks._postgres_rows import Column
+from connectors.sinks._postgres_types import TYPES, PgType, converters
+from penstock.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    import psycopg
+
+_TABLE = """
+SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text, pg_catalog.row_security_active(c.oid),
+       EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
+               WHERE f.conrelid = c.oid AND f.confrelid = c.oid AND f.contype = 'f')
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s
+"""
+_COLUMNS = """
+SELECT a.attname::pg_catalog.text, a.atttypid::pg_catalog.int8, a.atttypmod,
+       pg_catalog.format_type(a.atttypid, a.atttypmod), a.attidentity::pg_catalog.text, a.attgenerated::pg_catalog.text,
+       CASE WHEN a.attcollation <> t.typcollation THEN ARRAY[n.nspname::pg_catalog.text, c.collname::pg_catalog.text] END,
+       coalesce(c.collisdeterministic, true)
+FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+     LEFT JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
+     LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.collnamespace
+WHERE a.attrelid = %s::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+SIGNATURE = """
+SELECT pg_catalog.string_agg(
+    pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attidentity, a.attgenerated), ',' ORDER BY a.attnum)
+FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %s::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped
+"""
+_GRANTS = """
+SELECT ARRAY(SELECT p FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS p
+             WHERE NOT CASE WHEN p IN ('DELETE', 'TRUNCATE') THEN pg_catalog.has_table_privilege(c.oid, p)
+                       ELSE pg_catalog.has_any_column_privilege(c.oid, p) END),
+       pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'),
+       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY'),
+       pg_catalog.current_database()::pg_catalog.text, current_user::pg_catalog.text
+FROM pg_catalog.pg_class AS c WHERE c.oid = %s::pg_catalog.oid
+"""
+_TABLES = ("r", "p")
+_ONE_TEXT = frozenset((16, 20, 21, 23, 26))
+"""OIDs of key types whose equal values have, converted, equal texts: bool and integers from numbers, text of most collations."""
+_TEXTS = frozenset((25, 1043))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as it stands in the database; `columns` are those that can be written, by name.
+
+    :ivar signature: changes with its columns (`SIGNATURE`).
+    :ivar generated: columns that the table computes.
+    :ivar row_security: COPY is refused.
+    :ivar dependent: rows refer to rows of the same table.
+    :ivar collated: columns whose equal texts may differ.
+    :ivar partitioned: rows lie in other tables.
+    """
+
+    name: TableName
+    oid: int
+    signature: str
+    columns: Mapping[str, Column]
+    generated: frozenset[str]
+    row_security: bool
+    dependent: bool
+    collated: frozenset[str]
+    partitioned: bool
+
+    @property
+    def sql(self) -> str:
+        """Qualified and quoted."""
+        return quoted(*self.name)
+
+    def rules(self, key: Sequence[str], on_conflict: OnConflict) -> Rules:
+        """How operations on it may be put together."""
+        plain = all(
+            self.columns[name].oid in _ONE_TEXT or (self.columns[name].oid in _TEXTS and name not in self.collated)
+            for name in key
+        )
+        return Rules(bool(key), on_conflict, strict=self.dependent or not plain)
+
+
+def load(connection: psycopg.Connection[Any], name: TableName) -> Table | None:
+    """The table, or None where there is none.
+
+    :raises EnvironmentFault: `sink.missing_table`: it is a view, or something else that is no table.
+    """
+    found = connection.execute(_TABLE, name).fetchone()
+    if found is None:
+        return None
+    oid, kind, row_security, dependent = found
+    if kind not in _TABLES:
+        raise EnvironmentFault(
+            "sink.missing_table", f"{name} is no table, so that no rows can be put into it", help="name a table"
+        )
+    signature = signature_of(connection, oid)
+    rows = connection.execute(_COLUMNS, (oid,)).fetchall()
+    types = {number: PgType(*values) for number, *values in connection.execute(TYPES).fetchall()}
+    columns = {row[0]: _column(row, types) for row in rows if not row[5]}
+    generated = frozenset(row[0] for row in rows if row[5])
+    collated = frozenset(row[0] for row in rows if not row[7])
+    return Table(name, oid, signature, columns, generated, row_security, dependent, collated, kind == "p")
+
+
+def signature_of(connection: psycopg.Connection[Any], oid: int) -> str:
+    """Of the columns as they are now; empty where the table is gone."""
+    found = connection.execute(SIGNATURE, (oid,)).fetchone()
+    return (found[0] if found else None) or ""
+
+
+def _column(row: Sequence[Any], types: Mapping[int, PgType]) -> Column:
+    name, oid, modifier, text, identity, _, collation, _ = row
+    declared = f"{text} COLLATE {quoted(*collation)}" if collation else text
+    return Column(name, declared, oid, converters(oid, modifier, types), identity == "a")
+
+
+def check_columns(table: Table, wanted: Sequence[str], key: Sequence[str], on_conflict: OnConflict) -> None:
+    """:raises EnvironmentFault: `sink.unknown_column`, `sink.generated_column`: a column that the configuration names."""
+    unknown = [name for name in wanted if name not in table.columns]
+    if unknown:
+        generated = [name for name in unknown if name in table.generated]
+        if generated:
+            raise EnvironmentFault(
+                "sink.generated_column",
+                f"table {table.name} computes {', '.join(generated)} itself",
+                help="leave it out of columns",
+            )
+        raise EnvironmentFault(
+            "sink.unknown_column",
+            f"table {table.name} has no column {', '.join(dict.fromkeys(unknown))} to write to",
+            help=f"it has {', '.join(table.columns)}",
+        )
+    for name in wanted:
+        if identity_fault(table, name, key, on_conflict):
+            raise EnvironmentFault("sink.generated_column", identity_text(table, name), help=identity_help(table, name))
+
+
+def identity_fault(table: Table, name: str, key: Sequence[str], on_conflict: OnConflict) -> bool:
+    """Whether an update would have to set an identity column, which PostgreSQL refuses."""
+    return table.columns[name].identity and on_conflict == "update" and bool(key) and name not in key
+
+
+def identity_text(table: Table, name: str) -> str:
+    return f"column {name} of table {table.name} is GENERATED ALWAYS AS IDENTITY, which no statement may change"
+
+
+def identity_help(table: Table, name: str) -> str:
+    return f"leave it out, or ALTER TABLE {table.sql} ALTER COLUMN {quoted(name)} SET GENERATED BY DEFAULT"
+
+
+def check_grants(connection: psycopg.Connection[Any], table: Table, needed: Sequence[str]) -> None:
+    """:raises EnvironmentFault: `sink.no_grant`, with the SQL that gives what is missing."""
+    found = connection.execute(_GRANTS, (list(needed), table.oid)).fetchone()
+    assert found is not None
+    missing, usage, temporary, database, user = found
+    statements = []
+    if not usage:
+        statements.append(f"GRANT USAGE ON SCHEMA {quoted(table.name.schema)} TO {quoted(user)}")
+    if missing:
+        statements.append(f"GRANT {', '.join(missing)} ON TABLE {table.sql} TO {quoted(user)}")
+    if not temporary:
+        statements.append(f"GRANT TEMPORARY ON DATABASE {quoted(database)} TO {quoted(user)}")
+    if statements:
+        raise EnvironmentFault(
+            "sink.no_grant",
+            f"user {user} may not do what the sink does to table {table.name}",
+            help="; ".join(statements),
+        )
+
+
+def check_key(connection: psycopg.Connection[Any], table: Table, key: Sequence[str], on_conflict: OnConflict) -> None:
+    """:raises EnvironmentFault: `sink.no_unique_key`, where nothing in the table makes the key unique."""
+    from psycopg import errors
+
+    if not key or on_conflict == "error":
+        return
+    columns = quoted_list(key)
+    nulls = ", ".join(["NULL"] * len(key))
+    overriding = overriding_of([table.columns[name] for name in key])
+    explain = f"EXPLAIN INSERT INTO {table.sql} ({columns}) {overriding}VALUES ({nulls}) ON CONFLICT ({columns}) DO NOTHING"
+    try:
+        connection.execute(explain.encode())
+    except (errors.InvalidColumnReference, errors.ObjectNotInPrerequisiteState) as error:
+        raise EnvironmentFault(
+            "sink.no_unique_key",
+            f"nothing makes {', '.join(key)} unique in table {table.name}",
+            why=error.diag.message_primary,
+            help=f"CREATE UNIQUE INDEX {'' if table.partitioned else 'CONCURRENTLY '}ON {table.sql} ({columns})",
+        ) from error
+
+
+def overriding_of(columns: Sequence[Column]) -> str:
+    """What an INSERT of these columns says before its values."""
+    return "OVERRIDING SYSTEM VALUE " if any(column.identity for column in columns) else ""

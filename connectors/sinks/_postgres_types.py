@@ -1,0 +1,139 @@
+"""Which values a column takes: its type, resolved once from the catalog.
+
+| type | values |
+| --- | --- |
+| integers, `oid`, `xid`, `xid8` | number without a fraction, text |
+| `numeric` | number, text; not more digits behind the point than the column keeps |
+| `float4`, `float8` | number, text (also `NaN`, `Infinity`), where it is kept exactly |
+| `bool` | true, false, text |
+| `text`, `varchar`, `char`, `citext` | text; any other value as its JSON text |
+| `json`, `jsonb` | any value |
+| `bytea` | Base64 text, bytes |
+| `date`, `time`, `timetz`, `timestamp`, `timestamptz` | ISO 8601, PostgreSQL's text; a `timestamp` no offset but Z |
+| `hstore` | object, text |
+| arrays | (nested) list of what the elements take, PostgreSQL's text |
+| domains | as the type that they are made from |
+| all others (`uuid`, `interval`, enums, ranges, composites, …) | PostgreSQL's text |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from connectors.sinks import _postgres_values as values
+from connectors.sinks._postgres_values import Converters
+
+
+class PgType(NamedTuple):
+    """A row of `TYPES`, without its OID; see `connectors._pg_types.PgType`. `modifier` is that of a domain's base type."""
+
+    name: str
+    kind: str
+    element: int
+    base: int
+    delimiter: str
+    modifier: int
+
+
+TYPES = """
+SELECT t.oid::pg_catalog.int8, t.typname::pg_catalog.text, t.typtype::pg_catalog.text,
+       CASE WHEN t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc THEN t.typelem ELSE 0 END::pg_catalog.int8,
+       t.typbasetype::pg_catalog.int8, t.typdelim::pg_catalog.text, t.typtypmod
+FROM pg_catalog.pg_type AS t
+"""
+
+_MICROSECONDS = 6
+_FULL_PRECISION = 0xFFFF
+_ANY_JSON: Converters = MappingProxyType(dict.fromkeys((str, int, float, bool, dict, list, tuple), values.json))
+_TEXT: Converters = MappingProxyType({**_ANY_JSON, str: None})
+_AS_TEXT: Converters = MappingProxyType({str: None})
+_INTEGER: Converters = MappingProxyType({int: values.integer, float: values.whole, str: None})
+_BOOLEAN: Converters = MappingProxyType({bool: lambda value: "t" if value else "f", str: None})
+_BYTES: Converters = MappingProxyType({str: values.binary, bytes: lambda value: "\\x" + value.hex()})
+_FLOAT4: Converters = MappingProxyType({float: values.single, int: values.single_from_integer, str: values.single_from_text})
+_FLOAT8: Converters = MappingProxyType({float: values.real, int: values.double_from_integer, str: values.double_from_text})
+_FIXED: Mapping[int, Converters] = MappingProxyType(
+    {
+        16: _BOOLEAN,
+        17: _BYTES,
+        18: {str: values.char},
+        19: {str: values.name},
+        **dict.fromkeys((20, 21, 23, 26, 28, 29, 5069), _INTEGER),
+        25: _TEXT,
+        114: _ANY_JSON,
+        700: _FLOAT4,
+        701: _FLOAT8,
+        790: {str: values.money},
+        1082: {str: values.matched(values.DATE, 0, "date (YYYY-MM-DD)")},
+        3802: _ANY_JSON,
+    }
+)
+_TIMES: Mapping[int, tuple[re.Pattern[str], str]] = MappingProxyType(
+    {
+        1083: (values.TIME, "time of day (HH:MM:SS)"),
+        1114: (values.TIMESTAMP, "time without an offset (YYYY-MM-DDTHH:MM:SS, also with Z)"),
+        1184: (values.TIMESTAMPTZ, "time (RFC 3339)"),
+        1266: (values.TIMETZ, "time of day with an offset"),
+    }
+)
+_BPCHAR, _VARCHAR, _INTERVAL, _NUMERIC = 1042, 1043, 1186, 1700
+_JSON_TYPES = frozenset((114, 3802))
+
+
+def converters(oid: int, modifier: int, types: Mapping[int, PgType]) -> Converters:
+    """What a column takes.
+
+    :param modifier: `atttypmod`: length, precision; -1 without one.
+    :param types: what `TYPES` gave, by OID.
+    """
+    fixed = _FIXED.get(oid)
+    if fixed is not None:
+        return fixed
+    if oid in _TIMES:
+        pattern, what = _TIMES[oid]
+        return {str: values.matched(pattern, _MICROSECONDS if modifier < 0 else modifier, what)}
+    if oid in (_BPCHAR, _VARCHAR):
+        return _TEXT if modifier < 0 else _limited(modifier - 4)
+    if oid == _NUMERIC:
+        return _numeric(modifier)
+    if oid == _INTERVAL:
+        precision = _FULL_PRECISION if modifier < 0 else modifier & _FULL_PRECISION
+        return {str: values.interval(min(precision, _MICROSECONDS))}
+    return _defined(types.get(oid), modifier, types)
+
+
+def _defined(found: PgType | None, modifier: int, types: Mapping[int, PgType]) -> Converters:
+    if found is None:
+        return _AS_TEXT
+    if found.base:
+        return converters(found.base, found.modifier, types)
+    if found.element:
+        element = types.get(found.element)
+        delimiter = element.delimiter if element else found.delimiter
+        write = values.array(
+            converters(found.element, modifier, types), delimiter, nested=_base(found.element, types) not in _JSON_TYPES
+        )
+        return {list: write, tuple: lambda value: write(list(value)), str: None}
+    if found.name == "hstore" and found.kind == "b":
+        return {dict: values.hstore, str: None}
+    return _TEXT if found.name == "citext" else _AS_TEXT
+
+
+def _base(oid: int, types: Mapping[int, PgType]) -> int:
+    found = types.get(oid)
+    return _base(found.base, types) if found is not None and found.base else oid
+
+
+def _limited(length: int) -> Converters:
+    check = values.at_most(length)
+    return {**dict.fromkeys(_ANY_JSON, lambda value: check(values.json(value))), str: check}
+
+
+def _numeric(modifier: int) -> Converters:
+    if modifier < 0:
+        return {str: None, int: values.integer, float: values.real}
+    text, integer, real = values.scaled(((modifier - 4 & 0x7FF) ^ 0x400) - 0x400)
+    return {str: text, int: integer, float: real}

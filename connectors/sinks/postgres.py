@@ -1,0 +1,248 @@
+"""The postgres sink: rows, dedup keys, checkpoint and epoch check in one transaction, so that effects are exactly once.
+
+Collaborators: `_postgres_config`, `_postgres_events` (what an event asks for), `_postgres_types` and `_postgres_values` (values),
+`_postgres_plan` (order), `_postgres_writer` (statements), `_postgres_table` and `_postgres_create` (the table),
+`_postgres_ledger` (the ledger's schema). Invariants 2, 4, 6, 7, 12 and 13 are enforced there and here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from connectors._postgres import make_session, parse_table
+from connectors.sinks import _postgres_ledger as ledger
+from connectors.sinks._postgres_config import PostgresSinkConfig, declared_types, needed_privileges, reading
+from connectors.sinks._postgres_create import create, types_of_values
+from connectors.sinks._postgres_events import Asked, Shaping, unfit_for_columns
+from connectors.sinks._postgres_refusals import Outdated
+from connectors.sinks._postgres_rows import Op
+from connectors.sinks._postgres_table import Table, check_columns, check_grants, check_key, load, signature_of
+from connectors.sinks._postgres_writer import Writer
+from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal, Permanent, Transient
+from penstock.event import Event
+from penstock.ledger import Claim, Claimant, Commit
+from penstock.postgres import Session
+from penstock.spi import Context
+from penstock.state.dialect import Connection
+from penstock.state.ledger_tables import LedgerTables
+from penstock.state.postgres_connection import PostgresConnection
+
+if TYPE_CHECKING:
+    import psycopg
+
+T = TypeVar("T")
+
+WHAT = "the sink's database"
+DEADLINE = 300.0
+"""Seconds that one commit may take, waiting for locks included, before its connection is given up and it is tried again."""
+
+_LOOKS = 3
+"""How often a group is prepared anew because its table was altered under it."""
+
+
+class PostgresSink:
+    """Rows into a PostgreSQL table, exactly once: appended, updated, ignored or deleted by key."""
+
+    name: ClassVar[str] = "postgres"
+    Config: ClassVar[type[PostgresSinkConfig]] = PostgresSinkConfig
+
+    def __init__(self, config: PostgresSinkConfig, context: Context) -> None:
+        self._config = config
+        self._context = context
+        self._table = parse_table(config.table)
+        self._key = tuple(config.key or ())
+        self._reading = reading(config, context)
+        self._types = declared_types(config, context)
+        self._ledger = LedgerTables(f"{context.pipeline}/{context.component}")
+        settings = ledger.settings(config.ledger_schema)
+        self._session = make_session(config, context, what=WHAT, settings=settings, deadline=DEADLINE)
+        self._reader = make_session(config, context, what=WHAT, settings=settings, deadline=DEADLINE)
+        self._reads = False
+        self._writer: Writer | None = None
+        self._shaping: Shaping | None = None
+
+    async def open(self, recovered: bytes | None) -> None:
+        """Connect, look at the table, and bring the ledger's tables up to date.
+
+        :raises Transient: the server is not there.
+        :raises EnvironmentFault: `sink.missing_table`, `sink.unknown_column`, `sink.generated_column`, `sink.no_unique_key`,
+            `sink.no_grant`, `postgres.refused` or `state.newer`.
+        """
+        await self._session.open()
+        try:
+            self._use(await self._session.run(self._prepare))
+        except BaseException:
+            await self._session.close()
+            raise
+
+    def _prepare(self, connection: psycopg.Connection[Any]) -> Table | None:
+        ledger.flush_commits(connection)
+        table = self._look(connection)
+        if table is None and not self._config.create:  # before the ledger's tables: a wrong database stays as it is
+            raise self._missing("there is no", "make it, or set create: true to have it made")
+        ledger.prepare(connection, self._config.ledger_schema, self._context.faults)
+        return table
+
+    def _look(self, connection: psycopg.Connection[Any]) -> Table | None:
+        table = load(connection, self._table)
+        if table is None:
+            return None
+        config, key = self._config, self._key
+        check_columns(table, (*key, *(config.columns or ())), key, config.on_conflict)
+        check_grants(connection, table, needed_privileges(config))
+        check_key(connection, table, key, config.on_conflict)
+        return table
+
+    def _missing(self, what: str, help: str) -> EnvironmentFault:
+        return EnvironmentFault("sink.missing_table", f"{what} table {self._table} in {WHAT}", help=help)
+
+    def _use(self, table: Table | None) -> None:
+        if table is not None:
+            self._writer = Writer(table, self._key, self._config.on_conflict)
+            self._shaping = Shaping(table, self._key, self._config.on_conflict)
+
+    async def close(self) -> None:
+        """Close the connections; harmless when not open."""
+        try:
+            await self._reader.close()
+        finally:
+            await self._session.close()
+
+    # ---- the ledger
+
+    async def claim(self, claimant: Claimant) -> Claim:
+        """See `Ledger.claim`."""
+
+        def work(db: Connection) -> Claim:
+            claim = self._ledger.claim(db, claimant)
+            self._context.faults.hit("mid_claim")
+            return claim
+
+        return await self._ask(partial(ledger.within, work=work))
+
+    async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See `Ledger.seen`. On a connection of its own, so that no commit is waited for."""
+        if not self._reads:
+            await self._reader.open()
+            self._reads = True
+        work = partial(ledger.look, work=lambda db: self._ledger.seen(db, keys))
+        return await _ask(self._reader, work)
+
+    async def committed(self) -> tuple[int, int]:
+        """See `Ledger.committed`."""
+        return await self._ask(partial(ledger.look, work=self._ledger.committed))  # Invariant 7: behind the ledger's row lock
+
+    async def forget_jobs(self, job: str) -> None:
+        """See `Ledger.forget_jobs`."""
+        await self._ask(partial(ledger.within, work=lambda db: self._ledger.forget_jobs(db, job)))
+
+    async def commit(self, commit: Commit) -> None:
+        """See `Ledger.commit`."""
+        await self._ask(partial(ledger.within, work=lambda db: self._settle(db, commit)))
+
+    def _settle(self, db: Connection, commit: Commit) -> None:
+        self._ledger.commit(db, commit)  # Invariants 2, 4 and 6: in the transaction of the rows
+        self._context.faults.hit("inside_commit")
+
+    async def _ask(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        return await _ask(self._session, work)
+
+    # ---- rows
+
+    async def write_and_commit(self, events: Sequence[Event], commit: Commit) -> None:
+        """See `LedgerSink.write_and_commit`."""
+        if not events:
+            await self.commit(commit)
+            return
+        asked = self._reading.read(events)
+        for _ in range(_LOOKS):
+            ops = await self._shape(asked)
+            try:
+                refused = await self._ask(partial(self._write, ops, commit))
+            except Outdated as error:
+                await self._ask(partial(self._look_again, error))
+                continue
+            if refused:
+                raise BatchError(refused, nothing_delivered=True)
+            return
+        raise Transient("sink.table_altered", f"table {self._table} is altered again and again")
+
+    def _write(self, ops: Sequence[Op], commit: Commit, connection: psycopg.Connection[Any]) -> dict[int, ComponentError]:
+        def then() -> None:
+            self._context.faults.hit("inside_sink_write")
+            self._settle(PostgresConnection(connection), commit)
+
+        if self._writer is None:  # every event was refused, or there is nothing to truncate
+            ledger.within(connection, lambda db: self._settle(db, commit))
+            return {}
+        return self._writer.write(connection, ops, then)
+
+    def _look_again(self, why: Outdated, connection: psycopg.Connection[Any]) -> None:
+        """Go on with the table as it is now.
+
+        :raises EnvironmentFault: it is gone, or no longer fits.
+        """
+        table = self._look(connection)
+        if table is None:
+            raise self._missing("somebody has removed", "restore it, or start the pipeline again with create: true")
+        if self._writer is not None and table == self._writer.table and why.__cause__ is not None:
+            raise why.__cause__  # nothing has changed: the server refuses the statement for another reason
+        self._use(table)
+
+    async def _shape(self, asked: Sequence[Asked]) -> list[Op]:
+        """The operations of all events.
+
+        :raises BatchError: some ask for none.
+        """
+        if self._shaping is None:
+            self._use(await self._ask(partial(self._create, asked)))
+        ops, failed = self._shaped(asked)
+        if failed and self._writer is not None:
+            known = self._writer.table
+            if await self._ask(lambda connection: signature_of(connection, known.oid)) != known.signature:
+                await self._ask(partial(self._look_again, Outdated()))  # somebody may have added the column
+                ops, failed = self._shaped(asked)
+        if failed:
+            raise BatchError(failed, nothing_delivered=True)
+        return ops
+
+    def _shaped(self, asked: Sequence[Asked]) -> tuple[list[Op], dict[int, ComponentError]]:
+        if self._shaping is not None:
+            return self._shaping.shape(asked)
+        failed: dict[int, ComponentError] = {}
+        for place, each in enumerate(asked):  # of no event a table could be made
+            if isinstance(each.content, ComponentError):
+                failed[place] = each.content
+            elif each.kind == "put":
+                why = unfit_for_columns(each.content, self._key)
+                failed[place] = Permanent("sink.unknown_column", f"no table can be made of the event: {why}")
+        return [], failed
+
+    def _create(self, asked: Sequence[Asked], connection: psycopg.Connection[Any]) -> Table | None:
+        """Make the table; None where no event says of which columns."""
+        with ledger.alone(connection, f"penstock table {self._table}"):
+            types = self._types or self._types_of(asked)
+            if types is None:
+                return self._look(connection)
+            create(connection, self._table, types, self._key)
+            return self._look(connection)
+
+    def _types_of(self, asked: Sequence[Asked]) -> dict[str, str] | None:
+        contents = [each.content for each in asked if each.kind == "put" and not isinstance(each.content, ComponentError)]
+        fitting = [content for content in contents if unfit_for_columns(content, self._key) is None]
+        return types_of_values(fitting[0], fitting) if fitting else None
+
+
+async def _ask(session: Session, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    """`work` on the session's thread, after a new connection where the last was lost."""
+    if not session.is_open:
+        await session.reopen()
+        await session.run(ledger.flush_commits)
+    try:
+        return await session.run(work)
+    except BatchError:
+        raise
+    except Permanent as error:  # of the ledger's own values: no event is to blame
+        raise Fatal(error.code, error.message, why=error.why) from error
