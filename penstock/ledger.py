@@ -94,7 +94,7 @@ class Claim:
     """What a ledger held when it was claimed.
 
     :ivar instance: its random instance id.
-    :ivar epoch: the epoch before this claim; 0 for a new ledger.
+    :ivar epoch: the epoch before this claim; 0 for a new ledger; the claimant's own where it claims again.
     :ivar group: number of the last group committed to it; 0 for a new ledger.
     :ivar counts: the pipeline's totals as of that group.
     :ivar sink_states: for each sink by name, what its last committed `flush` returned.
@@ -144,9 +144,10 @@ class Ledger(Protocol):
     """Stores epoch, checkpoint and dedup keys of one scope. `claim` first, then the others."""
 
     async def claim(self, claimant: Claimant) -> Claim:
-        """Store the claimant's epoch, so that every older run is fenced, and say what is here.
+        """Store the claimant's epoch, so that every older run is fenced, and say what is here. Where the answer was lost
+        (`Transient`) the same claimant, with its `run_id`, may claim again.
 
-        Nothing is stored where it raises.
+        Nothing is stored where it raises otherwise.
 
         :raises Fenced: where a higher epoch stands, or one that is not among those `issued`.
         :raises EnvironmentFault: `ledger.mismatch`, where source or instance differ and `adopt` is not set.

@@ -86,7 +86,7 @@ class LedgerTables:
     def claim(self, connection: Connection, claimant: Claimant) -> Claim:
         """See `Ledger.claim`. The claimant's scope is the ledger's from now on."""
         row = _read(connection, claimant.scope)
-        if row is not None and row.epoch >= claimant.epoch:  # Invariant 6
+        if row is not None and row.epoch >= claimant.epoch and not _is_own(row, claimant):  # Invariant 6
             raise _fenced(claimant.scope, f"epoch {row.epoch} stands there, this run has {claimant.epoch}")
         if not claimant.adopt:
             _compare(row, claimant)
@@ -222,6 +222,11 @@ def _claim(connection: Connection, row: _Row) -> Claim:
         jobs=[JobRecord(*record) for record in jobs.fetchall()],
         keys_high=key_tables.high_water(key_tables.generations(connection, row.number)),
     )
+
+
+def _is_own(row: _Row, claimant: Claimant) -> bool:
+    """Whether it claims again, because the answer to its COMMIT was lost."""
+    return bool(claimant.run_id) and (row.epoch, row.run_id) == (claimant.epoch, claimant.run_id)
 
 
 def _compare(row: _Row | None, claimant: Claimant) -> None:

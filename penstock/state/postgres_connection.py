@@ -6,7 +6,7 @@ was. The order of strings that hold a NUL is not kept, nor needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from penstock.state.dialect import Parameters, to_postgres
@@ -20,11 +20,19 @@ _IDLE = 0
 _ESCAPE = "\U0010fffe"
 
 
-class PostgresConnection:
-    """`dialect.Connection` over a psycopg connection, on whose thread it is used. Transactions are the caller's."""
+def _nothing() -> None:
+    """Nobody watches the statements."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+
+class PostgresConnection:
+    """`dialect.Connection` over a psycopg connection, on whose thread it is used. Transactions are the caller's.
+
+    :param answered: called after each statement.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], answered: Callable[[], None] = _nothing) -> None:
         self._connection = connection
+        self._answered = answered
 
     @property
     def in_transaction(self) -> bool:
@@ -32,13 +40,16 @@ class PostgresConnection:
         return not self._connection.closed and self._connection.info.transaction_status != _IDLE
 
     def execute(self, sql: str, parameters: Parameters = (), /) -> _Cursor:
-        return _Cursor(self._connection.execute(to_postgres(sql).encode(), _stored(parameters)))
+        cursor = self._connection.execute(to_postgres(sql).encode(), _stored(parameters))
+        self._answered()
+        return _Cursor(cursor)
 
     def executemany(self, sql: str, parameters: Iterable[Parameters], /) -> None:
         rows = [_stored(row) for row in parameters]
         if rows:
             with self._connection.cursor() as cursor:
                 cursor.executemany(to_postgres(sql).encode(), rows)
+            self._answered()
 
 
 class _Cursor:

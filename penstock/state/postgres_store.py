@@ -24,6 +24,10 @@ from penstock.state.sql_store import SqlStateStore
 T = TypeVar("T")
 
 _SCHEMAS = (LEASE_SCHEMA, LEDGER_SCHEMA, STORE_SCHEMA)
+_RIGHTS = (
+    "SELECT current_user, has_database_privilege(current_database(), 'CREATE'), "
+    "(SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = ?)"
+)
 _ANSWERS_WITHIN = 2.0  # seconds: a renewal that hangs for longer is worth a new connection
 
 
@@ -40,6 +44,9 @@ class PostgresStateStore(SqlStateStore):
     def _holds(self) -> bool:
         return self._lease.held
 
+    async def _write_once(self, call: object, work: Callable[[Connection], T]) -> T:
+        return await self._server.write_once(call, work)
+
     async def open(self, *, create: bool = True) -> None:
         """See `StateStore.open`; `Transient` where the server cannot be reached."""
         try:
@@ -52,6 +59,8 @@ class PostgresStateStore(SqlStateStore):
 
     async def _prepare(self, *, create: bool) -> None:
         stored = await self._server.run(lambda db: [stored_version(db, schema) for schema in _SCHEMAS])
+        if stored[-1] == 0:
+            await self._server.run(lambda db: self._check_rights(db, create=create))
         if stored[-1] == 0 and not create:
             raise EnvironmentFault(
                 "state.missing",
@@ -65,9 +74,24 @@ class PostgresStateStore(SqlStateStore):
             await self._server.run(self._alone(lambda db: migrate(db, _SCHEMAS, self._faults)))
             await self._lease.release()
 
+    def _check_rights(self, db: Connection, *, create: bool) -> None:
+        """Tables in a schema that may not be used cannot be seen, and look like none."""
+        user, may_create, usable = db.execute(_RIGHTS, (schema_of(self.pipeline),)).fetchone()
+        if usable or (usable is None and (may_create or not create)):
+            return
+        schema, missing = _quoted(schema_of(self.pipeline)), usable is None
+        raise EnvironmentFault(
+            "state.no_schema",
+            f"{user} may not {'create' if missing else 'use'} the schema {schema}",
+            help=f"CREATE SCHEMA {schema} AUTHORIZATION {user}"
+            if missing
+            else f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}",
+        )
+
     def _create(self, db: Connection) -> None:
         schema = schema_of(self.pipeline)
-        db.execute('CREATE SCHEMA IF NOT EXISTS "' + schema.replace('"', '""') + '"')  # Invariant 12
+        if db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (schema,)).fetchone() is None:
+            db.execute(f"CREATE SCHEMA {_quoted(schema)}")
         if stored_version(db, STORE_SCHEMA) == 0:
             refuse_foreign(db, f"schema {schema}")
         migrate(db, _SCHEMAS, self._faults)
@@ -104,3 +128,8 @@ class PostgresStateStore(SqlStateStore):
             return os.getpid()
         row = await self._lease.holder()
         return row.pid if row else None
+
+
+def _quoted(name: str) -> str:
+    """Invariant 12."""
+    return '"' + name.replace('"', '""') + '"'

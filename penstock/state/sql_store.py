@@ -28,27 +28,17 @@ T = TypeVar("T")
 
 
 class Database(Protocol):
-    """Where the tables are: `sqlite_database.Database`, or `postgres_database.PostgresDatabase`."""
+    """Where the tables are: `sqlite_database.Database`, or `postgres_database.PostgresDatabase`. `run` is for one statement,
+    `write` for a transaction without another writer beside it, `read` sees one moment, `look` waits for no commit."""
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        """One statement."""
-        ...
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """One transaction, with no other writer of this store beside it."""
-        ...
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Statements that all see the same moment."""
-        ...
-
-    async def look(self, work: Callable[[Connection], T]) -> T:
-        """What is committed now, beside a commit that may be under way."""
-        ...
+    async def run(self, work: Callable[[Connection], T]) -> T: ...
+    async def write(self, work: Callable[[Connection], T]) -> T: ...
+    async def read(self, work: Callable[[Connection], T]) -> T: ...
+    async def look(self, work: Callable[[Connection], T]) -> T: ...
 
 
 class SqlStateStore(ABC):
-    """`StateStore` over tables, but for `open`, `close`, `hold` and `holder`."""
+    """`StateStore`, whose methods are described there, over tables; but for `open`, `close`, `hold` and `holder`."""
 
     def __init__(self, pipeline: str, clock: Clock, faults: Faults, database: Database) -> None:
         self.pipeline = pipeline
@@ -62,7 +52,6 @@ class SqlStateStore(ABC):
 
     @property
     def signals(self) -> SignalBox:
-        """See `StateStore.signals`."""
         return self._signals
 
     @property
@@ -73,37 +62,30 @@ class SqlStateStore(ABC):
     # ---- the pipeline
 
     async def issue_epoch(self, version: Version, *, above: int = 0) -> int:
-        """See `StateStore.issue_epoch`."""
         pid, host, now = os.getpid(), socket.gethostname(), self._clock.now()
         return await self._database.write(lambda db: pipeline_tables.issue_epoch(db, version, above, pid, host, now))
 
     async def issued(self, since: int) -> Mapping[int, str]:
-        """See `StateStore.issued`."""
         return await self._database.run(lambda db: pipeline_tables.issued(db, since))
 
     async def read_note(self) -> Note:
-        """See `StateStore.read_note`."""
         return await self._database.read(pipeline_tables.read_note)
 
     async def note(self, epoch: int, note: Note) -> None:
-        """See `StateStore.note`."""
 
         def work(db: Connection) -> None:
             pipeline_tables.check_epoch(db, epoch)
             pipeline_tables.write_note(db, epoch, note)
 
-        await self._write_letters(work, any_letters=bool(note.failed_again))
+        await self._write_letters(("note", epoch, note), work, any_letters=bool(note.failed_again))
 
     async def versions(self) -> list[Version]:
-        """See `StateStore.versions`."""
         return await self._database.run(pipeline_tables.versions)
 
     async def runs(self, limit: int = 10) -> list[RunRecord]:
-        """See `StateStore.runs`."""
         return await self._database.run(lambda db: pipeline_tables.runs(db, limit))
 
     async def reset(self, epoch: int, positions: Mapping[str, Position] | None) -> None:
-        """See `StateStore.reset`."""
 
         def work(db: Connection) -> None:
             pipeline_tables.check_epoch(db, epoch)
@@ -113,23 +95,19 @@ class SqlStateStore(ABC):
         await self._database.write(work)
 
     async def create_job(self, kind: str, query: str) -> str:
-        """See `StateStore.create_job`."""
         now = self._clock.now()
         return await self._database.write(lambda db: pipeline_tables.create_job(db, kind, query, now))
 
     async def finish_job(self, job: str) -> None:
-        """See `StateStore.finish_job`."""
         now = self._clock.now()
         await self._database.write(lambda db: pipeline_tables.finish_job(db, job, now))
 
     async def open_jobs(self) -> list[Job]:
-        """See `StateStore.open_jobs`."""
         return await self._database.run(pipeline_tables.open_jobs)
 
     # ---- the ledger
 
     async def claim(self, claimant: Claimant) -> Claim:
-        """See `Ledger.claim`."""
 
         def work(db: Connection) -> Claim:
             claim = self._ledger.claim(db, claimant)
@@ -139,11 +117,9 @@ class SqlStateStore(ABC):
         return await self._database.write(work)
 
     async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """See `Ledger.seen`."""
         return await self._database.look(lambda db: self._ledger.seen(db, keys))
 
     async def commit(self, commit: Commit) -> None:
-        """See `Ledger.commit`."""
 
         def work(db: Connection) -> None:
             self._ledger.commit(db, commit)
@@ -152,11 +128,9 @@ class SqlStateStore(ABC):
         await self._database.write(work)
 
     async def committed(self) -> tuple[int, int]:
-        """See `Ledger.committed`."""
         return await self._database.write(self._ledger.committed)  # Invariant 7: behind the lock, though it writes nothing
 
     async def forget_jobs(self, job: str) -> None:
-        """See `Ledger.forget_jobs`."""
         await self._database.write(lambda db: self._ledger.forget_jobs(db, job))
 
     # ---- dead letters
@@ -169,7 +143,6 @@ class SqlStateStore(ABC):
         repeats: Sequence[Repeat],
         superseded: Sequence[Repeat] = (),
     ) -> None:
-        """See `StateStore.put_dead_letters`."""
 
         def work(db: Connection) -> None:
             pipeline_tables.check_epoch(db, epoch)
@@ -181,10 +154,10 @@ class SqlStateStore(ABC):
             letter_tables.count_repeats(db, repeats)
 
         self._faults.hit("before_dead_letters")
-        await self._write_letters(work, any_letters=bool(letters))
+        call = ("put_dead_letters", epoch, group, letters, repeats, superseded)
+        await self._write_letters(call, work, any_letters=bool(letters))
 
     async def commit_group(self, commit: Commit, letters: Sequence[DeadLetter], note: Note) -> None:
-        """See `StateStore.commit_group`."""
 
         def work(db: Connection) -> None:
             pipeline_tables.check_epoch(db, commit.epoch)
@@ -198,10 +171,9 @@ class SqlStateStore(ABC):
 
         if letters:
             self._faults.hit("before_dead_letters")
-        await self._write_letters(work, any_letters=bool(letters or note.failed_again))
+        await self._write_letters(None, work, any_letters=bool(letters or note.failed_again))
 
     async def settle(self, epoch: int, claims: Mapping[str, Claim]) -> None:
-        """See `StateStore.settle`."""
 
         def work(db: Connection) -> None:
             pipeline_tables.check_epoch(db, epoch)
@@ -211,7 +183,6 @@ class SqlStateStore(ABC):
         await self._database.write(work)
 
     async def rewind(self, epoch: int, ledger: str, claim: Claim) -> int:
-        """See `StateStore.rewind`."""
 
         def work(db: Connection) -> int:
             pipeline_tables.check_epoch(db, epoch)
@@ -220,7 +191,6 @@ class SqlStateStore(ABC):
         return await self._database.write(work)
 
     async def hand_over(self, epoch: int, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None = None) -> None:
-        """See `StateStore.hand_over`."""
 
         def work(db: Connection) -> None:
             pipeline_tables.check_epoch(db, epoch)
@@ -228,9 +198,17 @@ class SqlStateStore(ABC):
 
         await self._database.write(work)
 
-    async def _write_letters(self, work: Callable[[Connection], None], *, any_letters: bool) -> None:
+    async def _write_once(self, call: object, work: Callable[[Connection], T]) -> T:
+        """As `Database.write`, for what would count twice if it were done twice. Where no COMMIT can go unanswered, that is all.
+
+        :param call: the same for a call and its repetitions, and for no other.
+        """
+        return await self._database.write(work)
+
+    async def _write_letters(self, call: object | None, work: Callable[[Connection], None], *, any_letters: bool) -> None:
+        """:param call: as `_write_once` has it; None for a commit, whose outcome `committed` tells."""
         try:
-            await self._database.write(work)
+            await (self._database.write(work) if call is None else self._write_once(call, work))
         finally:
             if any_letters:  # behind the write: a look beside it still saw none, and must not be remembered
                 self._forget_no_letters()
@@ -240,7 +218,7 @@ class SqlStateStore(ABC):
         self._no_letters = False
 
     async def has_open_letters(self) -> bool:
-        """See `StateStore.has_open_letters`. While this object holds the pipeline nobody else makes letters, so "none" is
+        """While this object holds the pipeline nobody else makes letters, so "none" is
         remembered until it writes one itself, and costs nothing."""
         if self._no_letters:
             return False
@@ -250,25 +228,20 @@ class SqlStateStore(ABC):
         return found
 
     async def open_letters(self, keys: Sequence[bytes]) -> list[OpenLetter]:
-        """See `StateStore.open_letters`."""
         return await self._database.look(lambda db: queries.open_by_key(db, keys)) if keys else []
 
     async def standing_letters(self, ids: Sequence[str]) -> list[OpenLetter]:
-        """See `StateStore.standing_letters`."""
         return await self._database.look(lambda db: queries.open_by_id(db, ids)) if ids else []
 
     async def letters(
         self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
     ) -> tuple[list[DeadLetter], str | None]:
-        """See `StateStore.letters`."""
         return await self._database.read(lambda db: queries.page(db, self.pipeline, query, after, limit, bodies))
 
     async def letter_groups(self, query: LetterQuery) -> list[Group]:
-        """See `StateStore.letter_groups`."""
         return await self._database.read(lambda db: queries.groups(db, query))
 
     async def letter_counts(self) -> Mapping[Status, int]:
-        """See `StateStore.letter_counts`."""
         return await self._database.run(queries.counts)
 
     async def set_status(
@@ -280,7 +253,6 @@ class SqlStateStore(ABC):
         job: str | None = None,
         among: Collection[Status] | None = None,
     ) -> list[str]:
-        """See `StateStore.set_status`."""
 
         def work(db: Connection) -> list[str]:
             if epoch is not None:
@@ -293,5 +265,4 @@ class SqlStateStore(ABC):
             self._forget_no_letters()
 
     async def expire_letters(self, before: float, limit: int = 500) -> int:
-        """See `StateStore.expire_letters`."""
         return await self._database.write(lambda db: letter_tables.expire(db, before, limit))

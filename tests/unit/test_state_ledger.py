@@ -48,6 +48,17 @@ async def test_an_older_or_equal_epoch_cannot_claim(store: StateStore) -> None:
     assert await store.committed() == (5, 0)
 
 
+async def test_a_run_may_claim_again_and_nobody_else_at_its_epoch(store: StateStore) -> None:
+    first = await store.claim(claimant(1, run_id="mine"))
+    await store.commit(commit(1, 1))
+    again = await store.claim(claimant(1, run_id="mine", instance=first.instance, issued={1: "mine"}))
+    assert (again.instance, again.epoch, again.group, again.positions) == (first.instance, 1, 1, {"p": at(1)})
+    await store.commit(commit(2, 2))
+    for other in ("", "another"):
+        with pytest.raises(Fenced):
+            await store.claim(claimant(1, run_id=other))
+
+
 async def test_a_fenced_run_writes_nothing(store: StateStore) -> None:
     await store.claim(claimant(1))
     await store.commit(commit(1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -143,6 +144,87 @@ async def test_a_commit_whose_answer_is_lost_is_settled_by_looking(database: Dat
     await store.commit(commit(2, 2))
     assert set(await store.seen([key(1).key, key(2).key])) == {key(1).key, key(2).key}
     await store.close()
+
+
+async def test_no_default_of_the_user_makes_commits_weaker_even_after_a_cut(database: Database, make_proxy: MakeProxy) -> None:
+    """Invariant 7: behind the lock a writer sees what stands, which REPEATABLE READ would keep from it."""
+    weak = {
+        "synchronous_commit": "off",
+        "default_transaction_isolation": "repeatable read",
+        "client_encoding": "latin1",
+        "default_transaction_read_only": "on",
+    }
+    for name, value in weak.items():
+        database.execute(f"ALTER DATABASE {database.name} SET {name} = '{value}'")
+    proxy = make_proxy(database.server.port)
+    store = make(database, dsn=database.dsn_through(proxy.port))
+    await store.open()
+    for _ in range(2):
+        for session in (store._server._writer, store._server._reader, store._line):
+            shown = [await session.run(lambda db, name=name: db.execute(f"SHOW {name}").fetchone()) for name in weak]
+            assert shown == [("on",), ("read committed",), ("UTF8",), ("off",)]
+        proxy.cut()
+        for _ in range(3):
+            with contextlib.suppress(Transient):
+                await asyncio.gather(store.read_note(), store.has_open_letters(), store.holder())
+    await store.close()
+
+
+async def test_two_that_write_at_once_see_each_others_epochs_whatever_the_default_isolation(database: Database) -> None:
+    database.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'serializable'")
+    stores = [make(database) for _ in range(3)]
+    for store in stores:
+        await store.open()
+    epochs = await asyncio.gather(*(store.issue_epoch(version()) for store in stores for _ in range(10)))
+    assert sorted(epochs) == list(range(1, 31))
+    for store in stores:
+        await store.close()
+
+
+async def test_a_transaction_that_stands_still_is_given_up_before_a_standby_could_need_its_lock(database: Database) -> None:
+    """As that of a run that was stopped, or whose machine vanished, in the middle of it."""
+    store, other = make(database), make(database)
+    await store.open()
+    await other.open()
+    locked, on = threading.Event(), threading.Event()
+
+    def standing_still(db: Connection) -> None:
+        locked.set()
+        on.wait()
+        db.execute("SELECT 1").fetchall()
+
+    writing = asyncio.ensure_future(store._database.write(standing_still))
+    await asyncio.to_thread(locked.wait)
+    async with asyncio.timeout(LEASE + 5):
+        assert await other.issue_epoch(version()) == 1
+    on.set()
+    with pytest.raises(Transient):
+        await writing
+    await store.close()
+    await other.close()
+
+
+async def test_a_schema_that_was_made_for_a_user_without_rights_in_the_database_is_enough(database: Database) -> None:
+    database.execute("CREATE ROLE penstock_limited LOGIN PASSWORD 'limited'")
+    dsn = database.server.dsn(database.name, user="penstock_limited", password="limited")
+    with pytest.raises(EnvironmentFault) as caught:
+        await make(database, dsn=dsn).open()
+    assert caught.value.code == "state.no_schema"
+    assert "CREATE SCHEMA" in str(caught.value.help)
+    assert "penstock_orders" in str(caught.value.help)
+    try:
+        database.execute("CREATE SCHEMA penstock_orders")
+        for create in (True, False):
+            with pytest.raises(EnvironmentFault, match="may not use the schema") as caught:
+                await make(database, dsn=dsn).open(create=create)
+            assert "GRANT USAGE" in str(caught.value.help)
+        database.execute("ALTER SCHEMA penstock_orders OWNER TO penstock_limited")
+        store = make(database, dsn=dsn)
+        await store.open()
+        assert await store.issue_epoch(version()) == 1
+        await store.close()
+    finally:
+        database.execute("DROP OWNED BY penstock_limited; DROP ROLE penstock_limited")
 
 
 async def test_a_commit_waits_for_the_one_that_is_under_way(database: Database) -> None:
