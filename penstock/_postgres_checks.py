@@ -51,6 +51,15 @@ FROM pg_roles AS r, pg_database AS d WHERE r.rolname = current_user AND d.datnam
 """
 _WRITES = "SELECT reset_val = 'on', pg_is_in_recovery() FROM pg_settings WHERE name = 'default_transaction_read_only'"
 
+_SCHEMA = """
+SELECT has_database_privilege(current_database(), 'CREATE'),
+       (SELECT has_schema_privilege(n.oid, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE') FROM pg_namespace AS n
+        WHERE n.nspname = %s),
+       (SELECT string_agg(DISTINCT quote_ident(pg_get_userbyid(c.relowner)), ', ') FROM pg_class AS c
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = %s AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE'))
+"""
+
 
 class Who(NamedTuple):
     """The connection's role and database, as SQL writes them."""
@@ -200,6 +209,37 @@ def check_writable(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "postgres.writable", "transactions may write")
+
+
+def check_schema(name: str, prefix: str) -> Check:
+    """Whether a schema of Penstock's own is there to be used, or can be made.
+
+    :param prefix: of the codes: `state`, `sink`.
+    """
+    schema = '"' + name.replace('"', '""') + '"'
+
+    def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+        may_create, usable, owners = connection.execute(_SCHEMA, (name, name)).fetchone() or (False, None, None)
+        at = who(connection)
+        if usable is None and not may_create:
+            help = f"CREATE SCHEMA {schema} AUTHORIZATION {at.role}; or GRANT CREATE ON DATABASE {at.database} TO {at.role}"
+            yield Finding("error", f"{prefix}.no_schema", f"{at.role} may not create the schema {schema}", help=help)
+        elif usable is False:
+            help = f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {at.role}"
+            yield Finding("error", f"{prefix}.no_schema", f"{at.role} may not use the schema {schema}", help=help)
+        elif owners:
+            yield Finding(
+                "error",
+                f"{prefix}.not_owner",
+                f"tables of the schema {schema} belong to {owners}",
+                f"{at.role} reads and writes them, and a new version of Penstock changes them",
+                f"GRANT {owners} TO {at.role}",
+            )
+        else:
+            said = "can be made" if usable is None else "is there and may be used"
+            yield Finding("ok", f"{prefix}.schema", f"the schema {schema} {said}")
+
+    return check
 
 
 def _is_local(host: str, address: str) -> bool:

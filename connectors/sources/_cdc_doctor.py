@@ -51,14 +51,14 @@ async def examine(config: PostgresCdcConfig, context: Context, checkpoint: Mappi
     checks = [doctor.server, doctor.role, doctor.room, doctor.timeouts, doctor.standbys]
     found = await examine_server(config, context, WHAT, [*checks, doctor.tables, doctor.publication, doctor.slot])
     if not any(finding.severity == "error" and finding.code in _CANNOT_REPLICATE for finding in found):
-        found += await _replication(doctor.target)
+        found += await replication_connection(doctor.target)
     return found
 
 
 _CANNOT_REPLICATE = ("source.no_replication", "source.wal_senders")
 
 
-async def _replication(target: Target) -> list[Finding]:
+async def replication_connection(target: Target) -> list[Finding]:
     """Whether a replication connection comes about: another line of pg_hba.conf, another limit, another protocol for proxies."""
     try:
         wire = await Wire.connect(target)
@@ -100,7 +100,7 @@ class _Doctor:
                 "warning" if decodes else "error",
                 "source.standby",
                 "the server is a standby" + ("" if decodes else ", and decodes changes from PostgreSQL 16 on only"),
-                "publication and heartbeats are written on the primary; its slot waits for the primary's activity",
+                "publication and heartbeats are written on the primary, and how far the slot is behind cannot be told",
                 "connect to the primary: a dsn with several hosts and target_session_attrs=read-write finds it",
             )
 
@@ -186,7 +186,7 @@ class _Doctor:
             yield from check_missing(connection, self.config, name, found, fresh=fresh)
             return
         yield from check_publication(publication, self.config, found)
-        if slot is not None:
+        if slot is not None and slot.database == connection.info.dbname:
             yield from check_age(connection, name, self.slot_name, self.pipeline)
 
     def slot(self, connection: psycopg.Connection[Any]) -> Iterator[Finding]:

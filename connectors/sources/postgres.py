@@ -9,7 +9,7 @@ rows up to it are read, a transaction a read (`_query_reader`). A position is th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -17,13 +17,14 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from connectors._pg_types import NumericMode
 from connectors._postgres import PostgresFields, TableField, make_session, parse_table, quoted
+from connectors.sources._query_doctor import examine
 from connectors.sources._query_order import order_text, values_of
 from connectors.sources._query_reader import PARTITION, Labels, Reader, batches
 from connectors.sources._query_settling import Running, Settling, running
 from connectors.sources._query_shape import Ask, Shape, check_cursor, check_sequence, look
 from penstock.config.base import Duration
 from penstock.errors import EnvironmentFault
-from penstock.spi import Batch, Context, Resume, Token
+from penstock.spi import Batch, Context, Finding, Position, Resume, Token
 
 if TYPE_CHECKING:
     import psycopg
@@ -165,6 +166,10 @@ class PostgresSource:
         if self._ask.table is not None:
             return f"{self._ask.table}({order})"
         return hashlib.blake2b(f"{self.config.query}({order})".encode(), digest_size=16).hexdigest()
+
+    async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
+        """See `Examined`."""
+        return await examine(self.config, self.context, self._ask, waits=bool(self.config.cursor) and self.config.lag is None)
 
     async def open(self, resume: Resume) -> None:
         """Connects, and looks at columns, key and order.

@@ -4,21 +4,18 @@ date, as by every verb that reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from penstock._postgres_checks import (
     DEADLINE,
     READ_ONLY,
-    Check,
     check_clock,
     check_connections,
     check_encryption,
+    check_schema,
     check_version,
     check_writable,
     examine_with,
-    who,
 )
 from penstock.clock import Clock
 from penstock.config.secret import Secret
@@ -30,18 +27,6 @@ from penstock.state.postgres_database import WHAT, schema_of
 from penstock.state.records import Note
 from penstock.state.store import StateStore
 
-if TYPE_CHECKING:
-    import psycopg
-
-_SCHEMA = """
-SELECT has_database_privilege(current_database(), 'CREATE'),
-       (SELECT has_schema_privilege(n.oid, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE') FROM pg_namespace AS n
-        WHERE n.nspname = %s),
-       (SELECT string_agg(DISTINCT quote_ident(pg_get_userbyid(c.relowner)), ', ') FROM pg_class AS c
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE n.nspname = %s AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE'))
-"""
-
 
 async def examine_server(server: Secret, pipeline: str, clock: Clock) -> list[Finding]:
     """Whether a store can be kept in this database.
@@ -51,35 +36,7 @@ async def examine_server(server: Secret, pipeline: str, clock: Clock) -> list[Fi
     application = f"penstock:{pipeline}/doctor"
     session = Session(server.reveal(), what=WHAT, application=application, settings=READ_ONLY, deadline=DEADLINE)
     general = [check_version, check_encryption, check_clock(clock), check_connections, check_writable]
-    return await examine_with(session, [*general, _check_schema(pipeline)])
-
-
-def _check_schema(pipeline: str) -> Check:
-    name = schema_of(pipeline)
-    schema = '"' + name.replace('"', '""') + '"'
-
-    def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-        may_create, usable, foreign = connection.execute(_SCHEMA, (name, name)).fetchone() or (False, None, None)
-        at = who(connection)
-        if usable is None and not may_create:
-            help = f"CREATE SCHEMA {schema} AUTHORIZATION {at.role}; or GRANT CREATE ON DATABASE {at.database} TO {at.role}"
-            yield Finding("error", "state.may_not_create", f"{at.role} may not create the schema {schema}", help=help)
-        elif usable is False:
-            help = f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {at.role}"
-            yield Finding("error", "state.may_not_create", f"{at.role} may not use the schema {schema}", help=help)
-        elif foreign:
-            yield Finding(
-                "error",
-                "state.not_owner",
-                f"tables of the schema {schema} belong to {foreign}",
-                f"{at.role} reads and writes them, and a new version of Penstock changes them",
-                f"GRANT {foreign} TO {at.role}",
-            )
-        else:
-            said = "can be made" if usable is None else "is there and may be used"
-            yield Finding("ok", "state.schema", f"the schema {schema} {said}")
-
-    return check
+    return await examine_with(session, [*general, check_schema(schema_of(pipeline), "state")])
 
 
 def examine_directory(directory: Path, pipeline: str) -> list[Finding]:
