@@ -21,6 +21,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from connectors._pg_types import NumericMode, TypeCatalog
+from connectors._pg_values import Converter
 from connectors.sources._pg_replication import ProtocolError, protocol_error
 from connectors.sources._pgoutput_cursor import Cursor
 from connectors.sources._pgoutput_messages import (
@@ -74,9 +75,18 @@ class Decoder:
     :param types: the database's types.
     :param numeric: whether `numeric` becomes text or a number.
     :param wanted: asked once for each relation, and again when it or `types` changes.
+    :param converter: what converts a column's values, by its name and the converter of its type. Asked as often as `wanted`.
     """
 
-    def __init__(self, types: TypeCatalog, *, numeric: NumericMode = "string", wanted: Wanted = lambda relation: None) -> None:
+    def __init__(
+        self,
+        types: TypeCatalog,
+        *,
+        numeric: NumericMode = "string",
+        wanted: Wanted = lambda relation: None,
+        converter: Callable[[str, Converter], Converter] = lambda column, plain: plain,
+    ) -> None:
+        self._converter = converter
         self._types = types
         self._numeric: NumericMode = numeric
         self._wanted = wanted
@@ -116,6 +126,13 @@ class Decoder:
             return self._readers[message[0]](message, streamed)
         except (IndexError, KeyError, ValueError, struct.error) as error:
             raise self._malformed(message, error) from error
+
+    def plans(self, oid: int) -> Plans:
+        """How the rows of a table are read from now on.
+
+        :raises ProtocolError: it was not described.
+        """
+        return self._plans.get(oid) or self._resolve(oid)
 
     def _insert(self, data: bytes, streamed: bool) -> Insert:
         if streamed:
@@ -187,7 +204,7 @@ class Decoder:
         whole = [
             (
                 column.name,
-                self._types.converter(column.type_oid, numeric=self._numeric)
+                self._converter(column.name, self._types.converter(column.type_oid, numeric=self._numeric))
                 if wanted is None or column.name in wanted
                 else None,
             )
