@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from penstock.cli.dlq_render import hint_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.positions import Tell, position_teller
 from penstock.cli.project import find_stores
+from penstock.cli.signal_lines import pause_document, pause_line
 from penstock.cli.stores import StoreRef, if_it_ran
 from penstock.cli.summary import equation_lines
 from penstock.cli.table import Column, table
@@ -22,7 +24,8 @@ from penstock.clock import SystemClock
 from penstock.errors import EnvironmentFault, ExitStatus
 from penstock.ledger import Counts
 from penstock.observe.text import printable, rfc3339
-from penstock.state.records import Note, RunRecord, Status
+from penstock.state.records import Inbox, Note, RunRecord, Status
+from penstock.state.signal_tables import PAUSE, RESUME
 from penstock.state.store import StateStore
 
 RUNS = 5
@@ -33,12 +36,14 @@ class Standing:
     """A pipeline as its state store knows it.
 
     :ivar holder: process id of the run that is alive.
+    :ivar signals: whether it is paused, and what waits to be taken.
     """
 
     note: Note
     letters: Mapping[Status, int]
     holder: int | None
     runs: Sequence[RunRecord]
+    signals: Inbox = Inbox(None, ())
 
     @property
     def open_letters(self) -> int:
@@ -88,7 +93,8 @@ async def read_standing(ref: StoreRef) -> Standing | None:
     """
 
     async def read(store: StateStore) -> Standing | None:
-        return Standing(await store.read_note(), await store.letter_counts(), await store.holder(), await store.runs(RUNS))
+        note, letters = await store.read_note(), await store.letter_counts()
+        return Standing(note, letters, await store.holder(), await store.runs(RUNS), await store.signals.inbox())
 
     return await if_it_ran(ref, read, None)
 
@@ -110,6 +116,7 @@ def status_document(name: str, standing: Standing | None, now: float) -> dict[st
         "dead_letters": dict(standing.letters) if standing is not None else {},
         "checkpoint": checkpoint_document(standing.note, now) if standing is not None else None,
         "pid": standing.holder if standing is not None else None,
+        "paused": pause_document(standing.signals.pause) if standing is not None else None,
         "runs": [run_document(run) for run in runs],
     }
 
@@ -137,7 +144,9 @@ def run_document(run: RunRecord) -> dict[str, Any]:
 
 
 def _state(standing: Standing | None, style: Style) -> str:
-    if standing is None:
+    if standing is not None and standing.signals.pause is not None:
+        return style.yellow(f"paused, process {standing.holder}" if standing.holder else "paused, not running")
+    if standing is None or not standing.runs:
         return style.dim("never run")
     if standing.holder is not None:
         return style.green(f"running, process {standing.holder}" if standing.holder else "running")
@@ -171,12 +180,32 @@ def detail_lines(name: str, standing: Standing | None, tell: Tell, now: float, s
     head = f"{style.bold(printable(name))}  {_state(standing, style)}"
     if standing is None:
         return [head]
-    lines = [head, "", style.bold("since it began"), *equation_lines([("", standing.note.counts)], style), ""]
+    lines = [
+        head,
+        "",
+        *_signals(name, standing.signals, now, style),
+        style.bold("since it began"),
+        *equation_lines([("", standing.note.counts)], style),
+        "",
+    ]
     lines += [style.bold("checkpoint"), *checkpoint_lines(standing.note, tell, now, style, width), ""]
     lines += [style.bold("dead letters"), f"  {_letters(standing)}", ""]
     lines += [style.bold("latest runs"), *_runs(standing.runs, style, width)]
     if standing.open_letters:
         lines += ["", *hint_lines([(f"pipe dlq groups {name}", "why events failed")], style)]
+    return lines
+
+
+def _signals(name: str, signals: Inbox, now: float, style: Style) -> list[str]:
+    """Only where there is something to say."""
+    lines = []
+    if signals.pause is not None:
+        hint = hint_lines([(f"pipe resume {shlex.quote(name)}", "goes on")], style)
+        lines += [style.bold("paused"), f"  {pause_line(signals.pause, now)}", *hint, ""]
+    waiting = [signal for signal in signals.waiting if signal.kind not in (PAUSE, RESUME)]
+    if waiting:
+        hint = hint_lines([(f"pipe signal {shlex.quote(name)}", "which")], style)
+        lines += [style.bold("signals"), f"  {numbers.plural(len(waiting), 'signal')} waiting", *hint, ""]
     return lines
 
 

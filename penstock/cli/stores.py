@@ -55,9 +55,25 @@ async def reading(ref: StoreRef) -> AsyncIterator[StateStore]:
 
     :raises EnvironmentFault: `state.missing`, where the pipeline never ran; `state.damaged`, `state.newer`.
     """
+    async with _opened(ref, create=False) as store:
+        yield store
+
+
+@asynccontextmanager
+async def telling(ref: StoreRef) -> AsyncIterator[StateStore]:
+    """The store, to leave something in it for a run: made where the pipeline has never run.
+
+    :raises EnvironmentFault: `state.damaged`, `state.newer`.
+    """
+    async with _opened(ref, create=True) as store:
+        yield store
+
+
+@asynccontextmanager
+async def _opened(ref: StoreRef, *, create: bool) -> AsyncIterator[StateStore]:
     store = open_store(ref.directory, ref.pipeline, SystemClock(), Faults(), ref.server)
     try:
-        await store.open(create=False)
+        await store.open(create=create)
         yield store
     finally:
         await store.close()

@@ -31,7 +31,7 @@ def plain_summary(outcome: Outcome) -> str:
     received, *others = _numbers(summary.counts)
     parts = [f"{title} {number}" for title, number in zip(_TITLES[1:], others, strict=True)]
     written = ", ".join(f"{name} {events}" for name, events in summary.sinks.items())
-    ending = "failed" if outcome.error is not None else "stopped" if outcome.stopped else "done"
+    ending = "failed" if outcome.error is not None else "stopped" if outcome.stopped else "paused" if _paused(outcome) else "done"
     return (
         f"{summary.pipeline}: {ending}: received {received} = {' + '.join(parts)}; written: {written}; "
         f"{numbers.duration(summary.seconds)}, {numbers.rate(received, summary.seconds)}; "
@@ -57,8 +57,15 @@ def _headline(outcome: Outcome, summary: RunSummary, style: Style) -> str:
     time = f"{numbers.duration(summary.seconds)}, {numbers.rate(summary.counts.received, summary.seconds)}"
     if outcome.error is not None:
         return f"{style.red('✗')} {name} failed after {time}"
+    if _paused(outcome):
+        word = "stopped while paused" if outcome.stopped else "ended, for it is paused"
+        return f"{style.yellow('✓')} {name} {word}, committed in {time}"
     word = "stopped and committed" if outcome.stopped else "done"
     return f"{style.green('✓')} {name} {word} in {time}"
+
+
+def _paused(outcome: Outcome) -> bool:
+    return outcome.run.status.paused is not None
 
 
 def _rows(outcome: Outcome, summary: RunSummary) -> list[tuple[str, Counts]]:
@@ -126,7 +133,7 @@ def _causes(groups: Sequence[Group], style: Style, width: int | None) -> list[st
 
 def _hints(outcome: Outcome, groups: Sequence[Group]) -> list[tuple[str, str]]:
     name = outcome.pipeline.name
-    hints = []
+    hints = [(f"pipe resume {name}", "goes on")] if _paused(outcome) else []
     if groups:
         hints.append((f"pipe dlq groups {name}", "the causes, with when and how often"))
         hints.append((f"pipe dlq show {groups[0].example[:SHORT_ID]}", "one dead letter in full"))

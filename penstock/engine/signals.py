@@ -151,7 +151,7 @@ class Signals:
     def _tell_paused(self, text: str) -> None:
         name, once = self.flow.status.pipeline, self.options.once
         reads = "reads nothing more; " if self.flow.status.phase == "running" else ""
-        what = "ends here, for it runs once; the next run goes on" if once else "waits to be resumed"
+        what = "ends here, for it was to run once" if once else "waits to be resumed"
         self.options.log(Incident("warning", "run.paused", f"{name}: {text}: {reads}{what}", f"pipe resume {name}"))
 
     async def _answer(self, signal: SignalRecord) -> None:
@@ -211,8 +211,8 @@ class Signals:
 
 
 def pause_text(pause: Pause) -> str:
-    """`paused since 2026-11-21T05:00:00.000Z by ann@here (the sink moves)`."""
-    return f"paused since {rfc3339(pause.since)} by {pause.by}" + (f" ({pause.why})" if pause.why else "")
+    """`paused since 2026-11-21T05:00:00Z by ann@here (the sink moves)`."""
+    return f"paused since {rfc3339(pause.since)[:19]}Z by {pause.by}" + (f" ({pause.why})" if pause.why else "")
 
 
 def _reason(error: PenstockError) -> str:

@@ -138,7 +138,7 @@ async def test_run_once_while_paused_ends_by_itself_and_says_why(pipeline: Pipel
         assert (summary.counts, feed.read) == (Counts(), 0)
         assert (await outcome(box, pause)).outcome == "accepted"
         assert [one.code for one in said] == ["run.paused"]
-        assert "ends here, for it runs once" in said[0].message
+        assert "ends here, for it was to run once" in said[0].message
         assert not (await kept(pipeline)).note.drained
         await box.resume("ann@here")
     assert (await run_once(pipeline)).counts == delivered(4)

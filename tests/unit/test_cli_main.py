@@ -179,4 +179,4 @@ def test_shells_get_a_completion_script(shell: str, capsys: pytest.CaptureFixtur
 
 def test_verbs_complete_without_loading_them() -> None:
     items = cli.shell_complete(click.Context(cli), "s")
-    assert [item.value for item in items] == ["status", "schema"]
+    assert [item.value for item in items] == ["status", "signal", "schema"]
