@@ -57,7 +57,11 @@ SELECT has_database_privilege(current_database(), 'CREATE'),
         WHERE n.nspname = %s),
        (SELECT string_agg(DISTINCT quote_ident(pg_get_userbyid(c.relowner)), ', ') FROM pg_class AS c
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE n.nspname = %s AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE'))
+        WHERE n.nspname = %s AND c.relkind = 'r' AND starts_with(c.relname, 'penstock_')
+              AND NOT pg_has_role(c.relowner, 'USAGE')),
+       (SELECT bool_or(NOT has_table_privilege(c.oid, p)) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        CROSS JOIN unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS p
+        WHERE n.nspname = %s AND c.relkind = 'r' AND starts_with(c.relname, 'penstock_'))
 """
 
 
@@ -211,33 +215,34 @@ def check_writable(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
         yield Finding("ok", "postgres.writable", "transactions may write")
 
 
-def check_schema(name: str, prefix: str) -> Check:
+def check_schema(name: str, code: str, sound: str) -> Check:
     """Whether a schema of Penstock's own is there to be used, or can be made.
 
-    :param prefix: of the codes: `state`, `sink`.
+    :param code: where it is not; `sound`: where it is.
     """
     schema = '"' + name.replace('"', '""') + '"'
 
     def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-        may_create, usable, owners = connection.execute(_SCHEMA, (name, name)).fetchone() or (False, None, None)
+        row = connection.execute(_SCHEMA, (name, name, name)).fetchone()
+        may_create, usable, owners, closed = row or (False, None, None, None)
         at = who(connection)
         if usable is None and not may_create:
             help = f"CREATE SCHEMA {schema} AUTHORIZATION {at.role}; or GRANT CREATE ON DATABASE {at.database} TO {at.role}"
-            yield Finding("error", f"{prefix}.no_schema", f"{at.role} may not create the schema {schema}", help=help)
+            yield Finding("error", code, f"{at.role} may not create the schema {schema}", help=help)
         elif usable is False:
             help = f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {at.role}"
-            yield Finding("error", f"{prefix}.no_schema", f"{at.role} may not use the schema {schema}", help=help)
+            yield Finding("error", code, f"{at.role} may not use the schema {schema}", help=help)
         elif owners:
             yield Finding(
-                "error",
-                f"{prefix}.not_owner",
+                "error" if closed else "warning",
+                code,
                 f"tables of the schema {schema} belong to {owners}",
-                f"{at.role} reads and writes them, and a new version of Penstock changes them",
+                f"{at.role} {'may not write to them' if closed else 'cannot alter them when a new version of Penstock has to'}",
                 f"GRANT {owners} TO {at.role}",
             )
         else:
             said = "can be made" if usable is None else "is there and may be used"
-            yield Finding("ok", f"{prefix}.schema", f"the schema {schema} {said}")
+            yield Finding("ok", sound, f"the schema {schema} {said}")
 
     return check
 

@@ -1,184 +1,147 @@
 """What `pipe doctor` looks at for a `postgres` sink: the table, its columns and key, grants, and the ledger's schema.
 
-    await examine_server(config, context, WHAT, sink_checks(wanted))
-
-Collaborators: `connectors._postgres_doctor` for the server.
+Collaborators: `_postgres_table`, whose checks a run makes too; `penstock._postgres_checks` for the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from connectors._postgres import TableName, quoted, quoted_list
+from connectors._postgres import TableName, parse_table, quoted, quoted_list
+from connectors._postgres_doctor import examine_server
+from connectors.sinks._postgres_config import PostgresSinkConfig, needed_privileges
+from connectors.sinks._postgres_table import Table, check_columns, check_grants, check_key, load
 from penstock._postgres_checks import Check, check_schema, check_writable, who
-from penstock.spi import Finding
+from penstock.errors import EnvironmentFault
+from penstock.spi import Context, Finding
 
 if TYPE_CHECKING:
     import psycopg
 
-_TABLE = """
-SELECT c.oid, c.relkind::text AS kind, has_schema_privilege(n.oid, 'USAGE') AS visible,
-       row_security_active(c.oid) AS secured,
-       ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) AS p
-             WHERE has_table_privilege(c.oid, p)) AS granted
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname::text = %s AND c.relname::text = %s AND c.relkind = ANY ('{r,p,v,m,f}')
+WHAT = "the sink's database"
+
+_NOT_NULL = """
+SELECT attname::text, NOT atthasdef AND attidentity = '' FROM pg_attribute
+WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped AND attnotnull ORDER BY attnum
 """
-_COLUMNS = """
-SELECT attname::text, attnotnull, attnotnull AND NOT atthasdef AND attidentity = '', attgenerated <> ''
-FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+_SAME_NULLS = """
+SELECT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = %s AND i.indisunique
+               AND (to_jsonb(i)->>'indnullsnotdistinct')::bool)
 """
-_UNIQUE = """
-SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY AS k(number, place)
-             JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
-             WHERE k.place <= i.indnkeyatts ORDER BY k.place),
-       coalesce((to_jsonb(i)->>'indnullsnotdistinct')::bool, false)
-FROM pg_index AS i
-WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
-      AND NOT 0 = ANY (i.indkey::int2[])
+_DEFERRABLE = """
+SELECT quote_ident(c.conname), c.contype = 'p' FROM pg_constraint AS c
+WHERE c.conrelid = %s AND c.condeferrable AND c.contype IN ('p', 'u')
+      AND %s::text[] @> ARRAY(SELECT a.attname::text FROM pg_attribute AS a
+                              WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey))
+      AND cardinality(c.conkey) = cardinality(%s::text[])
 """
 _MAY_CREATE = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s"
-_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """What a sink will do.
+async def examine(config: PostgresSinkConfig, context: Context) -> list[Finding]:
+    """See `penstock.spi.Examined`.
 
-    :ivar key: columns that identify a row; none: rows are appended.
-    :ivar columns: those that are written; None: whatever the data has.
-    :ivar privileges: of INSERT, UPDATE, DELETE, TRUNCATE, SELECT.
-    :ivar create: the table is made where it is missing.
-    :ivar ledger: the schema of the ledger; None: none is kept beside the rows.
+    :raises ComponentError: the server cannot be reached.
     """
-
-    table: TableName
-    key: tuple[str, ...]
-    columns: tuple[str, ...] | None
-    privileges: tuple[str, ...]
-    create: bool
-    ledger: str | None
-
-    @property
-    def sql(self) -> str:
-        return quoted(*self.table)
+    checks = [check_writable, _table_check(config), check_schema(config.ledger_schema, "sink.no_grant", "sink.ledger")]
+    return await examine_server(config, context, WHAT, checks)
 
 
-class _Table(msgspec.Struct, frozen=True):
-    oid: int
-    kind: str
-    visible: bool
-    secured: bool
-    granted: list[str]
+def _table_check(config: PostgresSinkConfig) -> Check:
+    name = parse_table(config.table)
+
+    def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+        try:
+            table = load(connection, name)
+        except EnvironmentFault as fault:
+            yield Finding.of(fault)
+            return
+        if table is None:
+            yield from _check_absent(connection, name, create=config.create)
+            return
+        findings = [*_check_table(connection, table, config), *_check_deferrable(connection, table, config)]
+        findings += _check_rows(connection, table, config)
+        yield from findings
+        if not any(finding.severity == "error" for finding in findings):
+            yield Finding("ok", "sink.table", f"rows can be written to {name}")
+
+    return check
 
 
-def sink_checks(wanted: Wanted) -> list[Check]:
-    """Whether rows can be written, and the ledger beside them."""
-
-    def table(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-        found = _find(connection, wanted)
-        if found is None:
-            yield from _check_absent(connection, wanted)
-        elif found.kind in _KINDS:
-            message = f"{wanted.table} is {_KINDS[found.kind]}"
-            yield Finding("error", "sink.missing_table", message, help="name a table")
-        else:
-            findings = [*_check_grants(connection, wanted, found), *_check_columns(connection, wanted, found)]
-            findings += _check_key(connection, wanted, found)
-            yield from findings
-            if not any(finding.severity == "error" for finding in findings):
-                yield Finding("ok", "sink.table", f"rows can be written to {wanted.table}")
-
-    ledger = [] if wanted.ledger is None else [check_schema(wanted.ledger, "sink")]
-    return [check_writable, table, *ledger]
-
-
-def _find(connection: psycopg.Connection[Any], wanted: Wanted) -> _Table | None:
-    from psycopg.rows import dict_row
-
-    with connection.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(_TABLE, tuple(wanted.table)).fetchone()
-    return None if row is None else msgspec.convert(row, _Table)
-
-
-def _check_absent(connection: psycopg.Connection[Any], wanted: Wanted) -> Iterator[Finding]:
-    if not wanted.create:
-        help = f"CREATE TABLE {wanted.sql} (…), or create: true"
-        yield Finding("error", "sink.missing_table", f"there is no table {wanted.table}", help=help)
-        return
-    row, role = connection.execute(_MAY_CREATE, (wanted.table.schema,)).fetchone(), who(connection).role
-    schema = quoted(wanted.table.schema)
-    if row is None:
+def _check_absent(connection: psycopg.Connection[Any], name: TableName, *, create: bool) -> Iterator[Finding]:
+    row, role = connection.execute(_MAY_CREATE, (name.schema,)).fetchone(), who(connection).role
+    schema = quoted(name.schema)
+    if not create:
+        help = f"CREATE TABLE {quoted(*name)} (…), or create: true"
+        yield Finding("error", "sink.missing_table", f"there is no table {name}", help=help)
+    elif row is None:
         help = f"CREATE SCHEMA {schema} AUTHORIZATION {role}"
-        yield Finding("error", "sink.missing_table", f"there is no schema {wanted.table.schema}", help=help)
+        yield Finding("error", "sink.missing_table", f"there is no schema {name.schema}", help=help)
     elif not row[0]:
         help = f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"
-        yield Finding("error", "sink.no_grant", f"{role} may not create the table {wanted.table}", help=help)
+        yield Finding("error", "sink.no_grant", f"{role} may not create the table {name}", help=help)
     else:
-        yield Finding("ok", "sink.table", f"the table {wanted.table} is made with the first event")
+        yield Finding("ok", "sink.table", f"the table {name} is made with the first event")
 
 
-def _check_grants(connection: psycopg.Connection[Any], wanted: Wanted, found: _Table) -> Iterator[Finding]:
-    role = who(connection).role
-    lacking = [name for name in wanted.privileges if name not in found.granted]
-    if lacking or not found.visible:
-        usage = "" if found.visible else f"GRANT USAGE ON SCHEMA {quoted(wanted.table.schema)} TO {role}; "
-        grant = f"GRANT {', '.join(lacking)} ON TABLE {wanted.sql} TO {role}" if lacking else ""
-        what = f"lacks {', '.join([*lacking, *([] if found.visible else ['USAGE of its schema'])])} on"
-        yield Finding("error", "sink.no_grant", f"{role} {what} {wanted.table}", help=(usage + grant).removesuffix("; "))
-    if found.secured:
-        message = f"row security of {wanted.table} applies to {role}"
-        why = "rows that its policies refuse become dead letters, and rows that they hide are not updated"
-        yield Finding("warning", "sink.row_security", message, why, f"ALTER ROLE {role} BYPASSRLS")
+def _check_table(connection: psycopg.Connection[Any], table: Table, config: PostgresSinkConfig) -> Iterator[Finding]:
+    """What a run would stop for. The key is looked at where it can be: its columns are there, and the table may be written."""
+    key = tuple(config.key or ())
+    named = (*key, *(config.columns or ()))
+    faults = [
+        _fault(lambda: check_grants(connection, table, needed_privileges(config))),
+        _fault(lambda: check_columns(table, named, key, config.on_conflict)),
+    ]
+    if not any(faults):
+        faults.append(_fault(lambda: check_key(connection, table, key, config.on_conflict)))
+    yield from (Finding.of(fault) for fault in faults if fault is not None)
 
 
-def _check_columns(connection: psycopg.Connection[Any], wanted: Wanted, found: _Table) -> Iterator[Finding]:
-    columns = connection.execute(_COLUMNS, (found.oid,)).fetchall()
-    names = [name for name, *_ in columns]
-    written = tuple(dict.fromkeys((*wanted.key, *(wanted.columns or ()))))
-    unknown = [name for name in written if name not in names]
-    if unknown:
-        add = ", ".join(f"ADD COLUMN {quoted(name)} …" for name in unknown)
-        message = f"{wanted.table} has no column {', '.join(unknown)}"
-        yield Finding("error", "sink.unknown_column", message, f"it has {', '.join(names)}", f"ALTER TABLE {wanted.sql} {add}")
-    generated = [name for name, *_, is_generated in columns if is_generated and name in written]
-    if generated:
-        message = f"{', '.join(generated)} of {wanted.table} is generated, and takes no value"
-        yield Finding("error", "sink.generated_column", message, help="leave it out of `columns`")
-    required = [name for name, _, needed, _ in columns if needed and wanted.columns is not None and name not in written]
-    if required:
-        message = f"{', '.join(required)} of {wanted.table} must have a value, and none is written"
-        help = f"name it in `columns`; or ALTER TABLE {wanted.sql} ALTER COLUMN {quoted(required[0])} DROP NOT NULL"
-        yield Finding("error", "sink.required_column", message, "every row would become a dead letter", help)
-
-
-def _check_key(connection: psycopg.Connection[Any], wanted: Wanted, found: _Table) -> Iterator[Finding]:
-    if not wanted.key:
+def _check_deferrable(connection: psycopg.Connection[Any], table: Table, config: PostgresSinkConfig) -> Iterator[Finding]:
+    """Constraints that recognise the key, and that ON CONFLICT cannot use: it fails when the first row is written."""
+    if not config.key or config.on_conflict == "error":
         return
-    indexes = [(set(names), distinct) for names, distinct in connection.execute(_UNIQUE, (found.oid,))]
-    fitting = [same_nulls for names, same_nulls in indexes if names == set(wanted.key)]
-    if not fitting:
-        concurrently = "" if found.kind == "p" else "CONCURRENTLY "
+    key = list(config.key)
+    for name, primary in connection.execute(_DEFERRABLE, (table.oid, key, key)):
         yield Finding(
             "error",
             "sink.no_unique_key",
-            f"nothing in {wanted.table} makes {', '.join(wanted.key)} unique",
-            "a row that is there already is recognised by a unique index of just these columns",
-            f"CREATE UNIQUE INDEX {concurrently}ON {wanted.sql} ({quoted_list(wanted.key)})",
+            f"the constraint {name} of {table.name} is DEFERRABLE",
+            "ON CONFLICT works with constraints only that hold at once",
+            f"ALTER TABLE {table.sql} DROP CONSTRAINT {name}, ADD {'PRIMARY KEY' if primary else 'UNIQUE'} ({quoted_list(key)})",
         )
-        return
-    filled = {name for name, not_null, *_ in connection.execute(_COLUMNS, (found.oid,)) if not_null}
-    yield from _check_nulls(wanted, [name for name in wanted.key if name not in filled and not any(fitting)])
 
 
-def _check_nulls(wanted: Wanted, nullable: Sequence[str]) -> Iterator[Finding]:
-    for name in nullable:
-        yield Finding(
-            "warning",
-            "sink.nullable_key",
-            f"{name}, of the key of {wanted.table}, may be NULL",
-            "two rows without it are not the same row to a unique index",
-            f"ALTER TABLE {wanted.sql} ALTER COLUMN {quoted(name)} SET NOT NULL",
-        )
+def _fault(check: Callable[[], None]) -> EnvironmentFault | None:
+    try:
+        check()
+    except EnvironmentFault as fault:
+        return fault
+    return None
+
+
+def _check_rows(connection: psycopg.Connection[Any], table: Table, config: PostgresSinkConfig) -> Iterator[Finding]:
+    """What single rows would fail for."""
+    needed = dict(connection.execute(_NOT_NULL, (table.oid,)).fetchall())
+    written = {*(config.key or ()), *(config.columns or ())}
+    lacking = [name for name, must in needed.items() if must and config.columns and name not in written]
+    if lacking:
+        message = f"{', '.join(lacking)} of {table.name} must have a value, and none is written"
+        help = f"name it in `columns`; or ALTER TABLE {table.sql} ALTER COLUMN {quoted(lacking[0])} DROP NOT NULL"
+        yield Finding("error", "sink.required_column", message, "every row would become a dead letter", help)
+    (same,) = connection.execute(_SAME_NULLS, (table.oid,)).fetchone() or (False,)
+    for name in () if same else config.key or ():
+        if name in table.columns and name not in needed:
+            yield Finding(
+                "warning",
+                "sink.nullable_key",
+                f"{name}, of the key of {table.name}, may be NULL",
+                "two rows without it are not the same row to a unique index",
+                f"ALTER TABLE {table.sql} ALTER COLUMN {quoted(name)} SET NOT NULL",
+            )
+    if table.row_security:
+        role = who(connection).role
+        message = f"row security of {table.name} applies to {role}"
+        why = "rows that its policies refuse become dead letters, and rows that they hide are not updated"
+        yield Finding("warning", "sink.row_security", message, why, f"ALTER ROLE {role} BYPASSRLS")

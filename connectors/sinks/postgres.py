@@ -7,7 +7,7 @@ Collaborators: `_postgres_config`, `_postgres_events` (what an event asks for), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -15,6 +15,7 @@ from connectors._postgres import make_session, parse_table
 from connectors.sinks import _postgres_ledger as ledger
 from connectors.sinks._postgres_config import PostgresSinkConfig, declared_types, needed_privileges, reading
 from connectors.sinks._postgres_create import create, types_of_values
+from connectors.sinks._postgres_doctor import WHAT, examine
 from connectors.sinks._postgres_events import Asked, Shaping, unfit_for_columns
 from connectors.sinks._postgres_refusals import Outdated
 from connectors.sinks._postgres_rows import Op
@@ -24,7 +25,7 @@ from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal,
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.postgres import Session
-from penstock.spi import Context
+from penstock.spi import Context, Finding, Position
 from penstock.state.dialect import Connection
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.postgres_connection import PostgresConnection
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WHAT = "the sink's database"
 DEADLINE = 300.0
 """Seconds that one commit may take, waiting for locks included, before its connection is given up and it is tried again."""
 
@@ -62,6 +62,10 @@ class PostgresSink:
         self._reads = False
         self._writer: Writer | None = None
         self._shaping: Shaping | None = None
+
+    async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
+        """See `Examined`."""
+        return await examine(self._config, self._context)
 
     async def open(self, recovered: bytes | None) -> None:
         """Connect, look at the table, and bring the ledger's tables up to date.

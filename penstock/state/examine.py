@@ -36,7 +36,7 @@ async def examine_server(server: Secret, pipeline: str, clock: Clock) -> list[Fi
     application = f"penstock:{pipeline}/doctor"
     session = Session(server.reveal(), what=WHAT, application=application, settings=READ_ONLY, deadline=DEADLINE)
     general = [check_version, check_encryption, check_clock(clock), check_connections, check_writable]
-    return await examine_with(session, [*general, check_schema(schema_of(pipeline), "state")])
+    return await examine_with(session, [*general, check_schema(schema_of(pipeline), "state.no_grant", "state.schema")])
 
 
 def examine_directory(directory: Path, pipeline: str) -> list[Finding]:

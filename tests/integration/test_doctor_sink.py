@@ -6,25 +6,27 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from doctor_parts import dsn_of, role_of, wrong
 
-from connectors._postgres import PostgresFields, TableName
-from connectors._postgres_doctor import examine_server
-from connectors.sinks._postgres_doctor import Wanted, sink_checks
+from connectors.sinks.postgres import PostgresSink, PostgresSinkConfig
 from penstock.spi import Finding
 from penstock.testing.contracts import make_context
 from penstock.testing.servers import Database
+from transforms.expressions import compiler
 
 ORDERS = "CREATE TABLE orders (id int NOT NULL, total numeric, PRIMARY KEY (id))"
-PRIVILEGES = ("INSERT", "UPDATE", "SELECT")
+
+
+async def told_in(database: Database, directory: Path, dsn: str | None = None, **fields: Any) -> list[Finding]:
+    config = PostgresSinkConfig.model_validate({"dsn": dsn or database.dsn, "table": "orders", "key": ["id"], **fields})
+    found = await PostgresSink(config, make_context(directory, expressions=compiler())).examine({})
+    return [finding for finding in found if finding.severity != "ok"]
 
 
 async def found_in(database: Database, directory: Path, dsn: str | None = None, **fields: Any) -> dict[str, Finding]:
-    given: dict[str, Any] = {"key": ("id",), "columns": None, "privileges": PRIVILEGES, "create": False, "ledger": "penstock"}
-    wanted = Wanted(TableName("public", "orders"), **{**given, **fields})
-    config = PostgresFields.model_validate({"dsn": dsn or database.dsn})
-    return wrong(await examine_server(config, make_context(directory), "the sink's database", sink_checks(wanted)))
+    return wrong(await told_in(database, directory, dsn, **fields))
 
 
 async def sql(database: Database, text: str) -> list[tuple[Any, ...]]:
@@ -44,7 +46,7 @@ async def test_a_table_that_is_missing(database: Database, tmp_path: Path) -> No
     }
     assert await found_in(database, tmp_path, create=True) == {}
     await sql(database, "CREATE VIEW orders AS SELECT 1 AS id")
-    assert (await found_in(database, tmp_path))["sink.missing_table"].message == "public.orders is a view"
+    assert (await found_in(database, tmp_path))["sink.missing_table"].message.startswith("public.orders is no table")
 
 
 async def test_columns_that_are_missing_required_or_generated(database: Database, tmp_path: Path) -> None:
@@ -53,23 +55,26 @@ async def test_columns_that_are_missing_required_or_generated(database: Database
         "CREATE TABLE orders (id int PRIMARY KEY, total int NOT NULL, twice int GENERATED ALWAYS AS (total * 2) STORED,"
         "note text NOT NULL DEFAULT '', number int NOT NULL GENERATED ALWAYS AS IDENTITY)",
     )
-    found = await found_in(database, tmp_path, columns=("id", "twice", "amount"))
+    found = await found_in(database, tmp_path, columns={"id": ".id", "amount": ".amount"})
     assert {code: (finding.severity, finding.message) for code, finding in found.items()} == {
-        "sink.unknown_column": ("error", "public.orders has no column amount"),
-        "sink.generated_column": ("error", "twice of public.orders is generated, and takes no value"),
+        "sink.unknown_column": (
+            "error",
+            "table public.orders has no column amount to write to",
+        ),
         "sink.required_column": ("error", "total of public.orders must have a value, and none is written"),
     }
-    assert await found_in(database, tmp_path, columns=("id", "total")) == {}
+    generated = await found_in(database, tmp_path, columns={"id": ".id", "total": ".total", "twice": ".twice"})
+    assert {code: finding.message for code, finding in generated.items()} == {
+        "sink.generated_column": "table public.orders computes twice itself"
+    }
+    assert await found_in(database, tmp_path, columns={"id": ".id", "total": ".total"}) == {}
 
 
 @pytest.mark.parametrize(
     "made",
     [
         "CREATE TABLE orders (id int NOT NULL)",
-        "CREATE TABLE orders (id int NOT NULL); CREATE INDEX ON orders (id)",
         "CREATE TABLE orders (id int NOT NULL); CREATE UNIQUE INDEX ON orders (id) WHERE id > 0",
-        "CREATE TABLE orders (id int NOT NULL, n int, UNIQUE (id, n))",
-        "CREATE TABLE orders (id int NOT NULL, UNIQUE (id) DEFERRABLE)",
     ],
 )
 async def test_a_key_that_nothing_makes_unique(made: str, database: Database, tmp_path: Path) -> None:
@@ -78,6 +83,17 @@ async def test_a_key_that_nothing_makes_unique(made: str, database: Database, tm
     assert {code: finding.help for code, finding in found.items()} == {
         "sink.no_unique_key": 'CREATE UNIQUE INDEX CONCURRENTLY ON "public"."orders" ("id")'
     }
+    await sql(database, found["sink.no_unique_key"].help or "")
+    assert await found_in(database, tmp_path) == {}
+
+
+@pytest.mark.parametrize("constraint", ["UNIQUE", "PRIMARY KEY"])
+async def test_a_key_that_is_checked_too_late(constraint: str, database: Database, tmp_path: Path) -> None:
+    await sql(database, f"CREATE TABLE orders (id int NOT NULL, {constraint} (id) DEFERRABLE)")
+    found = await found_in(database, tmp_path)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):  # the finding is true
+        await sql(database, "INSERT INTO orders VALUES (1) ON CONFLICT (id) DO NOTHING")
+    assert {code: finding.severity for code, finding in found.items()} == {"sink.no_unique_key": "error"}
     await sql(database, found["sink.no_unique_key"].help or "")
     assert await found_in(database, tmp_path) == {}
 
@@ -96,32 +112,46 @@ async def test_a_role_that_may_do_little(database: Database, tmp_path: Path) -> 
     await sql(database, f"{ORDERS}; CREATE SCHEMA penstock")
     with role_of(database) as role:
         dsn = dsn_of(database, role)
-        found = await found_in(database, tmp_path, dsn, privileges=("INSERT", "UPDATE", "DELETE", "TRUNCATE", "SELECT"))
-        assert {code: finding.help for code, finding in found.items()} == {
-            "sink.no_grant": f'GRANT INSERT, UPDATE, DELETE, TRUNCATE, SELECT ON TABLE "public"."orders" TO {role}',
-            "sink.no_schema": f'GRANT USAGE, CREATE ON SCHEMA "penstock" TO {role}',
-        }
-        for finding in found.values():
+        programs = {"delete": '$event.type == "gone"', "truncate": '$event.type == "none"'}
+        found = await told_in(database, tmp_path, dsn, **programs)
+        assert [(finding.code, finding.severity, finding.help) for finding in found] == [
+            (
+                "sink.no_grant",
+                "error",
+                f'GRANT INSERT, SELECT, UPDATE, DELETE, TRUNCATE ON TABLE "public"."orders" TO "{role}"',
+            ),
+            ("sink.no_grant", "error", f'GRANT USAGE, CREATE ON SCHEMA "penstock" TO {role}'),
+        ]
+        for finding in found:
             await sql(database, finding.help or "")
-        assert await found_in(database, tmp_path, dsn) == {}
+        assert await found_in(database, tmp_path, dsn, **programs) == {}
         await sql(database, "DROP SCHEMA penstock")
-        found = await found_in(database, tmp_path, dsn)
-        assert {code: finding.help for code, finding in found.items()} == {
-            "sink.no_schema": f'CREATE SCHEMA "penstock" AUTHORIZATION {role}; or '
-            f"GRANT CREATE ON DATABASE {database.name} TO {role}"
-        }
+        found = await told_in(database, tmp_path, dsn)
+        assert [finding.help for finding in found] == [
+            f'CREATE SCHEMA "penstock" AUTHORIZATION {role}; or GRANT CREATE ON DATABASE {database.name} TO {role}'
+        ]
+        await sql(database, (found[0].help or "").partition("; or ")[0])
         await sql(database, "DROP TABLE orders; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-        found = await found_in(database, tmp_path, dsn, create=True, ledger=None)
-        assert {code: finding.help for code, finding in found.items()} == {
-            "sink.no_grant": f'GRANT USAGE, CREATE ON SCHEMA "public" TO {role}'
-        }
+        found = await told_in(database, tmp_path, dsn, create=True)
+        assert [finding.help for finding in found] == [f'GRANT USAGE, CREATE ON SCHEMA "public" TO {role}']
+
+
+async def test_a_ledger_of_another_role(database: Database, tmp_path: Path) -> None:
+    await sql(database, f"{ORDERS}; CREATE SCHEMA penstock; CREATE TABLE penstock.penstock_meta (name text)")
+    with role_of(database) as role:
+        await sql(database, f"GRANT ALL ON TABLE orders TO {role}; GRANT ALL ON SCHEMA penstock TO {role}")
+        found = await told_in(database, tmp_path, dsn_of(database, role))
+        assert [(finding.severity, finding.help) for finding in found] == [("error", f"GRANT postgres TO {role}")]
+        await sql(database, f"GRANT ALL ON TABLE penstock.penstock_meta TO {role}")
+        (warning,) = await told_in(database, tmp_path, dsn_of(database, role))
+        assert (warning.severity, warning.message) == ("warning", 'tables of the schema "penstock" belong to postgres')
 
 
 async def test_row_security_that_applies_to_the_role(database: Database, tmp_path: Path) -> None:
     await sql(database, f"{ORDERS}; ALTER TABLE orders ENABLE ROW LEVEL SECURITY")
     with role_of(database) as role:
-        await sql(database, f"GRANT ALL ON TABLE orders TO {role}")
-        found = await found_in(database, tmp_path, dsn_of(database, role), ledger=None)
+        await sql(database, f"GRANT ALL ON TABLE orders TO {role}; GRANT CREATE ON DATABASE {database.name} TO {role}")
+        found = await found_in(database, tmp_path, dsn_of(database, role))
         assert {code: finding.severity for code, finding in found.items()} == {"sink.row_security": "warning"}
 
 
@@ -129,7 +159,8 @@ async def test_transactions_that_may_not_write(database: Database, tmp_path: Pat
     await sql(database, ORDERS)
     with role_of(database) as role:
         await sql(database, f"GRANT ALL ON TABLE orders TO {role}; ALTER ROLE {role} SET default_transaction_read_only = on")
-        found = await found_in(database, tmp_path, dsn_of(database, role), ledger=None)
+        await sql(database, f"GRANT CREATE ON DATABASE {database.name} TO {role}")
+        found = await found_in(database, tmp_path, dsn_of(database, role))
         assert {code: finding.severity for code, finding in found.items()} == {"postgres.read_only": "error"}
         await sql(database, found["postgres.read_only"].help or "")
-        assert await found_in(database, tmp_path, dsn_of(database, role), ledger=None) == {}
+        assert await found_in(database, tmp_path, dsn_of(database, role)) == {}
