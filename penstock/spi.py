@@ -441,7 +441,7 @@ class Signalled(Protocol):
         that it need not be asked for again; it is then carried out through `batches()`, also by later runs.
 
         Called between `open` and `close`, one signal at a time, in order of ids. It may take as long as it takes, while
-        `batches()` and `ack` go on; while the pipeline is paused, `batches()` gives nothing. A run that ends meanwhile cancels
+        `batches()` and `ack` go on; while the pipeline is paused, no batch is asked for. A run that ends meanwhile cancels
         it, and the next run calls it again with the same id: of one that was durable already nothing is done twice. Under
         `Resume.once`, `batches()` is called again where it ended and a signal is left: each signal is taken, and what it asks
         for is read, before the run ends.
