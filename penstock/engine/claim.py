@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from penstock.builtins import room
 from penstock.config.model import Pipeline
@@ -18,7 +18,7 @@ from penstock.engine.letters import LetterMaker
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing
-from penstock.errors import Fenced, Transient
+from penstock.errors import Fenced, Transient, Unavailable
 from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 
 LAST_EPOCH = 1 << 60
-Patient = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""Does something again until it is done, or `retry` allows no further attempt."""
 
 T = TypeVar("T")
 
@@ -83,52 +81,124 @@ class Claimed:
 async def claim_pipeline(
     assembly: Assembly, options: RunOptions, status: RunStatus, stack: AsyncExitStack, *, reads: bool = True
 ) -> Claimed:
-    """Hold, claim, open the sinks; `stack` closes them again, sinks first.
+    """Hold, claim, open the sinks; `stack` closes them again, sinks first. What is unavailable is waited for, as `retry` says.
 
     :param reads: whether the source is read on from here, which a replay does not.
     :raises EnvironmentFault: another run holds the pipeline, or a ledger does not belong to it.
     """
-    pipeline, clock = assembly.pipeline, options.clock
-
-    async def patient(action: Callable[[], Awaitable[T]]) -> T:
-        return await persistently(action, pipeline.retry, options.random, clock, lambda error: _tell(error, options, status))
-
-    store = await patient(lambda: open_state(pipeline, options, stack))
-    await store.hold(wait=options.wait, take_over=options.take_over)
-    ledgers = _ledgers(assembly, store)
-    for ledger in ledgers:
-        if ledger.sink is not None:
-            stack.push_async_callback(ledger.sink.close)
-            await patient(partial(ledger.sink.open, None))
-    identity = await patient(lambda: _identity(assembly.source))
-    epoch, standing = await patient(lambda: _claim(assembly, options, store, ledgers, reads, identity))
-    await patient(lambda: _end_jobs(store, ledgers))
+    start = _Start(assembly, options, status, stack)
+    store = await start.patiently(lambda: open_state(assembly.pipeline, options, stack))
+    await start.hold(store)
+    ledgers = await start.open_ledgers(store)
+    identity = await start.patiently(lambda: _identity(assembly.source))
+    epoch, standing = await start.patiently(lambda: _claim(assembly, options, store, ledgers, reads, identity))
     status.epoch = epoch
-    started = clock.monotonic()
-    ends = [_end(assembly, sink, ledgers, status) for sink in assembly.sinks]
-    fresh = await _open_plain_sinks(ends, ledgers, stack, patient)
-    if fresh:
-        await patient(partial(store.commit, _states_alone(epoch, *fresh, standing.note.running)))
-    status.wait("start", None)
-    status.totals = standing.note.counts
-    counts = await store.letter_counts()
-    status.open_letters = counts.get("open", 0) + counts.get("parked", 0) + counts.get("replaying", 0)
-    committer = Committer(
-        store=store,
-        ledgers=ledgers,
-        sinks=ends,
-        epoch=epoch,
-        note=standing.note,
-        letters=LetterMaker(pipeline.name, pipeline.version, room("fingerprint")),
-        retry=pipeline.retry,
-        lane=pipeline.dead_letter.lane,
-        status=status,
-        clock=clock,
-        random=options.random,
-        faults=options.faults,
-        running=lambda: standing.note.running + clock.monotonic() - started,
-    )
+    await start.patiently(lambda: _end_jobs(store, ledgers))
+    committer = start.make_committer(store, ledgers, epoch, standing)
+    await start.open_plain_sinks(committer)
+    await start.report(committer)
     return Claimed(epoch, store, ledgers, standing, committer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What the steps of one start share. `stack` closes what they open."""
+
+    assembly: Assembly
+    options: RunOptions
+    status: RunStatus
+    stack: AsyncExitStack
+
+    async def patiently(self, action: Callable[[], Awaitable[T]]) -> T:
+        """The action's result, tried again as `retry` allows."""
+        retry, options = self.assembly.pipeline.retry, self.options
+        return await persistently(action, retry, options.random, options.clock, self._tell)
+
+    def _tell(self, error: Transient) -> None:
+        """The run has not begun, so nothing else could say that it waits."""
+        if self.status.waiting is None:
+            said = f"{self.status.pipeline}: cannot start yet: {error}"
+            self.options.log(Incident("warning", error.code, said, error.help))
+        self.status.wait("start", f"{error.code}: {error}")
+
+    async def hold(self, store: StateStore) -> None:
+        """Become the one run. A stand-by outlasts any outage of the server that it watches the leader through."""
+        options = self.options
+
+        async def attempt() -> None:
+            try:
+                await store.read_note()  # it answers: from here on it is the other run that is waited for
+                self.status.wait("start", None)
+                await store.hold(wait=options.wait, take_over=options.take_over)
+            except Transient as error:
+                if options.wait:
+                    raise Unavailable(error.code, error.message, why=error.why, help=error.help) from error
+                raise
+
+        await self.patiently(attempt)
+
+    async def open_ledgers(self, store: StateStore) -> list[LedgerState]:
+        """The sinks that hold their own are opened; the state store's ledger is that of all others."""
+        ledgers = _ledgers(self.assembly, store)
+        for ledger in ledgers:
+            if ledger.sink is not None:
+                self.stack.push_async_callback(ledger.sink.close)
+                await self.patiently(partial(ledger.sink.open, None))
+        return ledgers
+
+    def make_committer(self, store: StateStore, ledgers: list[LedgerState], epoch: int, standing: Standing) -> Committer:
+        """What delivers from now on; the pipeline's running time goes on from what was noted."""
+        pipeline, options = self.assembly.pipeline, self.options
+        clock, started = options.clock, options.clock.monotonic()
+        return Committer(
+            store=store,
+            ledgers=ledgers,
+            sinks=[_end(self.assembly, sink, self.status) for sink in self.assembly.sinks],
+            epoch=epoch,
+            note=standing.note,
+            letters=LetterMaker(pipeline.name, pipeline.version, room("fingerprint")),
+            retry=pipeline.retry,
+            lane=pipeline.dead_letter.lane,
+            status=self.status,
+            clock=clock,
+            random=options.random,
+            faults=options.faults,
+            running=lambda: standing.note.running + clock.monotonic() - started,
+        )
+
+    async def open_plain_sinks(self, committer: Committer) -> None:
+        """Each at what its last committed flush returned. A state that is new, because its sink is, or because it is in use
+        again, is committed before the first write, so that a crash in that write can be undone."""
+        state = next((ledger for ledger in committer.ledgers if ledger.sink is None), None)
+        if state is None:
+            return
+        fresh: dict[str, bytes] = {}
+        for end in committer.sinks:
+            if end.ledger == STATE and (found := await self._open_plain(end, state)) is not None:
+                fresh[end.name] = found
+        if fresh:
+            commit = _states_alone(committer.epoch, state, fresh, committer.note.running)
+            await self.patiently(partial(committer.store.commit, commit))
+
+    async def _open_plain(self, end: SinkEnd, state: LedgerState) -> bytes | None:
+        """What it says of itself, where that is not what was committed."""
+        sink: Sink = end.sink
+        end.committed = state.sink_states.get(end.name)
+        self.stack.push_async_callback(sink.close)
+        await self.patiently(partial(sink.open, end.committed))
+        found = await self.patiently(sink.flush)
+        if found is None or found == end.committed:
+            return None
+        end.committed = found
+        return found
+
+    async def report(self, committer: Committer) -> None:
+        """The status tells what the pipeline came to so far."""
+        counts = await self.patiently(committer.store.letter_counts)
+        status = self.status
+        status.open_letters = counts.get("open", 0) + counts.get("parked", 0) + counts.get("replaying", 0)
+        status.totals = committer.note.counts
+        status.wait("start", None)
 
 
 async def _claim(
@@ -183,13 +253,6 @@ def version_of(pipeline: Pipeline, now: float) -> Version:
     return Version(pipeline.version, pipeline.resolved, pipeline.schemas, pipeline.steps_digest, now)
 
 
-def _tell(error: Transient, options: RunOptions, status: RunStatus) -> None:
-    """The run has not begun, so nothing else could say that it waits."""
-    if status.waiting is None:
-        options.log(Incident("warning", error.code, f"{status.pipeline}: cannot start yet: {error}", error.help))
-    status.wait("start", f"{error.code}: {error}")
-
-
 def _ledgers(assembly: Assembly, store: StateStore) -> list[LedgerState]:
     plain = [name for name, sink in assembly.sinks.items() if not isinstance(sink, LedgerSink)]
     ledgers = [LedgerState(name, sink, [name], sink) for name, sink in assembly.sinks.items() if isinstance(sink, LedgerSink)]
@@ -198,7 +261,7 @@ def _ledgers(assembly: Assembly, store: StateStore) -> list[LedgerState]:
     return ledgers
 
 
-def _end(assembly: Assembly, name: str, ledgers: list[LedgerState], status: RunStatus) -> SinkEnd:
+def _end(assembly: Assembly, name: str, status: RunStatus) -> SinkEnd:
     surroundings, pipeline = assembly.surroundings, assembly.pipeline
     sink = assembly.sinks[name]
     return SinkEnd(
@@ -212,28 +275,6 @@ def _end(assembly: Assembly, name: str, ledgers: list[LedgerState], status: RunS
         faults=surroundings.faults,
         status=status,
     )
-
-
-async def _open_plain_sinks(
-    ends: list[SinkEnd], ledgers: list[LedgerState], stack: AsyncExitStack, patient: Patient
-) -> tuple[LedgerState, dict[str, bytes]] | None:
-    """Each at what its last committed flush returned; the states that are new, because a sink is, or because it is in use again,
-    which are to be committed before their first write, so that a crash in that write can be undone."""
-    state = next((ledger for ledger in ledgers if ledger.sink is None), None)
-    if state is None:
-        return None
-    fresh: dict[str, bytes] = {}
-    for end in ends:
-        if end.ledger != STATE:
-            continue
-        sink: Sink = end.sink
-        end.committed = state.sink_states.get(end.name)
-        stack.push_async_callback(sink.close)
-        await patient(partial(sink.open, end.committed))
-        found = await patient(sink.flush)
-        if found is not None and found != end.committed:
-            fresh[end.name] = end.committed = found
-    return (state, fresh) if fresh else None
 
 
 def _states_alone(epoch: int, ledger: LedgerState, states: dict[str, bytes], running: float) -> Commit:

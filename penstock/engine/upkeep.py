@@ -1,4 +1,5 @@
-"""What a run does beside its events: says that it waits, warns of dead letters, lets old ones expire."""
+"""What a run does beside its events: says that it waits, warns of dead letters, lets old ones expire, ends when another run has
+taken its pipeline over."""
 
 from __future__ import annotations
 
@@ -34,10 +35,14 @@ class Upkeep:
     alerted: bool = False
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled.
+
+        :raises Fenced: another run holds the pipeline: one without events to commit would not notice.
+        """
         next_expiry = self.clock.monotonic()
         while True:
             self.watch()
+            self.store.check_hold()  # Invariant 6
             if self.clock.monotonic() >= next_expiry:
                 await self.expire()
                 next_expiry = self.clock.monotonic() + EXPIRE_EVERY

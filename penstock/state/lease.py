@@ -15,10 +15,12 @@ import socket
 from dataclasses import dataclass
 
 from penstock.clock import Clock
-from penstock.errors import EnvironmentFault, Transient
+from penstock.errors import EnvironmentFault, Fenced, PenstockError, Transient
+from penstock.observe.text import rfc3339
 from penstock.postgres import Session
 from penstock.state.dialect import Connection
 from penstock.state.migration import Schema
+from penstock.state.pipeline_tables import CARRIES_ON
 from penstock.state.postgres_database import ask
 
 LEASE = 3.0
@@ -33,21 +35,25 @@ LEASE_SCHEMA = Schema(
     [
         [
             """CREATE TABLE penstock_lease (
-                number INTEGER PRIMARY KEY, holder TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
+                number INTEGER PRIMARY KEY, holder TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, since REAL NOT NULL,
                 counter INTEGER NOT NULL)""",
-            "INSERT INTO penstock_lease VALUES (1, '', '', 0, 0)",
+            "INSERT INTO penstock_lease VALUES (1, '', '', 0, 0, 0)",
         ]
     ],
 )
+"""Never to be changed: a newer program takes the lease before it migrates the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """:ivar holder: random, of one `hold`; empty where nobody holds the pipeline."""
+    """:ivar holder: random, of one `hold`; empty where nobody holds the pipeline.
+    :ivar since: wall time of the holder's machine, for people.
+    """
 
     holder: str
     host: str
     pid: int
+    since: float
     counter: int
 
 
@@ -63,52 +69,56 @@ class Lease:
         self._clock = clock
         self._mine = ""
         self._renewing: asyncio.Task[None] | None = None
+        self._lost: PenstockError | None = None
 
     @property
     def held(self) -> bool:
         """Whether this object holds the pipeline, as far as it knows."""
-        return bool(self._mine)
+        return self._renewing is not None and self._lost is None
+
+    def check(self) -> None:
+        """:raises PenstockError: the pipeline was held, and is no longer: another run took it, or renewing is refused."""
+        if self._lost is not None:
+            raise self._lost
 
     async def hold(self, *, wait: bool = False, take_over: bool = False) -> None:
-        """See `StateStore.hold`."""
-        seen, since = await ask(self._session, _read), self._clock.monotonic()
-        while not self.held:
+        """See `StateStore.hold`. After `Transient` it may be called again."""
+        self._mine = self._mine or secrets.token_hex(8)
+        row, since = await ask(self._session, _read), self._clock.monotonic()
+        while row.holder != self._mine:  # so it is also where the answer to taking it was lost
+            seen = row
             if take_over or not seen.holder or self._clock.monotonic() - since >= LEASE:
-                if await self._take(seen):
-                    break
+                await self._take(seen)
             else:
                 await self._clock.sleep(_LOOKING)
             row = await ask(self._session, _read)
             if row != seen:
-                if row.holder and not (wait or take_over):
-                    raise held_by(self._pipeline, row.host, row.pid)
-                seen, since = row, self._clock.monotonic()
+                if row.holder not in ("", self._mine) and not (wait or take_over):
+                    raise held_by(self._pipeline, row)
+                since = self._clock.monotonic()
+        self._lost = None
+        self._renewing = asyncio.create_task(self._renew(), name=f"lease of {self._pipeline}")
 
-    async def _take(self, seen: _Row) -> bool:
-        mine, host, pid = secrets.token_hex(8), socket.gethostname(), os.getpid()
+    async def _take(self, seen: _Row) -> None:
+        """Compare and set: nothing happens where somebody was quicker."""
+        mine = (self._mine, socket.gethostname(), os.getpid(), self._clock.now())
+        change = (
+            "UPDATE penstock_lease SET holder = ?, host = ?, pid = ?, since = ?, counter = counter + 1 "
+            "WHERE holder = ? AND counter = ?"
+        )
+        await ask(self._session, lambda db: db.execute(change, (*mine, seen.holder, seen.counter)))
 
-        def work(db: Connection) -> bool:
-            change = (
-                "UPDATE penstock_lease SET holder = ?, host = ?, pid = ?, counter = counter + 1 WHERE holder = ? AND counter = ?"
-            )
-            return db.execute(change, (mine, host, pid, seen.holder, seen.counter)).rowcount == 1
-
-        if not await ask(self._session, work):
-            return False
-        self._mine = mine
-        self._renewing = asyncio.create_task(self._renew(mine), name=f"lease of {self._pipeline}")
-        return True
-
-    async def _renew(self, mine: str) -> None:
-        def work(db: Connection) -> bool:
-            return db.execute("UPDATE penstock_lease SET counter = counter + 1 WHERE holder = ?", (mine,)).rowcount == 1
-
-        while True:
+    async def _renew(self) -> None:
+        change = "UPDATE penstock_lease SET counter = counter + 1 WHERE holder = ?"
+        while self._lost is None:
             await self._clock.sleep(RENEWAL)
-            with contextlib.suppress(Transient):  # tried again; should the lease run out meanwhile, the epoch fences this run
-                if not await ask(self._session, work):
-                    self._mine = ""
-                    return
+            try:
+                if await ask(self._session, lambda db: db.execute(change, (self._mine,)).rowcount) == 0:
+                    self._lost = taken_over(self._pipeline, await ask(self._session, _read))
+            except Transient:
+                continue  # tried again; should the lease run out meanwhile, the epoch fences this run
+            except PenstockError as error:
+                self._lost = error
 
     async def holder(self) -> _Row | None:
         """Who holds the pipeline and is alive: seen to move, within one and a half seconds."""
@@ -125,26 +135,34 @@ class Lease:
         """Let go; harmless when not held. Where the server cannot be told, the lease runs out by itself."""
         task, self._renewing = self._renewing, None
         mine, self._mine = self._mine, ""
-        if task is None:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        if not mine:
             return
-        task.cancel()
-        await asyncio.wait([task])
-
-        def work(db: Connection) -> None:
-            db.execute("UPDATE penstock_lease SET holder = '', counter = counter + 1 WHERE holder = ?", (mine,))
-
-        with contextlib.suppress(Transient):
-            await ask(self._session, work)
+        change = "UPDATE penstock_lease SET holder = '', counter = counter + 1 WHERE holder = ?"
+        with contextlib.suppress(PenstockError):  # the run ends, and with it what it could not tell
+            await ask(self._session, lambda db: db.execute(change, (mine,)))
 
 
-def held_by(pipeline: str, host: str, pid: int) -> EnvironmentFault:
+def held_by(pipeline: str, row: _Row) -> EnvironmentFault:
     """`state.held`."""
     return EnvironmentFault(
         "state.held",
-        f"pipeline {pipeline} is being run by process {pid} on {host}",
+        f"pipeline {pipeline} is being run by {_who(row)}",
         help="stop it, or wait for its end with --wait, or fence it with --take-over",
     )
 
 
+def taken_over(pipeline: str, row: _Row) -> Fenced:
+    """`state.fenced`, of a run that finds out by its lease."""
+    by = f"by {_who(row)}" if row.holder else "by a run that has ended"
+    return Fenced("state.fenced", f"pipeline {pipeline} was taken over {by}", help=CARRIES_ON)
+
+
+def _who(row: _Row) -> str:
+    return f"process {row.pid} on {row.host} since {rfc3339(row.since)}"
+
+
 def _read(db: Connection) -> _Row:
-    return _Row(*db.execute("SELECT holder, host, pid, counter FROM penstock_lease WHERE number = 1").fetchone())
+    return _Row(*db.execute("SELECT holder, host, pid, since, counter FROM penstock_lease WHERE number = 1").fetchone())

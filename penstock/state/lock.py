@@ -27,6 +27,11 @@ class PipelineLock:
         """Whether this object holds the lock."""
         return self._descriptor is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether it was held, and another run has put its own in its place."""
+        return self._descriptor is not None and self.path.exists() and not _is_at(self._descriptor, self.path)
+
     def acquire(self, *, take_over: bool = False) -> int | None:
         """Take the lock. None when it is ours, else the holder's process id (0 where that is unknown)."""
         if self._descriptor is not None:

@@ -23,6 +23,8 @@ from penstock.state.records import Job, Note, RunRecord, Version
 from penstock.state.replay_tables import REPLAYS_TABLE
 from penstock.state.signal_tables import SIGNAL_TABLES
 
+CARRIES_ON = "nothing is lost: the newer run carries on from the last commit"
+
 _NOTE = 1
 """The note is one row, and owns its positions."""
 
@@ -86,7 +88,7 @@ def check_epoch(connection: Connection, epoch: int) -> None:
         raise Fenced(
             "state.fenced",
             f"a newer run holds the pipeline: epoch {newest}, this run has {epoch}",
-            help="nothing is lost: the newer run carries on from the last commit",
+            help=CARRIES_ON,
         )
 
 

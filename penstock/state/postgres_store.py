@@ -122,6 +122,10 @@ class PostgresStateStore(SqlStateStore):
         dead one."""
         await self._lease.hold(wait=wait, take_over=take_over)
 
+    def check_hold(self) -> None:
+        """See `StateStore.check_hold`."""
+        self._lease.check()
+
     async def holder(self) -> int | None:
         """See `StateStore.holder`. It may run on another machine."""
         if self._lease.held:

@@ -38,7 +38,7 @@ class Database(Protocol):
 
 
 class SqlStateStore(ABC):
-    """`StateStore`, whose methods are described there, over tables; but for `open`, `close`, `hold` and `holder`."""
+    """`StateStore`, whose methods are described there, over tables; but for `open`, `close`, and who holds the pipeline."""
 
     def __init__(self, pipeline: str, clock: Clock, faults: Faults, database: Database) -> None:
         self.pipeline = pipeline

@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 
 from penstock.clock import Clock
-from penstock.errors import EnvironmentFault
+from penstock.errors import EnvironmentFault, Fenced
 from penstock.faults import Faults
 from penstock.state.lock import PipelineLock, holder_of
+from penstock.state.pipeline_tables import CARRIES_ON
 from penstock.state.sql_store import SqlStateStore
 from penstock.state.sqlite_database import BUSY_TIMEOUT, Database
 from penstock.state.sqlite_opening import NAMING, check_file, prepare
@@ -60,6 +61,11 @@ class SqliteStateStore(SqlStateStore):
                     help="stop it, or wait for its end with --wait, or fence it with --take-over",
                 )
             await self._clock.sleep(_WAIT)
+
+    def check_hold(self) -> None:
+        """See `StateStore.check_hold`."""
+        if self._lock.lost:
+            raise Fenced("state.fenced", f"pipeline {self.pipeline} was taken over by another run", help=CARRIES_ON)
 
     async def holder(self) -> int | None:
         """See `StateStore.holder`."""

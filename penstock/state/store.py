@@ -33,9 +33,18 @@ class StateStore(Ledger, Protocol):
     async def close(self) -> None: ...
 
     async def hold(self, *, wait: bool = False, take_over: bool = False) -> None:
-        """Become the one run of the pipeline (rule 1).
+        """Become the one run of the pipeline (rule 1). After `Transient` it may be called again.
 
-        :raises EnvironmentFault: `state.held`, naming the holder's process id, unless `wait` or `take_over` is set.
+        :raises EnvironmentFault: `state.held`, naming the holder (process id; among machines also host, and since when), unless
+            `wait` or `take_over` is set.
+        """
+        ...
+
+    def check_hold(self) -> None:
+        """Whether the pipeline is still held, as far as is known without asking: cheap, for a run that has nothing to commit.
+
+        :raises Fenced: another run has taken it over.
+        :raises EnvironmentFault: it cannot be held any longer.
         """
         ...
 

@@ -215,6 +215,10 @@ async def test_a_take_over_holds_the_pipeline_and_fences_the_old_run(tmp_path: P
         await old.commit_group(commit(1, 1), [letter("l1")], note(1))
     with pytest.raises(Fenced):
         await old.put_dead_letters(1, 1, [letter("l1")], [])
+    with pytest.raises(Fenced, match="pipeline orders was taken over by another run"):
+        old.check_hold()
+    new.check_hold()
+    third.check_hold()  # which holds nothing
     await old.close()  # its lock file is no longer the pipeline's
     with pytest.raises(EnvironmentFault, match=str(os.getpid())):
         await third.hold()
