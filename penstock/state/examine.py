@@ -49,6 +49,7 @@ async def examine_store(store: StateStore, pipeline: str) -> tuple[list[Finding]
     try:
         await store.open(create=False)
         note, letters, holder = await store.read_note(), await store.letter_counts(), await store.holder()
+        pause = await store.signals.paused()
     except EnvironmentFault as fault:
         if fault.code == "state.missing":
             return [Finding("ok", "state", "the pipeline has not run yet")], None
@@ -59,6 +60,8 @@ async def examine_store(store: StateStore, pipeline: str) -> tuple[list[Finding]
         await store.close()
     alive = "is not running" if holder is None else f"is running, process {holder}" if holder else "is running"
     found = [Finding("ok", "state", f"the store can be read; the pipeline {alive}")]
+    if pause is not None:
+        found.append(Finding("warning", "state.paused", "the pipeline is paused", pause.why, f"pipe resume {pipeline}"))
     open_letters = sum(letters.get(status, 0) for status in ("open", "parked", "replaying"))
     if open_letters:
         said = f"{open_letters:,} dead letter{'s are' if open_letters > 1 else ' is'} open"
