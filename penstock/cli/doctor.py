@@ -58,30 +58,41 @@ def doctor(settings: Settings, pipelines: tuple[str, ...], overrides: tuple[str,
     terminal, project = Terminal.of_process(), project_root(settings)
     files = expand(pipelines, project) if pipelines else list(pipelines_in(project / "pipelines"))
     checked = lint_files(files, overrides=overrides, environment=settings.environment(), project=project)
-    reports = asyncio.run(look_at_all(checked))
+    if not checked and not as_json:
+        terminal.say("no pipelines here")
+        return int(ExitStatus.DONE)
+    reports = asyncio.run(look_at_all(checked, None if as_json else terminal))
     if as_json:
         terminal.show_json({"items": [item for report in reports for item in report_documents(report)], "next": None})
-    elif not reports:
-        terminal.say("no pipelines here")
     else:
-        terminal.show(*report_lines(reports, terminal.style, terminal.width))
+        terminal.show(verdict(reports, terminal.style))
     if not all(report.sound for report in reports):
         return int(ExitStatus.USAGE)
     return int(ExitStatus.FOUND if any(report.count("error") for report in reports) else ExitStatus.DONE)
 
 
-async def look_at_all(checked: Sequence[LintReport]) -> list[Report]:
-    """One report a file. Of a file with mistakes these are all that is looked at."""
+async def look_at_all(checked: Sequence[LintReport], terminal: Terminal | None = None) -> list[Report]:
+    """One report a file.
+
+    :param terminal: where each is shown as soon as it is there: a server that does not answer takes its time.
+    """
     reports = []
     for each in checked:
-        if each.pipeline is None:
-            mistakes = [_mistake(problem) for problem in each.problems]
-            reports.append(Report(each.file.stem, each.file, [Section("file", "", mistakes)], sound=False))
-            continue
-        notes = [Finding("warning", "config.warning", warning) for warning in each.warnings]
-        sections = await examine(each.pipeline, Surroundings(SystemClock(), random.Random(), Faults()))
-        reports.append(Report(each.pipeline.name, each.file, [*([Section("file", "", notes)] if notes else []), *sections]))
+        reports.append(await look_at(each))
+        if terminal is not None:
+            terminal.show(*report_lines(reports[-1], terminal.style, terminal.width))
+            terminal.out.flush()
     return reports
+
+
+async def look_at(checked: LintReport) -> Report:
+    """Of a file with mistakes these are all that is looked at."""
+    if checked.pipeline is None:
+        mistakes = [_mistake(problem) for problem in checked.problems]
+        return Report(checked.file.stem, checked.file, [Section("file", "", mistakes)], sound=False)
+    notes = [Finding("warning", "config.warning", warning) for warning in checked.warnings]
+    sections = await examine(checked.pipeline, Surroundings(SystemClock(), random.Random(), Faults()))
+    return Report(checked.pipeline.name, checked.file, [*([Section("file", "", notes)] if notes else []), *sections])
 
 
 def _mistake(problem: ConfigProblem) -> Finding:
@@ -107,18 +118,16 @@ def report_documents(report: Report) -> list[dict[str, Any]]:
     ]
 
 
-def report_lines(reports: Sequence[Report], style: Style, width: int | None) -> list[str]:
-    """Everything that was looked at, by pipeline and part, and how much of it is not as it should be."""
-    lines: list[str] = []
-    for report in reports:
-        lines += [f"{style.bold(printable(report.name))}  {style.dim(printable(str(report.file)))}", ""]
-        for section in report.sections:
-            kind = f"  {style.dim(printable(section.kind))}" if section.kind and section.kind != section.title else ""
-            lines.append(f"  {style.bold(printable(section.title))}{kind}")
-            for finding in section.findings:
-                lines += _finding_lines(finding, style, width)
-            lines.append("")
-    return [*lines, _verdict(reports, style)]
+def report_lines(report: Report, style: Style, width: int | None) -> list[str]:
+    """Everything that was looked at, by part."""
+    lines = [f"{style.bold(printable(report.name))}  {style.dim(printable(str(report.file)))}", ""]
+    for section in report.sections:
+        kind = f"  {style.dim(printable(section.kind))}" if section.kind and section.kind != section.title else ""
+        lines.append(f"  {style.bold(printable(section.title))}{kind}")
+        for finding in section.findings:
+            lines += _finding_lines(finding, style, width)
+        lines.append("")
+    return lines
 
 
 def _finding_lines(finding: Finding, style: Style, width: int | None) -> list[str]:
@@ -140,7 +149,8 @@ def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
     return [text] if width is None else textwrap.wrap(text, max(40, width - indent - 5), break_on_hyphens=False) or [""]
 
 
-def _verdict(reports: Sequence[Report], style: Style) -> str:
+def verdict(reports: Sequence[Report], style: Style) -> str:
+    """How much of it is not as it should be."""
     errors, warnings, sound = (sum(report.count(severity) for report in reports) for severity in ("error", "warning", "ok"))
     said = [numbers.plural(errors, "error")] if errors else []
     said += [numbers.plural(warnings, "warning")] if warnings else []
