@@ -15,8 +15,11 @@ from typing import Any, Literal
 import msgspec
 
 from connectors.sources._cdc_cut import cutter, selected
+from connectors.sources._cdc_drift import Drift
 from connectors.sources._cdc_positions import END, Start, order, position
 from connectors.sources._cdc_tables import Selection, Table
+from connectors.sources._cdc_toast import Unsent, UnsentUpdate, converters_of
+from connectors.sources._cdc_transactions import PLACE, Transactions, annotate
 from connectors.sources._pg_replication import lsn_text, protocol_error, time_text
 from connectors.sources._pgoutput import Decoder
 from connectors.sources._pgoutput_messages import (
@@ -36,7 +39,7 @@ from connectors.sources._pgoutput_messages import (
     Update,
 )
 from penstock.errors import ComponentError, Fatal, Permanent
-from penstock.event import Event
+from penstock.event import Event, encode
 from penstock.spi import Batch, Program
 
 PLACEHOLDER = "__penstock_unchanged"
@@ -48,9 +51,11 @@ class Options(msgspec.Struct, frozen=True):
 
     partition: str
     include_before: bool
-    toast: Literal["placeholder", "fail"]
+    toast: Literal["placeholder", "reselect", "fail"]
     truncate: Literal["event", "fail", "ignore"]
     where: Program | None
+    transactions: Transactions | None = None
+    """With `transaction_metadata`."""
 
 
 class Changes:
@@ -61,13 +66,16 @@ class Changes:
     :ivar in_transaction: between the begin of a transaction and its commit.
     :ivar end: end of the last complete transaction, or LSN of the last keepalive: what may be confirmed once all is durable.
     :ivar keys: primary keys by table OID, for tables with REPLICA IDENTITY FULL; whoever feeds fills them in when `feed` says so.
+    :ivar unsent: events that lack values, which are refused unless whoever takes has filled them in (`_cdc_toast`).
     """
 
-    def __init__(self, decoder: Decoder, selection: Selection, options: Options, start: Start) -> None:
+    def __init__(self, decoder: Decoder, selection: Selection, options: Options, start: Start, drift: Drift) -> None:
         self.decoder = decoder
+        self._drift = drift
         self.keys: dict[int, tuple[str, ...]] = {}
         self._selection = selection
         self._options = options
+        self._tables: dict[int, Table] = {}
         self._handlers: Mapping[type, Callable[[Any], Relation | None]] = {
             Begin: self._begin,
             Commit: self._commit,
@@ -80,7 +88,12 @@ class Changes:
             TypeMessage: self._ignore,
             LogicalMessage: self._ignore,
         }
-        self._tables: dict[int, Table] = {}
+        more: dict[type, Callable[[Any], None]] = {UnsentUpdate: self._unsent_update} if options.toast == "reselect" else {}
+        if options.transactions is not None:
+            rows: dict[type, Callable[[Any], None]] = {Insert: self._insert, Update: self._update, **more}
+            rows |= {Delete: self._delete, Truncate: self._truncate}
+            more = {kind: self._counted(handler, options.transactions) for kind, handler in rows.items()}
+        self._handlers = {**self._handlers, **more}
         self.restart(start)
 
     def restart(self, start: Start) -> None:
@@ -94,6 +107,7 @@ class Changes:
         self._lsn = self._time = ""
         self._prefix = b""
         self._tables.clear()
+        self._drift.restart()
         self._clear()
         if start.commit == 0:  # nothing was read from here yet: the slot's own place becomes the first checkpoint
             self._acknowledged = 0
@@ -102,7 +116,8 @@ class Changes:
     def _clear(self) -> None:
         self.events: list[Event] = []
         self.size = 0
-        self._rejects: dict[int, ComponentError] = {}
+        self.rejects: dict[int, ComponentError] = {}
+        self.unsent: list[Unsent] = []
         self._marks: list[tuple[bytes, int]] = []
         self._base = self.end
 
@@ -148,11 +163,15 @@ class Changes:
         self._commit_lsn, self._xid, self._change = commit_lsn, xid, 0
         self._prefix = commit_lsn.to_bytes(8, "big")
         self._lsn, self._time = lsn_text(commit_lsn), time_text(time)
+        if self._options.transactions is not None:
+            self._options.transactions.begin()
         start = self._start
         self._threshold = 0 if commit_lsn > start.commit else start.place if commit_lsn == start.commit else END
 
     def commit(self, end_lsn: int) -> None:
         """The transaction is complete."""
+        if self._options.transactions is not None and self._threshold < PLACE:
+            self._sum_up(self._options.transactions)
         self.in_transaction = False
         if self._threshold < END:
             self._marks.append((order(self._commit_lsn, END), end_lsn))
@@ -161,7 +180,13 @@ class Changes:
     def take(self) -> Batch | None:
         """All that was collected; None where nothing was, and no LSN either."""
         at = self._at()
-        events, rejects = selected(self._options.where, self.events, self._rejects)
+        self._drift.mark(self.events, self.rejects)
+        if self._options.transactions is not None:
+            annotate(self.events)
+        events, rejects = selected(self._options.where, self.events, self.rejects)
+        for index in rejects:  # what the dead letter keeps, of a change that the server will not send again
+            events[index].original = encode(events[index].record)
+        looks = self._drift.encoded
         if (not events and not self.moved) or at <= self._reached:
             self._clear()
             return None
@@ -169,11 +194,11 @@ class Changes:
         batch = Batch(
             self._options.partition,
             events,
-            position(at, self.end),
+            position(at, self.end, looks),
             token,
             self.size,
             rejects,
-            cutter(events, self._marks, self._base),
+            cutter(events, self._marks, self._base, looks),
         )
         self._acknowledged = self.end
         self._reached = at
@@ -203,8 +228,18 @@ class Changes:
 
     def _table(self, relation: Relation) -> Table:
         table = self._tables.get(relation.oid)
-        if table is None:
-            table = self._tables[relation.oid] = self._selection.table(relation, self.keys.get(relation.oid, ()))
+        return self._meet(relation) if table is None else table
+
+    def _meet(self, relation: Relation) -> Table:
+        """The first change of a table that was described."""
+        selection = self._selection
+        try:
+            table = selection.table(relation, self.keys.get(relation.oid, ()))
+            self._drift.see(relation, selection.wanted(relation), bool(table.types), table.source, len(self.events))
+        except Fatal:
+            self._change -= 1  # it was not given: the next run meets it again
+            raise
+        self._tables[relation.oid] = table
         return table
 
     def _insert(self, found: Insert) -> None:
@@ -244,10 +279,11 @@ class Changes:
             if place <= self._threshold or "truncate" not in table.types or self._options.truncate == "ignore":
                 continue
             if self._options.truncate == "fail":
+                self._change -= 1  # it was not given: the next run meets it again
                 raise Fatal(
                     "source.truncated",
                     f"table {relation.schema}.{relation.name} was truncated, in transaction {self._xid}",
-                    where=f"LSN {self._lsn}, change {self._change}",
+                    where=f"LSN {self._lsn}, change {self._change + 1}",
                     help="`truncate: event` gives it as an event, `truncate: ignore` passes over it",
                 )
             self._give(table, "truncate", place, None, None, (), None)
@@ -266,7 +302,7 @@ class Changes:
         if unchanged and after is not None:
             fault = self._unsent(table, after, unchanged) or fault
         if fault is not None:
-            self._rejects[len(events)] = fault
+            self.rejects[len(events)] = fault
         events.append(
             Event(
                 f"{self._lsn}-{place >> 1}" if place & 1 else f"{self._lsn}-{place >> 1}-old",
@@ -292,11 +328,40 @@ class Changes:
             )
         )
 
+    def _unsent_update(self, found: UnsentUpdate) -> None:
+        before = len(self.events)
+        self._update(found)
+        names = tuple(name for name in found.unchanged if name not in self._selection.masks.nulls)
+        if names and len(self.events) > before and self.events[-1].record["after"] is found.new:
+            relation = found.relation
+            converters = converters_of(self.decoder.plans(relation.oid))
+            self.unsent.append(Unsent(len(self.events) - 1, relation, found.row, names, converters, found.fault))
+
+    def _counted(self, handler: Callable[[Any], None], transactions: Transactions) -> Callable[[Any], None]:
+        """Counts the changes of tables that are read, given or not."""
+        tables = self._tables
+
+        def counted(found: Any) -> None:
+            handler(found)
+            for relation in found.relations if found.__class__ is Truncate else (found.relation,):
+                table = tables[relation.oid]
+                if table.types:
+                    transactions.count(table.title)
+
+        return counted
+
+    def _sum_up(self, transactions: Transactions) -> None:
+        end = transactions.end(self._lsn, self._time, self._xid, self._change, self._prefix, len(self.events))
+        if end is not None:
+            self.events.append(end)
+
     def _unsent(self, table: Table, row: Row, unchanged: tuple[str, ...]) -> Permanent | None:
         """Put the placeholder where the server sent nothing; why that is a fault, where it is one (Invariant 13)."""
+        nulls = self._selection.masks.nulls
         for name in unchanged:
-            row[name] = PLACEHOLDER
-        if self._options.toast == "placeholder":
+            row[name] = None if name in nulls else PLACEHOLDER
+        unchanged = tuple(name for name in unchanged if name not in nulls)
+        if self._options.toast == "placeholder" or not unchanged:
             return None
         return Permanent(
             "source.unchanged_toast",

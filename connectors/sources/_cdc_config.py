@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from connectors._pg_types import NumericMode
 from connectors._postgres import PostgresFields, TableField
-from penstock.config.base import ComponentConfig, Duration, RecordProgram, Size
+from connectors.sources._cdc_mask import LONGEST_KEY, SHORTEST_KEY, Mask
+from penstock.config.base import ComponentConfig, Duration, RecordProgram, Secret, Size
 from penstock.errors import Permanent
 
 Operation = Literal["insert", "update", "delete", "truncate"]
@@ -31,7 +32,7 @@ class PublicationFields(ComponentConfig):
 
 
 class SlotFields(ComponentConfig):
-    """The replication slot: the server's memory of what was confirmed. It is never dropped by a run."""
+    """The replication slot: the server's memory of what was confirmed. No run drops it unless it is told to."""
 
     name: str | None = Field(
         None,
@@ -43,12 +44,51 @@ class SlotFields(ComponentConfig):
         description="`auto`: made where there is none and the pipeline has no checkpoint. One that exists without a checkpoint "
         "is read from where it stands.",
     )
+    temporary: bool = Field(
+        False,
+        description="For trials: the slot lives as long as the connection, and each run begins where the server stands. What "
+        "is changed between two runs, or while the connection is lost, is not seen.",
+    )
+    failover: bool = Field(
+        False,
+        description="The slot is made so that stand-bys keep a copy of it (PostgreSQL 17 and newer, `sync_replication_slots`).",
+    )
+    drop_on_stop: bool = Field(
+        False,
+        description="A run that ends by itself or is stopped drops the slot once everything it gave is acknowledged. What is "
+        "changed after that is not seen: the next run stops with `slot.missing` until `pipe checkpoint reset`.",
+    )
+
+    @model_validator(mode="after")
+    def _lives(self) -> Self:
+        if self.temporary and (self.failover or self.drop_on_stop or self.create == "never"):
+            raise ValueError(
+                "a `temporary` slot is made by each run and gone with it: no `failover`, `drop_on_stop`, `create: never`"
+            )
+        return self
+
+
+class SlotLagFields(ComponentConfig):
+    """How much WAL the slot may hold back, and what happens then."""
+
+    size: Size = Field(gt=0, description="WAL that the slot holds back.", examples=["10GiB"])
+    action: Literal["unhealthy", "stop"] = Field(
+        "unhealthy",
+        description="`unhealthy`: the run says so. `stop`: the run ends with `slot.lag`, unless it holds back less than when "
+        "the run began, so that one that is catching up goes on.",
+    )
 
 
 class HeartbeatFields(ComponentConfig):
     """A small message written to the WAL, so that the slot of a quiet database moves."""
 
     interval: Duration = Field(30.0, gt=0, description="Time between two messages.", examples=["30s"])
+    message: str = Field(
+        "heartbeat",
+        min_length=1,
+        max_length=1000,
+        description="Content of the message, for other readers of the WAL; its prefix is `penstock`.",
+    )
 
 
 class PostgresCdcConfig(PostgresFields):
@@ -80,10 +120,40 @@ class PostgresCdcConfig(PostgresFields):
         examples=[".before.status != .after.status"],
     )
     include_before: bool = Field(False, description="The data is `{before, after}`; without, the row (of a delete, the old one).")
-    toast: Literal["placeholder", "fail"] = Field(
+    transaction_metadata: bool = Field(
+        False,
+        description="Events tell of their transaction (`.transaction` of the record; extensions `txid`, `txindex`), and behind "
+        "each transaction comes an event `transaction.end` with the number of its changes by table.",
+    )
+    toast: Literal["placeholder", "reselect", "fail"] = Field(
         "fail",
         description="A large value that an update left as it was is not sent, unless the table has REPLICA IDENTITY FULL. "
-        "`fail`: the event becomes a dead letter. `placeholder`: the text `__penstock_unchanged` stands for the value.",
+        "`fail`: the event becomes a dead letter. `placeholder`: the text `__penstock_unchanged` stands for the value. "
+        "`reselect`: the value is read from the table by key as it is now, which may be newer than the change; `.reselected` of "
+        "the record and the extension `reselected` name the columns. Where the row is gone, as `fail`.",
+    )
+    mask: dict[str, Mask] = Field(
+        default_factory=dict,
+        description="What stands for the values of these columns, in every table that has them, before anything leaves the "
+        "source: `hash` (a digest under `mask_key`: equal values, equal digests), `null`, or a pattern. `where` and `event:` see "
+        "it too. A column of a key can only be hashed.",
+        examples=[{"email": "hash", "notes": None, "card": {"keep_last": 4}}],
+    )
+    mask_key: Secret | None = Field(
+        None,
+        description=f"Key of the digests, {SHORTEST_KEY} to {LONGEST_KEY} bytes. Whoever has it can find short values by trying.",
+        examples=["${file:/run/secrets/mask}"],
+    )
+    schema_change: Literal["evolve", "freeze", "quarantine"] = Field(
+        "evolve",
+        description="When columns of a table that events hold are added, dropped or change their type. `evolve`: events follow. "
+        "`freeze`: the run stops before the first row that is different. `quarantine`: changes of the table become dead letters. "
+        "A run with `evolve` accepts what the table looks like now.",
+    )
+    origin: Literal["any", "none"] = Field(
+        "any",
+        description="`none`: changes that came to the server by replication from another one are left out (PostgreSQL 16 and "
+        "newer).",
     )
     truncate: Literal["event", "fail", "ignore"] = Field(
         "event", description="TRUNCATE of a table: an event without rows; the run stops; or nothing."
@@ -94,21 +164,40 @@ class PostgresCdcConfig(PostgresFields):
     status_interval: Duration = Field(
         10.0, gt=0, description="Time between two status messages to the server; well below its `wal_sender_timeout`."
     )
-    max_slot_lag: Size | None = Field(
+    max_slot_lag: Annotated[Size, Field(gt=0)] | SlotLagFields | None = Field(
         None,
-        gt=0,
-        description="WAL that the slot holds back and from which on the run calls itself unhealthy.",
-        examples=["10GiB"],
+        description="WAL that the slot may hold back: a size alone, beyond which the run calls itself unhealthy, or a block.",
+        examples=["10GiB", {"size": "50GiB", "action": "stop"}],
     )
     numeric: NumericMode = Field("string", description="`numeric` values as text with every digit, or as exact numbers.")
 
     @model_validator(mode="after")
-    def _together(self) -> PostgresCdcConfig:
+    def _together(self) -> Self:
         if self.publication.create == "auto" and not (self.tables or self.schemas):
             raise ValueError("name `tables` or `schemas`; or a publication that exists, with `publication: { create: never }`")
         if self.columns is not None and self.exclude_columns:
             raise ValueError("`columns` and `exclude_columns` do not go together")
         return self
+
+    @model_validator(mode="after")
+    def _masked(self) -> Self:
+        hashed = "hash" in self.mask.values()
+        if hashed and self.mask_key is None:
+            raise ValueError("`hash` needs `mask_key`: without a key, whoever guesses a value can check it")
+        if self.mask_key is not None and not SHORTEST_KEY <= len(self.mask_key.reveal().encode()) <= LONGEST_KEY:
+            raise ValueError(f"`mask_key` must have {SHORTEST_KEY} to {LONGEST_KEY} bytes")
+        return self
+
+    @property
+    def lag_bound(self) -> int | None:
+        """Bytes of `max_slot_lag`."""
+        bound = self.max_slot_lag
+        return bound.size if isinstance(bound, SlotLagFields) else bound
+
+    @property
+    def stops_at_lag(self) -> bool:
+        """Whether the run ends beyond `max_slot_lag`."""
+        return isinstance(self.max_slot_lag, SlotLagFields) and self.max_slot_lag.action == "stop"
 
 
 def default_name(pipeline: str, given: str | None, field: str) -> str:

@@ -6,7 +6,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from connectors.sources._cdc_positions import position
+from connectors.sources._cdc_transactions import is_end
 from penstock.errors import ComponentError, Permanent
 from penstock.event import Event
 from penstock.spi import Position, Program
@@ -24,9 +27,11 @@ def selected(
     passed: list[Event] = []
     refused: dict[int, ComponentError] = {}
     for index, (event, outputs) in enumerate(zip(events, where(events), strict=True)):
-        fault = rejects.get(index) or _verdict(outputs)
-        if fault is None and not _holds(outputs):
-            continue
+        fault = rejects.get(index)
+        if fault is None and not is_end(event):
+            fault = _verdict(outputs)
+            if fault is None and not _holds(outputs):
+                continue
         if fault is not None:
             refused[len(passed)] = fault
         event.origin = len(passed)
@@ -34,17 +39,20 @@ def selected(
     return passed, refused
 
 
-def cutter(events: Sequence[Event], marks: Sequence[tuple[bytes, int]], base: int) -> Callable[[int], Position]:
+def cutter(
+    events: Sequence[Event], marks: Sequence[tuple[bytes, int]], base: int, looks: msgspec.Raw | None = None
+) -> Callable[[int], Position]:
     """`Batch.cut` for events of the stream.
 
     :param marks: ends of transactions and keepalives among them, as order and LSN.
     :param base: the LSN to go on from before the first mark.
+    :param looks: of tables, as `position` takes them.
     """
 
     def cut(count: int) -> Position:
         at = events[count - 1].position
         before = bisect_left(marks, (at, 0))
-        return position(at, marks[before - 1][1] if before else base)
+        return position(at, marks[before - 1][1] if before else base, looks)
 
     return cut
 

@@ -69,7 +69,7 @@ def check_held(connection: psycopg.Connection[Any], config: PostgresCdcConfig, n
     held, status, left = connection.execute(_HELD, (name,)).fetchone() or (None, None, None)
     if held is None or status == "lost":
         return
-    bound = config.max_slot_lag
+    bound = config.lag_bound
     if bound is not None and held > bound:
         yield Finding(
             "warning",
@@ -77,7 +77,7 @@ def check_held(connection: psycopg.Connection[Any], config: PostgresCdcConfig, n
             f"the slot {name} holds back {_size(held)} of WAL, more than max_slot_lag ({_size(bound)})",
             help="run the pipeline, and look at what slows it down: pipe status",
         )
-    elif status == "unreserved" or (left is not None and left < held // 4):
+    elif status == "unreserved" or (left is not None and left < (held + left) // 3):
         yield Finding(
             "error" if status == "unreserved" else "warning",
             "slot.near_limit",
@@ -106,7 +106,7 @@ def check_limits(connection: psycopg.Connection[Any], config: PostgresCdcConfig)
 
 
 def _check_keep(keep: int, config: PostgresCdcConfig) -> Iterator[Finding]:
-    bound = config.max_slot_lag
+    bound = config.lag_bound
     if keep < 0 and bound is None:
         yield Finding(
             "warning",

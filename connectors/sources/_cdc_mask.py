@@ -1,7 +1,8 @@
 """Masks of columns: what stands in the place of a value before anything of it leaves the connector (Invariant 9).
 
-A mask is a converter like any other (`_pg_values`): it is given PostgreSQL's text of the value, and its result is all that `where`,
-`event:`, the event and its dead letter see. It never fails, so that no message can quote the value.
+A mask is a converter like any other (`_pg_values`): it is given PostgreSQL's text of the value, and its result is all that
+`where`, `event:`, the event and its dead letter see. It never fails, so that no message can quote the value. The stream's decoder
+asks `Masks.converter`; whoever reads rows by a query converts them with it too (`Selection.masks`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Masks:
         self._converters = {column: _converter(mask, secret) for column, mask in masks.items()}
         self.distinct = frozenset(column for column, mask in masks.items() if mask == "hash")
         """Columns whose masked values differ where the values do."""
+        self.nulls = frozenset(column for column, mask in masks.items() if mask == "null")
+        """Columns of which nothing is left, so that it does not matter whether the server sent the value."""
 
     def __contains__(self, column: str) -> bool:
         return column in self._converters

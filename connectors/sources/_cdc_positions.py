@@ -17,6 +17,8 @@ from penstock.spi import Position
 
 END = (1 << 64) - 1
 VERSION = 1
+WITH_LOOKS = 2
+"""Version of a detail that holds what tables looked like: a program that would not hold tables to it has to refuse it."""
 _ORDER = Struct("!QQ")
 
 order = _ORDER.pack
@@ -30,6 +32,14 @@ class Detail(msgspec.Struct, frozen=True):
     end: int
 
 
+class Looks(msgspec.Struct, frozen=True):
+    """A detail that also holds what tables looked like (`_cdc_drift`), by `schema.table`."""
+
+    version: int
+    end: int
+    tables: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 class Start(msgspec.Struct, frozen=True):
     """What a stream goes on from: everything up to (commit, place) is known; the server sends on from `end`."""
 
@@ -38,12 +48,19 @@ class Start(msgspec.Struct, frozen=True):
     end: int
 
 
-_decode = msgspec.json.Decoder(Detail).decode
+_decode = msgspec.json.Decoder(Looks).decode
+_decode_tables = msgspec.json.Decoder(dict[str, dict[str, tuple[int, int]]]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def position(at: bytes, end: int) -> Position:
-    return Position(at, _encode(Detail(VERSION, end)))
+def position(at: bytes, end: int, looks: msgspec.Raw | None = None) -> Position:
+    """:param looks: what tables looked like, as JSON; None where they are not held to it."""
+    return Position(at, _encode(Detail(VERSION, end) if looks is None else Looks(WITH_LOOKS, end, looks)))
+
+
+def looks_of(found: Position) -> dict[str, dict[str, tuple[int, int]]]:
+    """What tables looked like, as far as the position tells. `start_of` has taken it before."""
+    return _decode_tables(_decode(found.detail).tables)
 
 
 def start_of(found: Position) -> Start:
@@ -53,8 +70,8 @@ def start_of(found: Position) -> Start:
         detail = _decode(found.detail)
     except (error, msgspec.MsgspecError) as cause:
         raise _unknown("it cannot be read", str(cause)) from cause
-    if detail.version != VERSION:  # Invariant 11
-        raise _unknown(f"it has version {detail.version}, and this program knows {VERSION}", None)
+    if detail.version not in (VERSION, WITH_LOOKS):  # Invariant 11
+        raise _unknown(f"it has version {detail.version}, and this program knows {VERSION} and {WITH_LOOKS}", None)
     return Start(commit, place, detail.end)
 
 
@@ -64,7 +81,7 @@ def order_text(at: bytes) -> str:
         commit, place = _ORDER.unpack(at)
     except error as cause:
         raise ValueError(str(cause)) from cause
-    if place == END:
+    if place >= END - 1:  # the event behind a transaction stands just before its end
         return f"transaction {lsn_text(commit)}, its end"
     return f"transaction {lsn_text(commit)}, change {place >> 1:,}" if place else f"LSN {lsn_text(commit)}"
 

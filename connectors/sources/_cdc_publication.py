@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import TableName, parse_table, quoted
@@ -16,11 +17,21 @@ _PUBLISHED = (
     "SELECT schemaname::pg_catalog.text, tablename::pg_catalog.text FROM pg_catalog.pg_publication_tables WHERE pubname = %s"
 )
 _TABLES = """
-SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text
+SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind = 'p'
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
 """
+_COLUMNS = """
+SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+       pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY a.attnum)
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relkind IN ('r', 'p') GROUP BY 1, 2
+"""
+_WITH_ROOTS = 130000
 _WITH_SCHEMAS = 150000
+_SHOWN = 5
+"""Tables whose columns an error lists."""
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
@@ -36,14 +47,17 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
 
 def prepare_publication(connection: psycopg.Connection[Any], config: PostgresCdcConfig, name: str, *, fresh: bool) -> None:
     """:param fresh: there is no slot yet, so that the publication may be made now: of changes before it, none could be read.
-    :raises EnvironmentFault: `source.no_table`, `publication.missing`, `publication.tables`, `publication.operations`.
+    :raises EnvironmentFault: `source.no_table`, `source.no_partitions`, `source.no_schemas`, `publication.missing`,
+        `publication.tables`, `publication.operations`.
     """
-    present = {TableName(*row) for row in connection.execute(_TABLES)}
+    roots = {TableName(schema, table): partitioned for schema, table, partitioned in connection.execute(_TABLES)}
+    present = set(roots)
     tables = [parse_table(text) for text in config.tables]
     row = connection.execute(_PUBLICATION, (name,)).fetchone()
     if row is None:
         _refuse_absent(tables, present)
-        command = _create(connection, config, name, tables)
+        partitioned = [table for table in tables if roots[table]]
+        command = creation(name, tables, config.schemas, partitioned, connection.info.server_version)
         if config.publication.create == "never" or not fresh:
             raise EnvironmentFault(
                 "publication.missing",
@@ -54,6 +68,35 @@ def prepare_publication(connection: psycopg.Connection[Any], config: PostgresCdc
         connection.execute(command.encode())
         return
     _check(connection, config, name, row[0], tables, present)
+
+
+def check_columns(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publication: str) -> None:
+    """Columns that the configuration names and no table has: what one would leave out, or mask, another would let through.
+
+    :raises EnvironmentFault: `source.no_column`, with the columns that there are.
+    """
+    given = {"columns": config.columns or (), "exclude_columns": config.exclude_columns, "mask": tuple(config.mask)}
+    if not any(given.values()):
+        return
+    read = {parse_table(text) for text in config.tables}
+    if not read and not config.schemas:
+        read = {TableName(*row) for row in connection.execute(_PUBLISHED, (publication,))}
+    columns = {
+        TableName(schema, table): names
+        for schema, table, names in connection.execute(_COLUMNS)
+        if (schema, table) in read or schema in config.schemas
+    }
+    known = {name for names in columns.values() for name in names}
+    unknown = [f"{name} ({field})" for field, names in given.items() for name in names if name not in known]
+    if unknown:
+        listed = [f"{table} has {', '.join(names)}" for table, names in sorted(columns.items())]
+        more = f"; and {len(listed) - _SHOWN} more tables" if len(listed) > _SHOWN else ""
+        raise EnvironmentFault(
+            "source.no_column",
+            f"no table that is read has the column {', '.join(unknown)}",
+            why="; ".join(listed[:_SHOWN]) + more,
+            help="names are as the server has them: upper and lower case count",
+        )
 
 
 def _check(
@@ -94,18 +137,32 @@ def _refuse_absent(tables: list[TableName], present: set[TableName]) -> None:
         )
 
 
-def _create(connection: psycopg.Connection[Any], config: PostgresCdcConfig, name: str, tables: list[TableName]) -> str:
-    if config.schemas and connection.info.server_version < _WITH_SCHEMAS:
+def creation(
+    name: str, tables: Sequence[TableName], schemas: Sequence[str], partitioned: Sequence[TableName], version: int
+) -> str:
+    """The SQL that makes a publication on a server of this version.
+
+    :param partitioned: those of the tables that are.
+    :raises EnvironmentFault: `source.no_schemas` before 15, `source.no_partitions` before 13.
+    """
+    if schemas and version < _WITH_SCHEMAS:
         raise EnvironmentFault(
             "source.no_schemas", "this server cannot publish schemas", help="name `tables`, or use 15 or newer"
         )
-    parts = [f"TABLE {_listed(tables)}"] * bool(tables) + [f"TABLES IN SCHEMA {_schemas(config.schemas)}"] * bool(config.schemas)
-    return f"CREATE PUBLICATION {quoted(name)} FOR {', '.join(parts)} WITH (publish_via_partition_root = true)"
+    if partitioned and version < _WITH_ROOTS:
+        raise EnvironmentFault(
+            "source.no_partitions",
+            f"this server cannot publish {', '.join(map(str, partitioned))}, which is partitioned, as one table",
+            help="name its partitions in `tables`, or use 13 or newer",
+        )
+    parts = [f"TABLE {_listed(tables)}"] * bool(tables) + [f"TABLES IN SCHEMA {_schemas(schemas)}"] * bool(schemas)
+    roots = " WITH (publish_via_partition_root = true)" if version >= _WITH_ROOTS else ""
+    return f"CREATE PUBLICATION {quoted(name)} FOR {', '.join(parts)}{roots}"
 
 
-def _listed(tables: list[TableName]) -> str:
+def _listed(tables: Sequence[TableName]) -> str:
     return ", ".join(quoted(*table) for table in tables)
 
 
-def _schemas(names: tuple[str, ...] | list[str]) -> str:
+def _schemas(names: Sequence[str]) -> str:
     return ", ".join(quoted(name) for name in names)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from connectors.sources._cdc_config import SlotFields
 from connectors.sources._pg_replication import lsn_text, parse_lsn
 from penstock.errors import EnvironmentFault
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import psycopg
 
 _SLOT = "SELECT pg_catalog.to_jsonb(s) FROM pg_catalog.pg_replication_slots AS s WHERE s.slot_name = %s"
+_WITH_OPTIONS = 150000
+_WITH_FAILOVER = 170000
 _READER = "SELECT application_name FROM pg_catalog.pg_stat_activity WHERE pid = %s"
 
 
@@ -88,6 +91,15 @@ def ahead(slot: Slot, pipeline: str, checkpoint: int) -> EnvironmentFault:
     )
 
 
+def made_later(publication: str, slot: str, pipeline: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        "publication.made_later",
+        f"the publication {publication} was made after changes that the slot {slot} still holds",
+        why="the server decodes a change with the publications that there were when it was made",
+        help=f"{drop(slot)}; then {reset(pipeline)}: reading begins anew, without the changes in between",
+    )
+
+
 def missing(name: str, pipeline: str, checkpoint: int | None) -> EnvironmentFault:
     if checkpoint is None:
         return EnvironmentFault(
@@ -101,6 +113,26 @@ def missing(name: str, pipeline: str, checkpoint: int | None) -> EnvironmentFaul
         why="it was dropped, or lost with a failover: changes since the checkpoint cannot be read",
         help=f"{reset(pipeline)}: a new slot is made, without what was lost",
     )
+
+
+def creation(name: str, fields: SlotFields, version: int, *, snapshot: Literal["nothing", "export"] = "nothing") -> str:
+    """The replication command that makes the slot on a server of this version.
+
+    :param snapshot: `export`: its answer names a snapshot to be imported, which lives as long as the connection.
+    :raises EnvironmentFault: `slot.no_failover`, before PostgreSQL 17.
+    """
+    if fields.failover and version < _WITH_FAILOVER:
+        raise EnvironmentFault(
+            "slot.no_failover",
+            f"a server of version {version // 10000} has no failover slots, and `slot.failover` asks for one",
+            help="leave `slot.failover` out, or use PostgreSQL 17 or newer",
+        )
+    temporary = " TEMPORARY" if fields.temporary else ""
+    if version < _WITH_OPTIONS:
+        options = "NOEXPORT_SNAPSHOT" if snapshot == "nothing" else "EXPORT_SNAPSHOT"
+    else:
+        options = f"(SNAPSHOT '{snapshot}'{', FAILOVER true' if fields.failover else ''})"
+    return f'CREATE_REPLICATION_SLOT "{name}"{temporary} LOGICAL pgoutput {options}'
 
 
 def drop(name: str) -> str:

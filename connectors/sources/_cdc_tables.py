@@ -8,7 +8,9 @@ import msgspec
 
 from connectors._postgres import parse_table
 from connectors.sources._cdc_config import Operation, PostgresCdcConfig
-from connectors.sources._pgoutput_messages import Relation
+from connectors.sources._cdc_mask import Masks
+from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity
+from penstock.errors import EnvironmentFault
 
 
 class Table(msgspec.Struct):
@@ -24,6 +26,10 @@ class Table(msgspec.Struct):
     """Columns whose change makes a delete and an insert, where the stream does not tell: those of the primary key, with
     REPLICA IDENTITY FULL."""
 
+    @property
+    def title(self) -> str:
+        return f"{self.schema}.{self.name}"
+
 
 class Selection:
     """Which tables, columns and operations a configuration reads."""
@@ -35,6 +41,7 @@ class Selection:
         self._excluded = frozenset(config.exclude_columns)
         self._operations: tuple[Operation, ...] = config.operations
         self._slot = slot
+        self.masks = Masks(config.mask, config.mask_key)
 
     def reads(self, schema: str, name: str) -> bool:
         """Whether changes of this table become events; without `tables` and `schemas`, those of every published one."""
@@ -53,8 +60,13 @@ class Selection:
         return None
 
     def table(self, relation: Relation, key: tuple[str, ...]) -> Table:
-        """:param key: the columns of the primary key, where the replica identity is FULL."""
+        """:param key: the columns of the primary key, where the replica identity is FULL.
+
+        :raises EnvironmentFault: `source.masked_key`.
+        """
         reads = self.reads(relation.schema, relation.name)
+        if reads:
+            self._refuse_masked(relation, key if relation.identity is ReplicaIdentity.FULL else relation.key)
         wanted = self.wanted(relation)
         return Table(
             relation.schema,
@@ -63,3 +75,14 @@ class Selection:
             {operation: f"{relation.name}.{operation}" for operation in self._operations} if reads else {},
             key if wanted is None or set(key) <= set(wanted) else (),
         )
+
+    def _refuse_masked(self, relation: Relation, key: tuple[str, ...]) -> None:
+        """Rows whose keys look the same would overwrite each other, and a changed key would pass for an unchanged one."""
+        same = self.masks.undistinguished(key)
+        if same:
+            raise EnvironmentFault(
+                "source.masked_key",
+                f"the mask of {', '.join(same)} makes keys of table {relation.schema}.{relation.name} look the same",
+                why="they are part of the key by which its rows are told apart",
+                help=f"mask: {{ {same[0]}: hash }}",
+            )

@@ -15,16 +15,19 @@ from connectors._postgres import make_session, tls_parameters
 from connectors.sources._cdc_changes import Changes, Options
 from connectors.sources._cdc_config import PostgresCdcConfig, default_name
 from connectors.sources._cdc_doctor import examine
-from connectors.sources._cdc_positions import Start, order_text, start_of
-from connectors.sources._cdc_publication import check_server, prepare_publication
-from connectors.sources._cdc_slot import missing, read_slot
+from connectors.sources._cdc_drift import Drift
+from connectors.sources._cdc_positions import Start, looks_of, order_text, start_of
+from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
+from connectors.sources._cdc_slot import creation, made_later, missing, read_slot
 from connectors.sources._cdc_stream import Link, Stream
 from connectors.sources._cdc_tables import Selection
+from connectors.sources._cdc_toast import ReselectingDecoder, Reselection
+from connectors.sources._cdc_transactions import Transactions
 from connectors.sources._cdc_watch import Watch, Watched
 from connectors.sources._cdc_wire import WHAT, Target, Wire
 from connectors.sources._pg_replication import parse_lsn
 from connectors.sources._pgoutput import Decoder
-from penstock.errors import Transient
+from penstock.errors import ComponentError, EnvironmentFault, Fatal, Transient
 from penstock.spi import Batch, Context, Finding, Position, Resume, Token
 
 _DEADLINE = 30.0
@@ -55,15 +58,18 @@ class PostgresCdcSource:
         self.publication = default_name(context.pipeline, config.publication.name, "publication")
         self._selection = Selection(config, self.slot)
         where = None if config.where is None else context.expressions.program(config.where, "record")
-        self._options = Options(self.slot, config.include_before, config.toast, config.truncate, where)
+        transactions = Transactions(f"postgres_cdc:{self.slot}") if config.transaction_metadata else None
+        self._options = Options(self.slot, config.include_before, config.toast, config.truncate, where, transactions)
         application = f"penstock:{context.pipeline}/{context.component}"
         self._target = Target(config.dsn.reveal(), application, tls_parameters(config.tls, context))
         self._session = make_session(config, context, what=WHAT, deadline=_DEADLINE)
         link = Link(self._target, context.pipeline, self.slot, self.publication, config.status_interval)
         self._stream = Stream(link, self._session, context.clock)
-        watched = Watched(self.slot, config.status_interval, config.heartbeat, config.max_slot_lag)
+        watched = Watched(context.pipeline, self.slot, self.publication, config)
         self._watch = Watch(watched, self._session, context.clock)
         self._tasks: list[asyncio.Task[None]] = []
+        self._reselection = Reselection(self._session)
+        self._drift: Drift | None = None
         self._goal: int | None = None
 
     @staticmethod
@@ -100,10 +106,12 @@ class PostgresCdcSource:
             await self._session.open()
             start = await self._prepare(checkpoint)
             types = TypeCatalog.of(await self._session.run(lambda c: c.execute(TYPES_QUERY).fetchall()))
-            decoder = Decoder(types, numeric=self.config.numeric, wanted=self._selection.wanted)
+            decoder = self._decoder(types)
+            known = {} if found is None else looks_of(found)
+            self._drift = Drift(self.config.schema_change, self.context.pipeline, known, lambda oid: decoder.types.name(oid))
             if resume.once:
                 self._goal = await self._flushed()
-            await self._stream.open(Changes(decoder, self._selection, self._options, start))
+            await self._stream.open(Changes(decoder, self._selection, self._options, start, self._drift))
         except BaseException:
             await self.close()
             raise
@@ -121,17 +129,27 @@ class PostgresCdcSource:
         try:
             while True:
                 self._check_tasks()
-                more = await stream.gather(self.batch_count, self.batch_bytes)
+                fault = None
+                try:
+                    more = await stream.gather(self.batch_count, self.batch_bytes)
+                except Fatal as error:  # what was read before it is given first
+                    fault = error
+                if changes.unsent:
+                    await self._reselection.fill(changes.unsent, changes.events, changes.rejects)
+                    changes.unsent.clear()
                 now = self.context.clock.monotonic()
                 over = self._goal is not None and changes.end >= self._goal and not changes.in_transaction
-                if (changes.count or stream.asked or over or now >= due) and (batch := changes.take()) is not None:
+                told = changes.count or stream.asked or over or fault or now >= due
+                if told and (batch := changes.take()) is not None:
                     due = now + _QUIET
                     yield batch
+                if fault is not None:
+                    raise await self._explained(fault)
                 stream.asked = False
                 if over:
                     return
                 if not more:
-                    await stream.wait(due - now, hurry=self._goal is not None)
+                    await self._wait(due - now)
         except Transient:
             await stream.disconnect()
             raise
@@ -153,7 +171,7 @@ class PostgresCdcSource:
 
     def gauges(self) -> Mapping[str, float]:
         """See `Measured`."""
-        return self._watch.gauges()
+        return {**self._watch.gauges(), "schema_changes": float(self._drift.changes if self._drift else 0)}
 
     def health(self) -> str | None:
         """A slot that is too far behind or cannot be watched, a server that cannot be told what is durable."""
@@ -169,23 +187,54 @@ class PostgresCdcSource:
             raise missing(name, self.context.pipeline, None if checkpoint is None else checkpoint.end)
         await self._stream.check(checkpoint)
         await self._session.run(lambda c: prepare_publication(c, config, self.publication, fresh=fresh))
+        await self._session.run(lambda c: check_columns(c, config, self.publication))
         if slot is None:
             return Start(0, 0, await self._create_slot())
         return checkpoint or Start(0, 0, slot.confirmed)
 
+    def _decoder(self, types: TypeCatalog) -> Decoder:
+        kind = ReselectingDecoder if self.config.toast == "reselect" else Decoder
+        selection = self._selection
+        return kind(types, numeric=self.config.numeric, wanted=selection.wanted, converter=selection.masks.converter)
+
     async def _create_slot(self) -> int:
         wire = await Wire.connect(self._target)
         try:
-            row = await wire.query(f'CREATE_REPLICATION_SLOT "{self.slot}" LOGICAL pgoutput NOEXPORT_SNAPSHOT')
+            row = await wire.query(creation(self.slot, self.config.slot, wire.server_version))
         finally:
             await wire.close()
         return parse_lsn(row[1])
+
+    async def _explained(self, fault: Fatal) -> Fatal:
+        """An error of the stream, in the terms of what is wrong with publication or slot, where that is why."""
+        if not isinstance(fault, EnvironmentFault) and fault.code == "postgres.failed":
+            try:
+                await self._session.run(lambda c: prepare_publication(c, self.config, self.publication, fresh=False))
+            except EnvironmentFault as reason:
+                return reason
+            except ComponentError:
+                return fault
+            if f'publication "{self.publication}" does not exist' in fault.message:
+                return made_later(self.publication, self.slot, self.context.pipeline)
+        return fault
 
     async def _flushed(self) -> int:
         row = await self._session.run(lambda c: c.execute(_NOW).fetchone())
         return parse_lsn(row[0]) if row else 0
 
+    async def _wait(self, seconds: float) -> None:
+        """Until more arrives, an LSN is to be handed on, or a task beside the stream has ended."""
+        waiting = asyncio.ensure_future(self._stream.wait(seconds, hurry=self._goal is not None))
+        try:
+            await asyncio.wait((waiting, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
     def _check_tasks(self) -> None:
+        """:raises Exception: what ended a task beside the stream, which ends the run."""
         for task in self._tasks:
             if task.done():
                 task.result()
