@@ -19,6 +19,7 @@ from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly, Surroundings, assemble
 from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.flow import Flow
+from penstock.engine.gathering import End, Gathering
 from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
 from penstock.engine.retry import persistently
@@ -62,14 +63,6 @@ class RunOptions:
     log: Callable[[Incident], None] = _no_log
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """Goes through the stages behind the last batch."""
-
-    error: PenstockError | None = None
-    drained: bool = False
-
-
 class Run:
     """One execution. `execute` once; `stop` from anywhere in the loop's thread, a signal handler included."""
 
@@ -80,7 +73,6 @@ class Run:
         self._flow = Flow(pipeline.limits, self.status)
         self._read: asyncio.Queue[Work | End] = asyncio.Queue()
         self._ready: asyncio.Queue[Work | End] = asyncio.Queue()
-        self._early: Work | None = None
         self.stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -237,8 +229,9 @@ class Run:
 
     async def _delivering(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
         committer = claimed.committer
+        gathering = Gathering(self._ready, self._flow, self.pipeline.batching, self.options.clock, self.stopping)
         while True:
-            works, end = await self._gather_group()
+            works, end = await gathering.next()
             if works:
                 with blaming("delivery"):
                     await committer.commit(works, drained=end is not None and end.drained)
@@ -249,52 +242,6 @@ class Run:
                 raise end.error
             await claimed.finish(drained=end.drained)
             return
-
-    async def _gather_group(self) -> tuple[list[Work], End | None]:
-        """What is ready, in order: the first batch is waited for, the others join. With `batching.period`, more is waited for."""
-        works: list[Work] = []
-        batching, clock = self.pipeline.batching, self.options.clock
-        while True:
-            item = await self._next(works, clock.monotonic() - works[0].started if works else 0.0)
-            if item is None:
-                return works, None
-            if isinstance(item, End):
-                return works, item
-            if works and not item.processed and not batching.period:
-                self._early = item
-                return works, None
-            try:
-                await item.settled()  # Invariant 5: in read order, whichever worker was quickest
-            except PenstockError as error:
-                return works, End(error)
-            works.append(item)
-            if batching.period and self._enough(works):
-                return works, None
-
-    def _enough(self, works: list[Work]) -> bool:
-        batching = self.pipeline.batching
-        events, size = sum(len(work.batch.events) for work in works), sum(work.batch.size for work in works)
-        return events >= batching.count or size >= batching.bytes
-
-    async def _next(self, works: list[Work], waited: float) -> Work | End | None:
-        if self._early is not None:
-            early, self._early = self._early, None
-            return early
-        if not works:
-            return await self._ready.get()
-        if not self._ready.empty():
-            return self._ready.get_nowait()
-        left = self.pipeline.batching.period - waited
-        if left <= 0 or self.stopping.is_set():
-            return None
-        more, pressed = asyncio.ensure_future(self._ready.get()), asyncio.ensure_future(self._flow.pressed.wait())
-        try:
-            await asyncio.wait((more, pressed), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            return more.result() if more.done() else None
-        finally:
-            for task in (more, pressed):
-                task.cancel()
-            await asyncio.gather(more, pressed, return_exceptions=True)
 
     async def _finish(self, works: list[Work], assembly: Assembly, processor: Processor) -> None:
         """After the commit: the source is acknowledged (Invariant 1), credits and keys are free again."""

@@ -158,8 +158,8 @@ class Signals:
         """A pause is answered when everything that was read is committed; with a resume at once."""
         if signal.kind == PAUSE and self.flow.paused and self.flow.batches:
             if signal.id not in self._pauses:
-                self._pauses.add(signal.id)
                 await self.box.take(self.epoch, signal.id)
+                self._pauses.add(signal.id)
             return
         await self._decide(signal, "accepted")
         self._pauses.discard(signal.id)

@@ -153,7 +153,8 @@ def test_signals_are_answered_in_order_and_a_refusal_is_an_exit_status(project: 
         ("snapshot", ["a b"], "refused"),
         ("resume", [], "accepted"),
     ]
-    decided = [one["decided_at"] for one in reversed(listed)]
-    assert decided == sorted(decided)
+    for kinds in (("pause", "resume"), ("snapshot",)):  # these two do not wait for each other
+        decided = [one["decided_at"] for one in reversed(listed) if one["kind"] in kinds]
+        assert decided == sorted(decided)
     lines = project.delivered()
     assert lines == list(range(len(lines)))
