@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,13 @@ async def read(source: PostgresCdcSource, known: Mapping[str, Position] | None =
     finally:
         await source.close()
     return batches
+
+
+async def take_all(batches: AsyncIterator[Batch], given: list[Batch]) -> None:
+    """Into `given`, until the source ends or fails."""
+    async with asyncio.timeout(SECONDS):
+        async for batch in batches:
+            given.append(batch)
 
 
 def events_of(batches: list[Batch]) -> list[Event]:

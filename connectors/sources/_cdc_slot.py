@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SLOT = "SELECT pg_catalog.to_jsonb(s) FROM pg_catalog.pg_replication_slots AS s WHERE s.slot_name = %s"
 _WITH_OPTIONS = 150000
+_WITH_ORIGIN = 160000
 _WITH_FAILOVER = 170000
 _READER = "SELECT application_name FROM pg_catalog.pg_stat_activity WHERE pid = %s"
 
@@ -133,6 +134,30 @@ def creation(name: str, fields: SlotFields, version: int, *, snapshot: Literal["
     else:
         options = f"(SNAPSHOT '{snapshot}'{', FAILOVER true' if fields.failover else ''})"
     return f'CREATE_REPLICATION_SLOT "{name}"{temporary} LOGICAL pgoutput {options}'
+
+
+def in_the_way(name: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        "slot.unfit",
+        f"there is a slot {name}, and `slot.temporary` would make one of its own",
+        help=f"choose another `slot.name`, or, where nothing is to be read from it any more: {drop(name)}",
+    )
+
+
+def origin_options(origin: Literal["any", "none"], version: int) -> list[tuple[str, str]]:
+    """What START_REPLICATION is told of origins.
+
+    :raises EnvironmentFault: `source.no_origin`, before PostgreSQL 16.
+    """
+    if origin == "any":
+        return []
+    if version < _WITH_ORIGIN:
+        raise EnvironmentFault(
+            "source.no_origin",
+            f"a server of version {version // 10000} cannot leave out what came to it by replication",
+            help="leave `origin` out, or use PostgreSQL 16 or newer",
+        )
+    return [("origin", "none")]
 
 
 def drop(name: str) -> str:

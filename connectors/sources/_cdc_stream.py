@@ -12,7 +12,9 @@ Status messages go out from a task of their own, however busy the others are.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 
@@ -20,7 +22,7 @@ from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import ask
 from connectors.sources._cdc_changes import Changes
 from connectors.sources._cdc_positions import Start
-from connectors.sources._cdc_slot import check_slot, missing, read_slot, reader_of
+from connectors.sources._cdc_slot import check_slot, missing, origin_options, read_slot, reader_of
 from connectors.sources._cdc_wire import SlotBusy, Target, Wire
 from connectors.sources._pg_replication import (
     KEEPALIVE,
@@ -29,11 +31,12 @@ from connectors.sources._pg_replication import (
     Keepalive,
     frame,
     microseconds_since_2000,
+    parse_lsn,
     protocol_error,
 )
 from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity
 from penstock.clock import Clock
-from penstock.errors import ComponentError, Transient
+from penstock.errors import ComponentError, Fatal, Transient
 from penstock.postgres import Session
 
 BUSY_SECONDS = 10.0
@@ -44,6 +47,7 @@ _TURN = 2_000
 """Messages after which other tasks have their turn, where they made no batch."""
 _SILENT = 3
 """Intervals of status messages, each of which asks for an answer, after which a silent connection counts as lost."""
+_EXISTS = "SQLSTATE 42710"
 _PRIMARY_KEY = """
 SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
@@ -55,6 +59,8 @@ class Link(msgspec.Struct, frozen=True):
     """What is read, and for whom.
 
     :ivar interval: seconds between two status messages.
+    :ivar temporary: the command that makes the slot for as long as the connection lives; None: it is there already.
+    :ivar origin: `none`: without what came to the server by replication.
     """
 
     target: Target
@@ -62,6 +68,8 @@ class Link(msgspec.Struct, frozen=True):
     slot: str
     publication: str
     interval: float
+    temporary: Callable[[int], str] | None = None
+    origin: Literal["any", "none"] = "any"
 
 
 class Stream:
@@ -111,7 +119,7 @@ class Stream:
         changes, link = self.changes, self._link
         await self._session.reopen()
         slot = await self._session.run(lambda c: read_slot(c, link.slot))
-        if slot is None:
+        if slot is None and link.temporary is None:
             raise missing(link.slot, link.pipeline, changes.start.end)
         await self.check(changes.start)
         changes.restart(changes.start)
@@ -209,7 +217,9 @@ class Stream:
         while True:
             wire = await Wire.connect(link.target)
             try:
-                await wire.start(link.slot, start.end, _options(link))
+                if link.temporary is not None:
+                    start = await self._begin_anew(wire, link.temporary)
+                await wire.start(link.slot, start.end, _options(link, wire.server_version))
             except SlotBusy as error:
                 await wire.close()
                 if self._clock.monotonic() >= deadline:
@@ -224,6 +234,18 @@ class Stream:
         self._received = start.end
         await self.check(start)  # held by this connection now: whoever confirmed something in it has done so before
         self.send_status()
+
+    async def _begin_anew(self, wire: Wire, creation: Callable[[int], str]) -> Start:
+        """A slot of this connection: what was changed before it is not seen."""
+        try:
+            row = await wire.query(creation(wire.server_version))
+        except Fatal as error:
+            if error.why == _EXISTS:  # that of a connection which the server has not yet noticed to be lost
+                raise SlotBusy("slot.busy", error.message) from error
+            raise
+        start = Start(0, 0, parse_lsn(row[1]))
+        self.changes.restart(start)
+        return start
 
     async def _busy(self) -> Transient:
         name = self._link.slot
@@ -256,6 +278,7 @@ class Stream:
             changes.keys.pop(relation.oid, None)
 
 
-def _options(link: Link) -> list[tuple[str, str]]:
+def _options(link: Link, version: int) -> list[tuple[str, str]]:
     publication = '"' + link.publication.replace('"', '""') + '"'
-    return [("proto_version", "1"), ("publication_names", publication.replace("'", "''"))]
+    options = [("proto_version", "1"), ("publication_names", publication.replace("'", "''"))]
+    return options + origin_options(link.origin, version)

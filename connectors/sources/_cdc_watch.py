@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import psycopg
 
 _BEAT = "SELECT pg_catalog.pg_logical_emit_message(false, 'penstock', %s::pg_catalog.text)"
+_SIGNATURE, _FLUSH = "boolean, text, text", ", boolean"
+_WITH_FLUSH = 170000
 
 
 class Watched(msgspec.Struct, frozen=True):
@@ -77,9 +79,12 @@ class Watch:
     async def _beat(self, message: str) -> None:
         try:
             await ask(self._session, lambda c: c.execute(_BEAT, (message,)))
+        except EnvironmentFault as fault:
+            signature = await ask(self._session, lambda c: _SIGNATURE + _FLUSH * (c.info.server_version >= _WITH_FLUSH))
+            grant = f"GRANT EXECUTE ON FUNCTION pg_logical_emit_message({signature}) TO the pipeline's user"
+            self._fault = f"no heartbeat could be written: {fault.code}: {fault}; {grant}"
         except ComponentError as error:
-            what = f"no heartbeat could be written: {error.code}: {error}"
-            self._fault = f"{what}; GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO the pipeline's user"
+            self._fault = f"no heartbeat could be written: {error.code}: {error}"
 
     def _refuse_lag(self) -> None:
         config, lag = self._watched.config, self._lag

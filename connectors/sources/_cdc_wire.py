@@ -83,14 +83,14 @@ class Wire:
         return int(self._pgconn.server_version)
 
     async def query(self, command: str) -> tuple[Any, ...]:
-        """The row that a replication command answers.
+        """The row that a replication command answers; none of one that only does something.
 
         :raises ComponentError: as `classify` says.
         """
         psycopg = driver(COMPONENT)
         try:
             cursor = await self._connection.execute(command.encode())
-            row = await cursor.fetchone()
+            row = await cursor.fetchone() if cursor.description else None
         except psycopg.Error as error:
             raise classify(error, WHAT) from error
         return row or ()

@@ -18,7 +18,7 @@ from connectors.sources._cdc_doctor import examine
 from connectors.sources._cdc_drift import Drift
 from connectors.sources._cdc_positions import Start, looks_of, order_text, start_of
 from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
-from connectors.sources._cdc_slot import creation, made_later, missing, read_slot
+from connectors.sources._cdc_slot import Slot, creation, in_the_way, made_later, missing, read_slot
 from connectors.sources._cdc_stream import Link, Stream
 from connectors.sources._cdc_tables import Selection
 from connectors.sources._cdc_toast import ReselectingDecoder, Reselection
@@ -63,7 +63,8 @@ class PostgresCdcSource:
         application = f"penstock:{context.pipeline}/{context.component}"
         self._target = Target(config.dsn.reveal(), application, tls_parameters(config.tls, context))
         self._session = make_session(config, context, what=WHAT, deadline=_DEADLINE)
-        link = Link(self._target, context.pipeline, self.slot, self.publication, config.status_interval)
+        temporary = (lambda version: creation(self.slot, config.slot, version)) if config.slot.temporary else None
+        link = Link(self._target, context.pipeline, self.slot, self.publication, config.status_interval, temporary, config.origin)
         self._stream = Stream(link, self._session, context.clock)
         watched = Watched(context.pipeline, self.slot, self.publication, config)
         self._watch = Watch(watched, self._session, context.clock)
@@ -71,6 +72,8 @@ class PostgresCdcSource:
         self._reselection = Reselection(self._session)
         self._drift: Drift | None = None
         self._goal: int | None = None
+        self._given = 0
+        self._sound = False
 
     @staticmethod
     def position_text(order: bytes) -> str:
@@ -123,6 +126,7 @@ class PostgresCdcSource:
         :raises Transient: the connection was lost; called again, it connects anew.
         """
         stream = self._stream
+        self._sound = False
         if not stream.connected:
             await stream.reconnect()
         changes, due = stream.changes, 0.0
@@ -142,16 +146,21 @@ class PostgresCdcSource:
                 told = changes.count or stream.asked or over or fault or now >= due
                 if told and (batch := changes.take()) is not None:
                     due = now + _QUIET
+                    self._given = batch.token or self._given
                     yield batch
                 if fault is not None:
                     raise await self._explained(fault)
                 stream.asked = False
                 if over:
+                    self._sound = True
                     return
                 if not more:
                     await self._wait(due - now)
         except Transient:
             await stream.disconnect()
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self._sound = True
             raise
 
     async def ack(self, tokens: Sequence[Token]) -> None:
@@ -168,6 +177,9 @@ class PostgresCdcSource:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._stream.disconnect()
         await self._session.close()
+        sound, self._sound = self._sound, False
+        if sound and self.config.slot.drop_on_stop and self._stream.confirmed >= self._given:
+            await self._drop_slot()
 
     def gauges(self) -> Mapping[str, float]:
         """See `Measured`."""
@@ -182,6 +194,8 @@ class PostgresCdcSource:
         config, name = self.config, self.slot
         await self._session.run(check_server)
         slot = await self._session.run(lambda c: read_slot(c, name))
+        if config.slot.temporary:
+            return await self._prepare_trial(slot)
         fresh = slot is None and checkpoint is None
         if slot is None and (checkpoint is not None or config.slot.create == "never"):
             raise missing(name, self.context.pipeline, None if checkpoint is None else checkpoint.end)
@@ -191,6 +205,15 @@ class PostgresCdcSource:
         if slot is None:
             return Start(0, 0, await self._create_slot())
         return checkpoint or Start(0, 0, slot.confirmed)
+
+    async def _prepare_trial(self, slot: Slot | None) -> Start:
+        """A temporary slot is made by the connection that reads it, behind whatever a checkpoint says."""
+        if slot is not None:
+            raise in_the_way(self.slot)
+        config = self.config
+        await self._session.run(lambda c: prepare_publication(c, config, self.publication, fresh=True))
+        await self._session.run(lambda c: check_columns(c, config, self.publication))
+        return Start(0, 0, 0)
 
     def _decoder(self, types: TypeCatalog) -> Decoder:
         kind = ReselectingDecoder if self.config.toast == "reselect" else Decoder
@@ -204,6 +227,14 @@ class PostgresCdcSource:
         finally:
             await wire.close()
         return parse_lsn(row[1])
+
+    async def _drop_slot(self) -> None:
+        """Once the server has noticed that nobody reads it any more."""
+        wire = await Wire.connect(self._target)
+        try:
+            await wire.query(f'DROP_REPLICATION_SLOT "{self.slot}" WAIT')
+        finally:
+            await wire.close()
 
     async def _explained(self, fault: Fatal) -> Fatal:
         """An error of the stream, in the terms of what is wrong with publication or slot, where that is why."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cdc_parts import ORDERS, events_of, ids, make_source, positions, prepare_slot, read, sql, told
+from cdc_parts import ORDERS, events_of, ids, make_source, positions, prepare_slot, read, sql, take_all, told
 from server_parts import MakeDatabase
 
 from connectors.sources.postgres_cdc import PostgresCdcSource
@@ -40,13 +40,12 @@ def rejected(batches: list[Batch]) -> dict[str, str]:
 async def stopped(source: PostgresCdcSource, known: dict[str, Position]) -> tuple[list[Batch], Fatal]:
     """What is given before the source stops, and why."""
     given: list[Batch] = []
-    with pytest.raises(Fatal) as caught:
-        await source.open(Resume(1, known, once=True))
-        try:
-            async for batch in source.batches():
-                given.append(batch)
-        finally:
-            await source.close()
+    await source.open(Resume(1, known, once=True))
+    try:
+        with pytest.raises(Fatal) as caught:
+            await take_all(source.batches(), given)
+    finally:
+        await source.close()
     return given, caught.value
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cdc_parts import ORDERS, SECONDS, confirmed, events_of, ids, make_source, positions, prepare_slot, read, sql
+from cdc_parts import ORDERS, SECONDS, confirmed, events_of, ids, make_source, positions, prepare_slot, read, sql, take_all
 from server_parts import MakeProxy, StartPostgres
 
 from connectors.sources import _cdc_stream, postgres_cdc
@@ -37,11 +36,6 @@ async def drop_slot(database: Database) -> None:
         while (await sql(database, f"SELECT active FROM pg_replication_slots WHERE slot_name = 'slot_{database.name}'"))[0][0]:
             await asyncio.sleep(0.01)
     await sql(database, f"SELECT pg_drop_replication_slot('slot_{database.name}')")
-
-
-async def take_all(batches: AsyncIterator[Batch], given: list[Batch]) -> None:
-    async for batch in batches:
-        given.append(batch)
 
 
 async def test_what_is_confirmed_is_what_was_acknowledged_and_never_in_mid_transaction(shop: Database, tmp_path: Path) -> None:
