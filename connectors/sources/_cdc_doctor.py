@@ -14,10 +14,10 @@ from connectors._postgres import tls_parameters
 from connectors._postgres_doctor import examine_server
 from connectors.sources._cdc_config import OPERATIONS, PostgresCdcConfig, default_name
 from connectors.sources._cdc_doctor_publication import check_age, check_missing, check_publication, find_publication
-from connectors.sources._cdc_doctor_slot import check_held, check_limits, check_standing
+from connectors.sources._cdc_doctor_slot import check_failover, check_held, check_limits, check_standing
 from connectors.sources._cdc_doctor_tables import Reading, check_grants, check_names, check_rows, tables_of
 from connectors.sources._cdc_positions import start_of
-from connectors.sources._cdc_publication import check_server
+from connectors.sources._cdc_publication import check_columns, check_server
 from connectors.sources._cdc_slot import read_slot
 from connectors.sources._cdc_wire import WHAT, Target, Wire
 from penstock._postgres_checks import settings, who
@@ -173,8 +173,13 @@ class _Doctor:
         found = tables_of(connection, self.config)
         publication = find_publication(connection, self.publication_name)
         yield from check_names(connection, self.config, found)
-        yield from check_grants(connection, found)
-        yield from check_rows(found, Reading(self.config, OPERATIONS if publication is None else publication.operations))
+        reading = Reading(self.config, OPERATIONS if publication is None else publication.operations)
+        yield from check_grants(connection, found, reading)
+        yield from check_rows(found, reading)
+        try:
+            check_columns(connection, self.config, self.publication_name)
+        except EnvironmentFault as fault:
+            yield Finding.of(fault)
 
     def publication(self, connection: psycopg.Connection[Any]) -> Iterator[Finding]:
         """Whether it publishes them."""
@@ -192,8 +197,14 @@ class _Doctor:
     def slot(self, connection: psycopg.Connection[Any]) -> Iterator[Finding]:
         """Whether it can be read on, and is kept."""
         slot = read_slot(connection, self.slot_name)
-        create = self.config.slot.create != "never"
+        fields = self.config.slot
+        if fields.temporary:
+            yield Finding("ok", "slot", "each run makes a slot, which ends with it")
+            return
+        create = fields.create != "never"
         yield from check_standing(connection, slot, self.slot_name, self.pipeline, self.checkpoint, create=create)
+        if fields.failover:
+            yield from check_failover(connection, self.slot_name, fields)
         if slot is not None:
             yield from check_held(connection, self.config, self.slot_name)
         yield from check_limits(connection, self.config)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from connectors.sources._cdc_config import PostgresCdcConfig
-from connectors.sources._cdc_slot import Slot, check_slot, missing, reader_of
+from connectors.sources._cdc_config import PostgresCdcConfig, SlotFields
+from connectors.sources._cdc_slot import Slot, check_slot, creation, missing, reader_of
 from penstock._postgres_checks import settings
 from penstock.errors import EnvironmentFault
 from penstock.spi import Finding
@@ -23,6 +23,7 @@ SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn
        to_jsonb(s)->>'wal_status', (to_jsonb(s)->>'safe_wal_size')::int8
 FROM pg_replication_slots AS s WHERE s.slot_name = %s
 """
+_FAILOVER = "SELECT to_jsonb(s)->>'failover' = 'true' FROM pg_replication_slots AS s WHERE s.slot_name = %s"
 _GIB = 1 << 30
 _MIB = 1 << 20
 
@@ -62,6 +63,27 @@ def _read_by(slot: Slot, who: str, pipeline: str) -> Finding:
         "one connection at a time can read a slot",
         f"stop it, or: SELECT pg_terminate_backend({slot.active_pid}); or choose another `slot.name`",
     )
+
+
+def check_failover(connection: psycopg.Connection[Any], name: str, fields: SlotFields) -> Iterator[Finding]:
+    """Whether stand-bys keep a copy of the slot, as was asked for."""
+    try:
+        creation(name, fields, connection.info.server_version)
+    except EnvironmentFault as fault:
+        yield Finding.of(fault)
+        return
+    row = connection.execute(_FAILOVER, (name,)).fetchone()
+    if row is not None and not row[0]:
+        database = connection.info.dbname.replace("'", "\\'")
+        yield Finding(
+            "warning",
+            "slot.not_failover",
+            f"the slot {name} was made without `failover`: no stand-by keeps a copy of it",
+            "after a failover it is gone, and with it changes",
+            f"psql \"dbname='{database}' replication=database\" -c 'ALTER_REPLICATION_SLOT {name} (FAILOVER true)'",
+        )
+    elif row is not None:
+        yield Finding("ok", "slot.failover", f"stand-bys may keep a copy of the slot {name}")
 
 
 def check_held(connection: psycopg.Connection[Any], config: PostgresCdcConfig, name: str) -> Iterator[Finding]:

@@ -113,6 +113,11 @@ class Reading(msgspec.Struct, frozen=True):
     published: Collection[str]
 
     @property
+    def reads_rows(self) -> bool:
+        """Whether events need more than the stream tells."""
+        return self.config.toast == "reselect"
+
+    @property
     def wants_before(self) -> bool:
         where = self.config.where or ""
         return self.config.include_before or bool(_BEFORE.search(_OR_BEFORE.sub("", where)))
@@ -182,17 +187,17 @@ def fitting(tables: Sequence[Named]) -> list[Named]:
     return [table for table in tables if table.kind in "rp" and table.root is None and table.persistence == "p"]
 
 
-def check_grants(connection: psycopg.Connection[Any], tables: Sequence[Named]) -> Iterator[Finding]:
-    """Whether the rows may be read: the stream needs no grant, a snapshot does."""
+def check_grants(connection: psycopg.Connection[Any], tables: Sequence[Named], reading: Reading) -> Iterator[Finding]:
+    """Whether the rows may be read: the stream needs no grant; a snapshot does, and values that are read again."""
     role = who(connection).role
     lacking = [table for table in fitting(tables) if not (table.visible and table.readable)]
     for table in lacking:
         usage = "" if table.visible else f"GRANT USAGE ON SCHEMA {quoted(table.schema)} TO {role}; "
         yield Finding(
-            "warning",
+            "error" if reading.reads_rows else "warning",
             "source.no_select",
             f"{role} may not read {table.title}",
-            "changes come without it; a snapshot of the rows that are there does not",
+            "changes come without it; a snapshot of the rows that are there does not, nor values that are read again",
             f"{usage}GRANT SELECT ON TABLE {table.sql} TO {role}",
         )
     if tables and not lacking:

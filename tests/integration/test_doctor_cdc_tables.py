@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from server_parts import MakeDatabase, StartPostgres
 
 from connectors.sources._pg_replication import lsn_text
 from penstock.spi import Finding, Resume
-from penstock.testing.servers import Database
+from penstock.testing.servers import Database, PostgresServer
 
 SECONDS = 20.0
 
@@ -347,3 +348,52 @@ async def test_names_with_quotes_are_written_as_sql_needs_them(database: Databas
             "source.no_key",
             "publication.may_not_create",
         }
+
+
+async def test_columns_that_no_table_has(shop: Database, tmp_path: Path) -> None:
+    found = await found_in(shop, tmp_path, exclude_columns=["bodi"])
+    assert {code: finding.message for code, finding in found.items()} == {
+        "source.no_column": "no table that is read has the column bodi (exclude_columns)"
+    }
+
+
+async def test_values_that_are_read_again_need_select(shop: Database, tmp_path: Path) -> None:
+    with role_of(shop, "REPLICATION") as role:
+        await sql(shop, f"CREATE PUBLICATION penstock_test FOR TABLE orders; GRANT USAGE ON SCHEMA public TO {role}")
+        for toast, severity in (("fail", "warning"), ("reselect", "error")):
+            found = await found_in(shop, tmp_path, toast=toast, dsn=dsn_of(shop, role))
+            assert {code: finding.severity for code, finding in found.items()} == {"source.no_select": severity}
+
+
+async def test_a_slot_that_stand_bys_do_not_keep(
+    shop: Database, postgres16: PostgresServer, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    slot = {"name": f"slot_{shop.name}", "failover": True}
+    assert await found_in(shop, tmp_path, slot=slot) == {}
+    await prepare_slot(make_source(shop, tmp_path))
+    found = await found_in(shop, tmp_path, slot=slot)
+    assert {code: finding.severity for code, finding in found.items()} == {"slot.not_failover": "warning"}
+    help = found["slot.not_failover"].help or ""
+    assert help.endswith(f"replication=database\" -c 'ALTER_REPLICATION_SLOT slot_{shop.name} (FAILOVER true)'")
+    environment = {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(shop.server.port),
+        "PGUSER": "postgres",
+        "PGPASSWORD": shop.server.password,
+    }
+    command = help.replace("psql", str(shop.server.program("psql")), 1)
+    async with asyncio.timeout(SECONDS):
+        while (await sql(shop, f"SELECT active FROM pg_replication_slots WHERE slot_name = 'slot_{shop.name}'"))[0][0]:
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(subprocess.run, command, shell=True, check=True, env=environment, capture_output=True)
+    assert await found_in(shop, tmp_path, slot=slot) == {}
+    older = await asyncio.to_thread(make_database, postgres16)
+    await sql(older, ORDERS)
+    assert set(await found_in(older, tmp_path, slot={"failover": True})) == {"slot.no_failover"}
+
+
+async def test_a_temporary_slot_is_no_matter_of_the_server(shop: Database, tmp_path: Path) -> None:
+    source = make_source(shop, tmp_path, slot={"temporary": True})
+    found = await source.examine({})
+    assert wrong(found) == {}
+    assert sound(found)["slot"] == "each run makes a slot, which ends with it"
