@@ -35,7 +35,7 @@ from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Counts
 from penstock.observe.status import RunStatus
-from penstock.spi import Batch, Rereadable, Resume, Source
+from penstock.spi import Batch, Readmitting, Rereadable, Resume, Source
 from penstock.state.records import DeadLetter, LetterQuery, Status
 from penstock.state.store import StateStore
 
@@ -175,8 +175,11 @@ class _Replay:
 
     async def _received(self, letter: DeadLetter) -> Received:
         """The event as the source gave it. Of what it could make no event, it is asked again."""
+        source = self.assembly.source
         if letter.reread or letter.step == SOURCE:
             try:
+                if isinstance(source, Readmitting) and not letter.reread:
+                    return source.readmit(received_event(letter), letter.code), None
                 return await self._again(letter.partition, letter), None
             except ComponentError as error:
                 return received_event(letter), still_failing(letter, error)

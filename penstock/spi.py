@@ -231,6 +231,21 @@ class Rereadable(Protocol):
 
 
 @runtime_checkable
+class Readmitting(Protocol):
+    """A source that refuses events for reasons that may pass, such as a schema change that nobody had accepted yet, and that can
+    make such an event whole again from what its dead letter keeps. Asked when that is replayed, without `open`."""
+
+    def readmit(self, event: Event, code: str) -> Event:
+        """The event as `batches()` would give it by today's configuration.
+
+        :param event: its envelope as it was refused, without data; in `original`, the bytes that the source put there.
+        :param code: of the error with which it was refused.
+        :raises Permanent: it is refused still.
+        """
+        ...
+
+
+@runtime_checkable
 class RangeSource(Protocol):
     """A source that can give what happened in a range of time, beside or without `batches()`: what a backfill reads."""
 

@@ -17,6 +17,7 @@ import msgspec
 from connectors.sources._cdc_cut import cutter, selected
 from connectors.sources._cdc_drift import Drift
 from connectors.sources._cdc_positions import END, Start, order, position
+from connectors.sources._cdc_readmit import kept
 from connectors.sources._cdc_tables import Selection, Table
 from connectors.sources._cdc_toast import Unsent, UnsentUpdate, converters_of
 from connectors.sources._cdc_transactions import PLACE, Transactions, annotate
@@ -39,7 +40,7 @@ from connectors.sources._pgoutput_messages import (
     Update,
 )
 from penstock.errors import ComponentError, Fatal, Permanent
-from penstock.event import Event, encode
+from penstock.event import Event
 from penstock.spi import Batch, Program
 
 PLACEHOLDER = "__penstock_unchanged"
@@ -185,7 +186,7 @@ class Changes:
             annotate(self.events)
         events, rejects = selected(self._options.where, self.events, self.rejects)
         for index in rejects:  # what the dead letter keeps, of a change that the server will not send again
-            events[index].original = encode(events[index].record)
+            events[index].original = kept(events[index])
         looks = self._drift.encoded
         if (not events and not self.moved) or at <= self._reached:
             self._clear()

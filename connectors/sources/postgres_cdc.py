@@ -18,6 +18,7 @@ from connectors.sources._cdc_doctor import examine
 from connectors.sources._cdc_drift import Drift
 from connectors.sources._cdc_positions import Start, looks_of, order_text, start_of
 from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
+from connectors.sources._cdc_readmit import readmitted
 from connectors.sources._cdc_slot import Slot, creation, in_the_way, made_later, missing, read_slot
 from connectors.sources._cdc_stream import Link, Stream
 from connectors.sources._cdc_tables import Selection
@@ -28,6 +29,7 @@ from connectors.sources._cdc_wire import WHAT, Target, Wire
 from connectors.sources._pg_replication import parse_lsn
 from connectors.sources._pgoutput import Decoder
 from penstock.errors import ComponentError, EnvironmentFault, Fatal, Transient
+from penstock.event import Event
 from penstock.spi import Batch, Context, Finding, Position, Resume, Token
 
 _DEADLINE = 30.0
@@ -180,6 +182,10 @@ class PostgresCdcSource:
         sound, self._sound = self._sound, False
         if sound and self.config.slot.drop_on_stop and self._stream.confirmed >= self._given:
             await self._drop_slot()
+
+    def readmit(self, event: Event, code: str) -> Event:
+        """See `Readmitting`: changes that a schema change or a missing value kept apart."""
+        return readmitted(event, code, self.config)
 
     def gauges(self) -> Mapping[str, float]:
         """See `Measured`."""

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from cdc_parts import ORDERS, sql
 
+from dlq.replay import replay
+from penstock.clock import SystemClock
 from penstock.engine.embed import load, run
+from penstock.faults import Faults
+from penstock.state.records import LetterQuery
 from penstock.testing.servers import Database
 
 SOURCE = """
@@ -62,3 +66,27 @@ async def test_a_following_pipeline_fills_a_table_while_rows_are_written(databas
     with sqlite3.connect(tmp_path / "out.db") as table:
         assert [row for (row,) in table.execute("SELECT id FROM orders ORDER BY id")] == list(range(1, 61))
     table.close()
+
+
+async def test_a_quarantined_change_is_replayed_once_it_is_accepted(database: Database, tmp_path: Path) -> None:
+    await sql(database, ORDERS)
+    file = written(tmp_path, database.dsn, TO_FILE)
+    file.write_text(file.read_text().replace("tables: [orders]", "tables: [orders], schema_change: quarantine"))
+    pipeline = load(file)
+    await run(pipeline, once=True)
+    await sql(database, "INSERT INTO orders VALUES (1, 'new', 'a')")
+    await run(pipeline, once=True)
+    await sql(database, "ALTER TABLE orders ADD note text; INSERT INTO orders VALUES (2, 'new', 'b', 'n')")
+    summary = await run(pipeline, once=True)
+    assert (summary.counts.delivered, summary.counts.dead_lettered) == (0, 1)
+    query = LetterQuery()
+    still = await replay(pipeline, query, clock=SystemClock(), faults=Faults(), progress=lambda *_: None)
+    assert (still.delivered, still.failed_again) == (0, 1)
+    accepting = load(file, overrides=["source.postgres_cdc.schema_change=evolve"])
+    done = await replay(accepting, query, clock=SystemClock(), faults=Faults(), progress=lambda *_: None)
+    assert (done.delivered, done.failed_again) == (1, 0)
+    events = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(event["type"], event["subject"], event["data"]) for event in events] == [
+        ("order.insert", "1", {"id": 1, "status": "new", "body": "a"}),
+        ("order.insert", "2", {"id": 2, "status": "new", "body": "b", "note": "n"}),
+    ]
