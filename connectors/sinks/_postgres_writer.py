@@ -152,7 +152,7 @@ class Writer:
         insert = f"INSERT INTO {self.table.sql} ({columns}) {overriding_of([self.table.columns[name] for name in names])}"
         clause = self._clause(names)
         if self._small(ops):
-            values = ", ".join(["%s"] * len(names))
+            values = ", ".join(f"${place}" for place in range(1, len(names) + 1))
             statement = f"{insert}VALUES ({values}){clause}"
             self._execute(connection, statement, ops)
             return
@@ -170,7 +170,7 @@ class Writer:
     def _delete(self, connection: psycopg.Connection[Any], ops: Sequence[Op]) -> None:
         table, key = self.table.sql, self._key
         if len(ops) <= self._few:
-            condition = " AND ".join(f"{quoted(name)} = %s" for name in key)
+            condition = " AND ".join(f"{quoted(name)} = ${place}" for place, name in enumerate(key, 1))
             self._execute(connection, f"DELETE FROM {table} WHERE {condition}", ops)  # noqa: S608 - names are quoted
             return
         stage = self._fill(connection, key, ops)
@@ -185,7 +185,9 @@ class Writer:
 
     def _execute(self, connection: psycopg.Connection[Any], statement: str, ops: Sequence[Op]) -> None:
         """A few operations, as parameters of a statement: texts without a type, which the server reads as the columns' types."""
-        with self._blaming(ops), connection.cursor() as cursor:
+        from psycopg import RawCursor
+
+        with self._blaming(ops), RawCursor(connection) as cursor:
             cursor.executemany(statement.encode(), [op.row for op in ops])
 
     def _copy(self, connection: psycopg.Connection[Any], target: str, ops: Sequence[Op]) -> None:
@@ -215,6 +217,7 @@ class Writer:
     def _prepare(self, connection: psycopg.Connection[Any], shapes: Iterable[tuple[str, ...]]) -> None:
         """Make the temporary tables that are missing, before the transaction that fills them."""
         if connection is not self._connection:
+            connection.execute(b"DISCARD TEMPORARY")  # those of a writer that knew the table as it was
             self._connection, self._stages = connection, {}
         missing = [names for names in shapes if names not in self._stages]
         if missing and len(self._stages) >= _MOST_STAGES:  # shapes that vary without end: start over

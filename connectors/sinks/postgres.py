@@ -191,7 +191,7 @@ class PostgresSink:
         table = self._look(connection)
         if table is None:
             raise self._missing("somebody has removed", "restore it, or start the pipeline again with create: true")
-        if self._writer is not None and table == self._writer.table and why.__cause__ is not None:
+        if self._writer is not None and table.is_as(self._writer.table) and why.__cause__ is not None:
             raise why.__cause__  # nothing has changed: the server refuses the statement for another reason
         self._use(table)
 

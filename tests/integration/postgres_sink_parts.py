@@ -1,0 +1,78 @@
+"""What tests of the postgres sink share: sinks on a database, events, commits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.sinks.postgres import PostgresSink
+from penstock.clock import SystemClock
+from penstock.errors import BatchError, Permanent
+from penstock.event import Event
+from penstock.faults import Faults
+from penstock.ledger import Claimant, Commit, Counts, Key
+from penstock.spi import Context, Position
+from penstock.testing.servers import Database
+from transforms.expressions import compiler
+
+ORDERS = "CREATE TABLE orders (id text PRIMARY KEY, price numeric NOT NULL CHECK (price > 0), qty int DEFAULT 7, note text)"
+
+
+class Bench:
+    """A database, and the sinks that a test opens on it."""
+
+    def __init__(self, database: Database, project: Path) -> None:
+        self.database = database
+        self.project = project
+        self.sinks: list[PostgresSink] = []
+        self.faults = Faults()
+
+    async def sql(self, text: str) -> list[tuple[Any, ...]]:
+        return await asyncio.to_thread(self.database.execute, text)
+
+    async def sink(self, *, epoch: int = 1, claim: bool = True, dsn: str | None = None, **config: Any) -> PostgresSink:
+        values = {"dsn": dsn or self.database.dsn, "table": "orders"} | config
+        context = Context(
+            "orders", "warehouse", self.project, self.project, compiler(), SystemClock(), random.Random(1), self.faults
+        )
+        sink = PostgresSink(PostgresSink.Config.model_validate(values), context)
+        await sink.open(None)
+        self.sinks.append(sink)
+        if claim:
+            await sink.claim(Claimant(epoch, "orders/warehouse", "file:in", "k", 100.0))
+        return sink
+
+    async def close(self) -> None:
+        for sink in self.sinks:
+            await sink.close()
+
+
+def events(*data: Any) -> list[Event]:
+    return [Event(id=f"e{n}", source="s", type="t", decoded=value, origin=n) for n, value in enumerate(data)]
+
+
+def changes(*found: tuple[str, Any]) -> list[Event]:
+    """Events whose types are these."""
+    return [Event(id=f"e{n}", source="s", type=kind, decoded=value, origin=n) for n, (kind, value) in enumerate(found)]
+
+
+def commit(group: int, *keys: int, epoch: int = 1, previous: int | None = None) -> Commit:
+    return Commit(
+        epoch, group - 1 if previous is None else previous, group, {"p": Position(bytes([group]))}, Counts(group),
+        [Key(key.to_bytes(16, "big"), b"12345678") for key in keys], float(group),
+    )  # fmt: skip
+
+
+async def refused(sink: PostgresSink, found: Sequence[Event]) -> dict[int, tuple[str, str]]:
+    """Of events that are refused: codes and messages by index. Nothing is written."""
+    with pytest.raises(BatchError) as caught:
+        await sink.write_and_commit(found, commit(1))
+    assert caught.value.nothing_delivered
+    assert await sink.committed() == (1, 0)
+    assert all(isinstance(error, Permanent) for error in caught.value.failed.values())
+    return {index: (error.code, error.message) for index, error in caught.value.failed.items()}
