@@ -18,6 +18,7 @@ from connectors.sources._cdc_cut import cutter, selected
 from connectors.sources._cdc_drift import Drift
 from connectors.sources._cdc_positions import END, Start, order, position
 from connectors.sources._cdc_readmit import kept
+from connectors.sources._cdc_snapshot_tap import Tap
 from connectors.sources._cdc_tables import Selection, Table
 from connectors.sources._cdc_toast import Unsent, UnsentUpdate, converters_of
 from connectors.sources._cdc_transactions import PLACE, Transactions, annotate
@@ -67,11 +68,13 @@ class Changes:
     :ivar in_transaction: between the begin of a transaction and its commit.
     :ivar end: end of the last complete transaction, or LSN of the last keepalive: what may be confirmed once all is durable.
     :ivar keys: primary keys by table OID, for tables with REPLICA IDENTITY FULL; whoever feeds fills them in when `feed` says so.
+    :ivar tap: is told which changes are given, while tables are read beside the stream.
     :ivar unsent: events that lack values, which are refused unless whoever takes has filled them in (`_cdc_toast`).
     """
 
     def __init__(self, decoder: Decoder, selection: Selection, options: Options, start: Start, drift: Drift) -> None:
         self.decoder = decoder
+        self.tap: Tap | None = None
         self._drift = drift
         self.keys: dict[int, tuple[str, ...]] = {}
         self._selection = selection
@@ -108,6 +111,8 @@ class Changes:
         self._lsn = self._time = ""
         self._prefix = b""
         self._tables.clear()
+        if self.tap is not None:
+            self.tap.forget()
         self._drift.restart()
         self._clear()
         if start.commit == 0:  # nothing was read from here yet: the slot's own place becomes the first checkpoint
@@ -136,12 +141,16 @@ class Changes:
         """Where a new connection goes on behind the last batch that was taken."""
         return self._start
 
-    def feed(self, message: bytes, streamed: bool = False) -> Relation | None:
-        """One message; a relation, where one was described.
+    @property
+    def feed(self) -> Callable[..., Relation | None]:
+        """`feed(message, streamed=False)`: one message; a relation, where one was described.
 
         :raises ProtocolError: the message does not fit.
         :raises Fatal: `source.truncated`, with `truncate: fail`.
         """
+        return self._feed if self.tap is None else self._feed_tapped
+
+    def _feed(self, message: bytes, streamed: bool = False) -> Relation | None:
         found = self.decoder.decode(message, streamed)
         handler = self._handlers.get(found.__class__)
         if handler is None:
@@ -150,6 +159,13 @@ class Changes:
         described = handler(found)
         if len(self.events) != before:
             self.size += len(message)
+        return described
+
+    def _feed_tapped(self, message: bytes, streamed: bool = False) -> Relation | None:
+        before = len(self.events)
+        described = self._feed(message, streamed)
+        if self.tap is not None and len(self.events) != before:
+            self.tap.collected(message, streamed, self._xid, self.decoder.relations, self.events[before:])
         return described
 
     def keepalive(self, end: int) -> None:
@@ -187,6 +203,8 @@ class Changes:
         events, rejects = selected(self._options.where, self.events, self.rejects)
         for index in rejects:  # what the dead letter keeps, of a change that the server will not send again
             events[index].original = kept(events[index])
+        if self.tap is not None:
+            self.tap.given(events, rejects)
         looks = self._drift.encoded
         if (not events and not self.moved) or at <= self._reached:
             self._clear()

@@ -91,6 +91,44 @@ class HeartbeatFields(ComponentConfig):
     )
 
 
+class SnapshotFields(ComponentConfig):
+    """The rows that are there when a pipeline begins, each an event of its own (`op` is `snapshot`), before or beside changes."""
+
+    mode: Literal["initial", "never", "initial_only", "when_needed"] = Field(
+        "initial",
+        description="`initial`: all rows once, then changes. `never`: changes alone, and the rows that a signal asks for. "
+        "`initial_only`: the run ends behind the rows; its slot stays, for `initial` to go on from (or `slot.drop_on_stop`). "
+        "`when_needed`: as `initial`, and again, from a new slot, where the slot was lost or confirmed by somebody else; rows "
+        "that were deleted in the gap are not noticed.",
+    )
+    batch_rows: int | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        description="Rows of a chunk, which is one batch. Default: `batching.count`, fewer where rows are large.",
+    )
+    parallel_tables: int = Field(1, ge=1, le=32, description="Tables that are read at a time, each over a connection of its own.")
+    select: dict[TableField, str] = Field(
+        default_factory=dict,
+        description="For a table: SQL condition of the rows that its snapshots hold. Changes are not held to it.",
+        examples=[{"public.orders": "created_at > now() - interval '30 days'"}],
+    )
+    keyless: Literal["fail", "at_least_once", "skip"] = Field(
+        "fail",
+        description="A table whose rows no key tells apart. `fail`: the run does not begin. `at_least_once`: it is read in one "
+        "go, and all over again after a crash or a lost connection. `skip`: its rows are left out, its changes are not.",
+    )
+
+
+class SignalsFields(ComponentConfig):
+    """A table in the source's database by which snapshots are asked for."""
+
+    table: TableField = Field(
+        description="With the columns `id` (unique), `kind` (`snapshot`) and `arguments` (`text[]`: tables). It is looked at "
+        "once a second, and never written to: ids that were taken are remembered in the checkpoint. A refused one is a dead letter."
+    )
+
+
 class PostgresCdcConfig(PostgresFields):
     """Fields of the `postgres_cdc` source."""
 
@@ -110,6 +148,16 @@ class PostgresCdcConfig(PostgresFields):
         examples=[{"name": "shop", "create": "never"}],
     )
     slot: SlotFields = Field(default_factory=SlotFields, description="The replication slot.", examples=[{"name": "shop_orders"}])
+    snapshot: SnapshotFields = Field(
+        default_factory=SnapshotFields,
+        description="The rows that are there when a pipeline begins.",
+        examples=[{"mode": "initial", "parallel_tables": 4}],
+    )
+    signals: SignalsFields | None = Field(
+        None,
+        description="A table by which snapshots are asked for, beside `pipe signal`.",
+        examples=[{"table": "public.penstock_signals"}],
+    )
     operations: tuple[Operation, ...] = Field(
         OPERATIONS, min_length=1, description="Which changes become events. A changed key is a `delete` and an `insert`."
     )

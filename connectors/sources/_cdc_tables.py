@@ -59,6 +59,10 @@ class Selection:
             return [column.name for column in relation.columns if column.name not in self._excluded]
         return None
 
+    def source(self, schema: str, name: str) -> str:
+        """`source` of the events of a table."""
+        return f"postgres_cdc:{self._slot}/{schema}.{name}"
+
     def table(self, relation: Relation, key: tuple[str, ...]) -> Table:
         """:param key: the columns of the primary key, where the replica identity is FULL.
 
@@ -71,7 +75,7 @@ class Selection:
         return Table(
             relation.schema,
             relation.name,
-            f"postgres_cdc:{self._slot}/{relation.schema}.{relation.name}",
+            self.source(relation.schema, relation.name),
             {operation: f"{relation.name}.{operation}" for operation in self._operations} if reads else {},
             key if wanted is None or set(key) <= set(wanted) else (),
         )

@@ -80,12 +80,12 @@ def _decode_faulty(data: bytes, at: int, plan: Plan) -> Decoded:
         if at > len(data):
             raise protocol_error("a row ends in the middle of a value")
         if convert is not None:
-            row[name], fault = _convert(convert, data[begin:at], name)
+            row[name], fault = try_convert(convert, data[begin:at], name)
             first = first or fault
     return row, at, unchanged, first
 
 
-def _convert(convert: Converter, data: bytes, name: str) -> tuple[object, Permanent | None]:
+def try_convert(convert: Converter, data: bytes, name: str) -> tuple[object, Permanent | None]:
     """The value; or PostgreSQL's text and why (Invariant 13)."""
     try:
         return convert(data), None

@@ -1,0 +1,291 @@
+"""Reads tables of a snapshot, one after the other, over a session of its own, ahead of what is given.
+
+What is read is *held* on the table until it may be given (`_cdc_snapshots`): a few chunks, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from connectors._pg_types import TYPES_QUERY, TypeCatalog
+from connectors._postgres import TableName
+from connectors.sources._cdc_config import PostgresCdcConfig
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, Progress, Reached
+from connectors.sources._cdc_snapshot_reader import (
+    begin,
+    close_whole,
+    end,
+    look_of,
+    now,
+    open_whole,
+    read_bounds,
+    read_chunk,
+    read_chunk_alone,
+    read_whole,
+    writers,
+)
+from connectors.sources._cdc_snapshot_rows import Shape, shape
+from connectors.sources._cdc_snapshot_tables import Layout, inspect
+from connectors.sources._cdc_snapshot_tap import Listener, Tap
+from connectors.sources._cdc_snapshot_touched import Moment, Touched
+from connectors.sources._cdc_tables import Selection
+from penstock.clock import Clock
+from penstock.errors import EnvironmentFault
+from penstock.postgres import Session
+from penstock.spi import Program
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+DECLARED = 64
+"""Chunks that are declared at a time."""
+HELD = 4
+"""Chunks of a table that are held at most."""
+_PAUSE = 0.1
+_LONGEST_PAUSE = 2.0
+
+
+class Token:
+    """Acknowledges a batch of a snapshot."""
+
+    def __init__(self) -> None:
+        self._done = asyncio.Event()
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+    def settle(self) -> None:
+        self._done.set()
+
+    async def wait(self) -> None:
+        """Until it is durable."""
+        await self._done.wait()
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A declaration or a chunk that was read, in the order in which they are given.
+
+    :ivar progress: of the table, once it is given.
+    :ivar result: the rows; None: a declaration.
+    :ivar seen: what the rows hold; None: they are of the exported snapshot, which nothing was given before.
+    """
+
+    progress: Progress
+    result: PGresult | None = None
+    shape: Shape | None = None
+    seen: Moment | None = None
+
+
+class Table:
+    """A table of a snapshot, in a run.
+
+    :ivar progress, chunk: how far it was given.
+    :ivar exported: it is read in the exported snapshot.
+    :ivar repeat: its last declaration is to be given again, for not every ledger may have it.
+    :ivar declared: acknowledges the last declaration that this run gave.
+    :ivar held: what was read and not given.
+    :ivar listener: where it is read beside the stream.
+    :ivar settled: changes that were given before it was listened to are seen by every snapshot by now.
+    :ivar waits_for: how many transactions it waits for until then.
+    """
+
+    def __init__(self, found: Reached, *, exported: bool = False) -> None:
+        self.progress = found.progress
+        self.chunk = found.chunk
+        self.exported = exported
+        self.repeat = found.place > END_OF_CHUNK and bool(found.progress.bounds)
+        self.declared: Token | None = None
+        self.planned: Token | None = None
+        self.taken = False
+        self.held: deque[Held] = deque()
+        self.listener: Listener | None = None
+        self.settled = False
+        self.waits_for = 0
+        self._moved = asyncio.Event()
+        self._thrown_away = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.progress.done
+
+    async def hold(self, held: Held) -> None:
+        """Once there is room.
+
+        :raises ReadAgain: what was held was thrown away.
+        """
+        await self._until(lambda: len(self.held) < HELD)
+        self.held.append(held)
+
+    async def given(self) -> None:
+        """Until everything was given. Raises as `hold`."""
+        await self._until(lambda: not self.held)
+
+    def release(self) -> Held:
+        """The first of what is held."""
+        held = self.held.popleft()
+        self._moved.set()
+        return held
+
+    def throw_away(self) -> None:
+        """Whoever reads begins again behind what was given."""
+        self.held.clear()
+        self._thrown_away = True
+        self._moved.set()
+
+    def forget(self) -> None:
+        """Nobody reads any more, and what is held comes again."""
+        self.held.clear()
+        self.taken = self._thrown_away = False
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition() and not self._thrown_away:
+            self._moved.clear()
+            await self._moved.wait()
+        if self._thrown_away:
+            self._thrown_away = False
+            raise ReadAgain
+
+
+class ReadAgain(Exception):
+    """Rows that were held may be older than changes that were given."""
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What all workers need.
+
+    :ivar rows, size: of a batch.
+    """
+
+    config: PostgresCdcConfig
+    publication: str
+    selection: Selection
+    where: Program | None
+    tap: Tap
+    clock: Clock
+    rows: int
+    size: int
+
+
+class Worker:
+    """One session, over which tables are read.
+
+    :param news: called whenever something is held.
+    """
+
+    def __init__(self, setup: Setup, session: Session, news: Callable[[], None]) -> None:
+        self._setup = setup
+        self._session = session
+        self._news = news
+
+    async def read(self, table: Table) -> None:
+        """The rest of a table, until all of it was given.
+
+        :raises Transient: `snapshot.table_changed`; the connection was lost.
+        :raises EnvironmentFault: `snapshot.key_changed`; as `inspect` says.
+        """
+        while not table.is_done:
+            try:
+                layout, shape = await self._look_at(table)
+                if layout.key:
+                    await self._settle(table, layout)
+                    await self._read_chunks(table, layout, shape)
+                else:
+                    await self._read_whole(table, layout, shape)
+                await table.given()
+            except ReadAgain:
+                await self._setup.clock.sleep(_PAUSE)
+
+    async def _look_at(self, table: Table) -> tuple[Layout, Shape]:
+        setup, progress = self._setup, table.progress
+        name = TableName(progress.schema, progress.table)
+        layout = await self._session.run(lambda c: inspect(c, setup.config, setup.publication, name))
+        if (layout.key_names, layout.key_types) != (progress.key, progress.types):
+            raise _key_changed(progress, layout)
+        types = TypeCatalog()
+        if types.missing(oid for _, oid in layout.columns):
+            types = TypeCatalog.of(await self._session.run(lambda c: c.execute(TYPES_QUERY).fetchall()))
+        source = setup.selection.source(layout.schema, layout.name)
+        config, mask = setup.config, setup.selection.masks.converter
+        return layout, shape(layout, progress.snapshot, source, types, config.numeric, mask, config.include_before, setup.where)
+
+    async def _settle(self, table: Table, layout: Layout) -> None:
+        """Listen to the stream, and wait for those who were writing when that began: see `_cdc_snapshot_touched`."""
+        if table.exported or table.settled:
+            return
+        if table.listener is None:
+            source = self._setup.selection.source(layout.schema, layout.name)
+            types = dict(layout.columns)
+            key = tuple((column.name, types[column.name]) for column in layout.key)
+            table.listener = Listener(source, key, Touched())
+            self._setup.tap.add(table.listener)
+        waited = await self._session.run(lambda c: writers(c, layout))
+        pause = _PAUSE / 4
+        while waited:
+            table.waits_for = len(waited)
+            await self._setup.clock.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            waited &= await self._session.run(lambda c: writers(c, layout))
+        table.waits_for, table.settled = 0, True
+
+    async def _read_chunks(self, table: Table, layout: Layout, shape: Shape) -> None:
+        setup = self._setup
+        rows = layout.chunk_rows(setup.config.snapshot.batch_rows or setup.rows, setup.size)
+        ahead = table.progress
+        look = await self._session.run(lambda c: look_of(c, layout.oid))
+        if table.repeat:
+            await self._hold(table, Held(ahead))
+        while not ahead.done:
+            if ahead.bounds:
+                ahead, held = await self._read_chunk(table, layout, shape, ahead, look)
+            else:
+                after = ahead.after
+                bounds, complete = await self._session.run(lambda c, a=after: read_bounds(c, layout, a, rows, DECLARED))  # type: ignore[misc]
+                ahead = ahead.declared(bounds, complete)
+                held = Held(ahead)
+            await self._hold(table, held)
+
+    async def _read_chunk(self, table: Table, layout: Layout, shape: Shape, ahead: Progress, look: str) -> tuple[Progress, Held]:
+        after, last, passed = ahead.after, ahead.bounds[0], ahead.passed()
+        if table.exported:
+            result = await self._session.run(lambda c: read_chunk(c, layout, after, last))
+            return passed, Held(passed, result, shape)
+        result, seen = await self._session.run(lambda c: read_chunk_alone(c, layout, after, last, look))
+        return passed, Held(passed, result, shape, seen)
+
+    async def _read_whole(self, table: Table, layout: Layout, shape: Shape) -> None:
+        """A table without a key, in one go."""
+        rows = layout.chunk_rows(self._setup.config.snapshot.batch_rows or self._setup.rows, self._setup.size)
+        run, progress, seen = self._session.run, table.progress, None
+        if not table.exported:
+            await run(lambda c: begin(c, (layout,)))
+            seen = await run(now)
+        await run(lambda c: open_whole(c, layout))
+        while not progress.done:
+            result = await run(lambda c: read_whole(c, rows))
+            progress = msgspec.structs.replace(progress, done=result.ntuples < rows)
+            await self._hold(table, Held(progress, result, shape, seen))
+        await run(close_whole if table.exported else end)
+
+    async def _hold(self, table: Table, held: Held) -> None:
+        await table.hold(held)
+        self._news()
+
+
+def _key_changed(progress: Progress, layout: Layout) -> EnvironmentFault:
+    def listed(names: tuple[str, ...], types: tuple[str, ...]) -> str:
+        return ", ".join(f"{name} {kind}" for name, kind in zip(names, types, strict=True)) or "none"
+
+    return EnvironmentFault(
+        "snapshot.key_changed",
+        f"the key of {layout.title} was changed while its snapshot {progress.snapshot} was read",
+        why=f"it was {listed(progress.key, progress.types)}, and is {listed(layout.key_names, layout.key_types)}: "
+        "what was read cannot be told from what was not",
+        help="put the old key back; or `snapshot: { mode: never }` gives an initial snapshot up, and `pipe signal PIPELINE "
+        f"snapshot {layout.title}` asks for another",
+    )

@@ -1,0 +1,274 @@
+"""Snapshots in a run: which tables are read, and when what was read of them is given.
+
+    snapshots.resume(positions, epoch)
+    await snapshots.plan(id, tables)            # for each table a batch without rows, the first of its partition
+    snapshots.start()                           # workers read ahead, until `stop`
+    batch = snapshots.take(end)                 # what may be given now that the stream has passed `end`
+    snapshots.acked(token)
+
+Nothing here waits on an acknowledgement but the table that it concerns. Where rows are given: the stream's changes up to the end
+of the WAL as it was when they were read come first (`_cdc_snapshot_touched`), and the declaration of their chunk is acknowledged
+(`_cdc_snapshot_positions`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, VERSION, Progress, Reached, position, reached
+from connectors.sources._cdc_snapshot_rows import Taken, events_of, keys_of
+from connectors.sources._cdc_snapshot_tables import Layout
+from connectors.sources._cdc_snapshot_worker import Held, Setup, Table, Token, Worker
+from penstock.errors import EnvironmentFault
+from penstock.postgres import Session
+from penstock.spi import Batch, Position
+
+
+class Snapshots:
+    """All snapshots of a source.
+
+    :ivar news: set whenever `take` may have something.
+    :ivar waits: rows wait for the stream.
+    """
+
+    def __init__(self, setup: Callable[[], Setup], session: Callable[[], Session]) -> None:
+        self.news = asyncio.Event()
+        self.waits = False
+        self._setup = setup
+        self._session = session
+        self._tables: list[Table] = []
+        self._plans: deque[tuple[Table, Batch]] = deque()
+        self._exported: Taken | None = None
+        self._workers: list[asyncio.Task[None]] = []
+        self._sessions: list[Session] = []
+        self._epoch = 0
+        self._rows = 0
+        self._running = False
+
+    def resume(self, positions: Mapping[str, Position], epoch: int, *, initial: bool) -> None:
+        """Take up what earlier runs left. Of initial snapshots the last counts.
+
+        :param initial: those are to be taken up, too.
+        :raises EnvironmentFault: `source.unknown_checkpoint`.
+        """
+        self._epoch = epoch
+        found = reached(positions)
+        last = max((one.progress.snapshot for one in found if one.progress.snapshot.startswith(INITIAL)), key=_lsn, default="")
+        for one in found:
+            if one.progress.snapshot.startswith(INITIAL) and not (initial and one.progress.snapshot == last):
+                one = Reached(msgspec.structs.replace(one.progress, done=True))
+            self._add(Table(one))
+
+    def knows(self, snapshot: str) -> list[Table]:
+        """The tables of a snapshot, done or not."""
+        return [table for table in self._tables if table.progress.snapshot == snapshot]
+
+    def plan(self, snapshot: str, layouts: Sequence[Layout], *, exported: bool = False) -> list[Token]:
+        """These tables belong to the snapshot; those that already do are left alone.
+
+        :return: settled once that is durable.
+        """
+        known = {table.progress.title: table for table in self.knows(snapshot)}
+        for layout in layouts:
+            if layout.title not in known:
+                progress = Progress(VERSION, snapshot, layout.schema, layout.name, layout.key_names, layout.key_types)
+                table = known[layout.title] = Table(Reached(progress), exported=exported)
+                self._tables.append(table)
+                self._announce(table)
+        self.start_workers()
+        return [token for table in known.values() if (token := table.planned) is not None]
+
+    def settle(self, progress: Progress, batch: Batch) -> None:
+        """Something that is remembered and read no further: what a signal that was refused becomes."""
+        table = Table(Reached(progress))
+        self._tables.append(table)
+        table.planned = batch.token
+        self._plans.append((table, batch))
+        self.news.set()
+
+    def export(self, taken: Taken, sessions: Sequence[Session]) -> None:
+        """The tables that are planned as exported are read over these sessions, which stand in the snapshot."""
+        self._exported = taken
+        self._sessions = list(sessions)
+
+    @property
+    def exporting(self) -> bool:
+        """Whether rows of the exported snapshot are still to be given."""
+        return self._exported is not None and any(table.exported and not table.is_done for table in self._tables)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to give."""
+        return bool(self._plans) or any(not table.is_done for table in self._tables)
+
+    def start(self) -> None:
+        """Read, until `stop`."""
+        self._running = True
+        self.start_workers()
+
+    def start_workers(self) -> None:
+        """As many as are allowed and of use, where tables are waiting for one."""
+        if not self._running:
+            return
+        self._workers = [worker for worker in self._workers if not worker.done() or worker.exception() is not None]
+        if self._exported is not None:
+            sessions = [] if self._workers else self._sessions
+            self._workers += [asyncio.create_task(self._work(session, exported=True)) for session in sessions]
+            return
+        waiting = sum(not (table.is_done or table.taken) for table in self._tables)
+        room = self._setup().config.snapshot.parallel_tables - len(self._workers)
+        for _ in range(min(waiting, room)):
+            self._workers.append(asyncio.create_task(self._open_and_work()))
+
+    async def stop(self) -> None:
+        """Nothing is read any more; what was read and not given comes again."""
+        self._running = False
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        sessions, self._sessions = self._sessions, []
+        for session in sessions:
+            await session.close()
+        self._exported = None
+        for table in [table for table in self._tables if not table.is_done]:
+            table.exported = False
+            table.forget()
+            if not table.progress.key and table.chunk:
+                self._begin_anew(table)
+
+    def check(self) -> None:
+        """:raises Exception: what ended a worker."""
+        for worker in self._workers:
+            if worker.done():
+                worker.result()
+
+    def may_take(self, end: int) -> bool:
+        """Whether `take` has something; of the stream, everything before `end` has come."""
+        return bool(self._plans) or self._ready(end) is not None
+
+    def take(self, end: int) -> Batch | None:
+        """The next batch, once what came in the stream has been given."""
+        if self._plans:
+            table, batch = self._plans.popleft()
+            return batch
+        found = self._ready(end)
+        if found is None:
+            return None
+        table, held = found
+        table.release()
+        batch = self._declaration(table, held) if held.result is None else self._rows_of(table, held)
+        table.progress = held.progress
+        self._tables.append(self._tables.pop(self._tables.index(table)))  # each in its turn
+        if table.is_done and table.listener is not None:
+            self._setup().tap.remove(table.listener)
+        return batch
+
+    def acked(self, token: Token) -> None:
+        """A batch is durable."""
+        token.settle()
+        self.news.set()
+
+    def gauges(self) -> Mapping[str, float]:
+        """See `Measured`."""
+        left = sum(not table.is_done for table in self._tables)
+        return {"snapshot_rows": float(self._rows), "snapshot_tables_left": float(left)}
+
+    def health(self) -> str | None:
+        """Whom a snapshot waits for."""
+        for table in self._tables:
+            if table.waits_for:
+                return (
+                    f"snapshot.waits: {table.progress.title} is read once {table.waits_for} transactions have ended that were "
+                    "writing to it before"
+                )
+        return None
+
+    def _add(self, table: Table) -> None:
+        self._tables.append(table)
+        if not table.is_done and not table.progress.key:
+            self._begin_anew(table)
+
+    def _begin_anew(self, table: Table) -> None:
+        """A table that is read in one go."""
+        progress = msgspec.structs.replace(table.progress, attempt=table.progress.attempt + 1)
+        again = Table(Reached(progress))
+        self._tables[self._tables.index(table)] = again
+        self._announce(again)
+
+    def _announce(self, table: Table) -> None:
+        table.planned = Token()
+        progress = table.progress
+        self._plans.append((table, Batch(progress.partition, [], position(0, 0, progress), table.planned)))
+        self.news.set()
+
+    def _ready(self, end: int) -> tuple[Table, Held] | None:
+        """What may be given now. What cannot be told to be newer than what was given is thrown away, to be read again."""
+        self.waits = False
+        for table in self._tables:
+            if not table.held or (table.declared is not None and not table.declared.is_done):
+                continue
+            held = table.held[0]
+            if held.seen is not None and held.seen.end > end:
+                self.waits = True
+            elif held.seen is not None and table.listener is not None and not table.listener.touched.is_clear(held.seen):
+                table.throw_away()
+            else:
+                return table, held
+        return None
+
+    def _declaration(self, table: Table, held: Held) -> Batch:
+        table.declared, table.repeat = Token(), False
+        at = position(table.chunk, END_OF_CHUNK + self._epoch, held.progress)
+        return Batch(held.progress.partition, [], at, table.declared)
+
+    def _rows_of(self, table: Table, held: Held) -> Batch:
+        assert held.result is not None
+        assert held.shape is not None
+        table.chunk += 1
+        keys = keys_of(held.result, held.shape) if held.shape.key else []
+        older: set[int] = set()
+        if held.seen is not None and table.listener is not None:
+            older = table.listener.touched.older(held.seen, keys)
+        taken = self._exported if held.seen is None else Taken(held.seen.end, held.seen.time)
+        if taken is None:
+            raise AssertionError("rows without a moment are of the exported snapshot")
+        events, rejects, size = events_of(held.result, held.shape, table.chunk, taken, keys, older)
+        self._rows += len(events)
+        end = position(table.chunk, END_OF_CHUNK, held.progress)
+        return Batch(held.progress.partition, events, end, None, size, rejects)
+
+    async def _open_and_work(self) -> None:
+        session = self._session()
+        try:
+            await session.open()
+            await self._work(session, exported=False)
+        finally:
+            await session.close()
+
+    async def _work(self, session: Session, *, exported: bool) -> None:
+        worker = Worker(self._setup(), session, self.news.set)
+        try:
+            while (table := self._next(exported)) is not None:
+                table.taken = True
+                await worker.read(table)
+        finally:
+            self.news.set()
+
+    def _next(self, exported: bool) -> Table | None:
+        waiting = (table for table in self._tables if not table.is_done and not table.taken and table.exported is exported)
+        return next(waiting, None)
+
+
+def _lsn(snapshot: str) -> int:
+    high, _, low = snapshot.removeprefix(INITIAL).partition("/")
+    try:
+        return (int(high, 16) << 32) + int(low, 16)
+    except ValueError as error:
+        raise EnvironmentFault(
+            "source.unknown_checkpoint", f"the checkpoint names a snapshot that is unknown: {snapshot}"
+        ) from error
