@@ -35,7 +35,10 @@ from connectors.sources._pgoutput_messages import (
     Relation,
     RelationMessage,
     Row,
+    StreamAbort,
     StreamCommit,
+    Streamed,
+    StreamStart,
     Truncate,
     TypeMessage,
     Update,
@@ -80,7 +83,7 @@ class Changes:
         self._selection = selection
         self._options = options
         self._tables: dict[int, Table] = {}
-        self._handlers: Mapping[type, Callable[[Any], Relation | None]] = {
+        self._handlers: Mapping[type, Callable[[Any], Relation | Streamed | None]] = {
             Begin: self._begin,
             Commit: self._commit,
             Insert: self._insert,
@@ -91,6 +94,9 @@ class Changes:
             Origin: self._ignore,
             TypeMessage: self._ignore,
             LogicalMessage: self._ignore,
+            StreamStart: self._streamed,
+            StreamAbort: self._streamed,
+            StreamCommit: self._streamed,
         }
         more: dict[type, Callable[[Any], None]] = {UnsentUpdate: self._unsent_update} if options.toast == "reselect" else {}
         if options.transactions is not None:
@@ -142,26 +148,27 @@ class Changes:
         return self._start
 
     @property
-    def feed(self) -> Callable[..., Relation | None]:
-        """`feed(message, streamed=False)`: one message; a relation, where one was described.
+    def feed(self) -> Callable[..., Relation | Streamed | None]:
+        """`feed(message, streamed=False)`: one message. What it gives back is for the one who feeds: a relation that was
+        described, or what became of a transaction in progress.
 
         :raises ProtocolError: the message does not fit.
         :raises Fatal: `source.truncated`, with `truncate: fail`.
         """
         return self._feed if self.tap is None else self._feed_tapped
 
-    def _feed(self, message: bytes, streamed: bool = False) -> Relation | None:
+    def _feed(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
         found = self.decoder.decode(message, streamed)
         handler = self._handlers.get(found.__class__)
         if handler is None:
-            raise protocol_error(f"a {type(found).__name__} stands where no streamed transaction was asked for")
+            raise protocol_error(f"a {type(found).__name__} stands outside of streamed blocks")
         before = len(self.events)
         described = handler(found)
         if len(self.events) != before:
             self.size += len(message)
         return described
 
-    def _feed_tapped(self, message: bytes, streamed: bool = False) -> Relation | None:
+    def _feed_tapped(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
         before = len(self.events)
         described = self._feed(message, streamed)
         if self.tap is not None and len(self.events) != before:
@@ -235,6 +242,9 @@ class Changes:
     def _ignore(self, found: object) -> None:
         """Origins, types and logical messages are no changes."""
 
+    def _streamed(self, found: Streamed) -> Streamed:
+        return found
+
     def _relation(self, found: RelationMessage) -> Relation:
         self._tables.pop(found.relation.oid, None)
         return found.relation
@@ -242,7 +252,7 @@ class Changes:
     def _begin(self, found: Begin) -> None:
         self.begin(found.commit_lsn, found.time, found.xid)
 
-    def _commit(self, found: Commit | StreamCommit) -> None:
+    def _commit(self, found: Commit) -> None:
         self.commit(found.end_lsn)
 
     def _table(self, relation: Relation) -> Table:

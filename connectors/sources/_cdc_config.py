@@ -9,13 +9,29 @@ from pydantic import Field, model_validator
 from connectors._pg_types import NumericMode
 from connectors._postgres import PostgresFields, TableField
 from connectors.sources._cdc_mask import LONGEST_KEY, SHORTEST_KEY, Mask
-from penstock.config.base import ComponentConfig, Duration, RecordProgram, Secret, Size
+from penstock.config.base import ComponentConfig, Duration, ProjectPath, RecordProgram, Secret, Size
 from penstock.errors import Permanent
 
 Operation = Literal["insert", "update", "delete", "truncate"]
 OPERATIONS: tuple[Operation, ...] = ("insert", "update", "delete", "truncate")
 
 _LONGEST_NAME = 63
+
+
+class SpillFields(ComponentConfig):
+    """Where transactions that the server streams before their commit wait for it, in files that only their owner can read."""
+
+    directory: ProjectPath = Field(
+        ".penstock/spill",
+        description="Each run makes a directory of its own there, removes it at its end, and those of runs that were killed. The "
+        "default lies beside the state; one in memory (`/tmp`, often) would defeat the purpose.",
+    )
+    max: Size = Field(
+        10 << 30,
+        gt=0,
+        description="Bytes of all transactions in progress together, beyond which the run stops. A row takes its values as text, "
+        "and 5 bytes for each of them, and 20 for itself.",
+    )
 
 
 class PublicationFields(ComponentConfig):
@@ -216,6 +232,16 @@ class PostgresCdcConfig(PostgresFields):
         None,
         description="WAL that the slot may hold back: a size alone, beyond which the run calls itself unhealthy, or a block.",
         examples=["10GiB", {"size": "50GiB", "action": "stop"}],
+    )
+    streaming: Literal["on", "off"] = Field(
+        "on",
+        description="Transactions beyond the server's `logical_decoding_work_mem` come while they are in progress, and wait in "
+        "`spill` for their commit. `off`: the server keeps them on its own disk until then, as versions before 14 always do.",
+    )
+    spill: SpillFields = Field(
+        default_factory=SpillFields,
+        description="Where transactions in progress wait for their commit.",
+        examples=[{"directory": "/var/lib/penstock/spill", "max": "100GiB"}],
     )
     numeric: NumericMode = Field("string", description="`numeric` values as text with every digit, or as exact numbers.")
 

@@ -6,7 +6,8 @@
     await stream.wait(seconds)
     stream.confirm(lsn)                         # after the commit, never before (Invariant 1)
 
-Status messages go out from a task of their own, however busy the others are.
+Transactions that the server streams in progress wait in `_cdc_blocks` for their commit, and are then read from there, before
+anything else that has arrived. Status messages go out from a task of their own, however busy the others are.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import Literal
 import msgspec
 
 from connectors._pg_types import TYPES_QUERY, TypeCatalog
-from connectors._postgres import ask
+from connectors._postgres import ask, quoted
+from connectors.sources._cdc_blocks import STREAM_STOP, Blocks, Replay
 from connectors.sources._cdc_changes import Changes
 from connectors.sources._cdc_positions import Start
 from connectors.sources._cdc_slot import check_slot, missing, origin_options, read_slot, reader_of
 from connectors.sources._cdc_wire import SlotBusy, Target, Wire
 from connectors.sources._pg_replication import (
-    KEEPALIVE,
     XLOG_DATA,
     XLOG_HEADER,
     Keepalive,
@@ -34,7 +35,7 @@ from connectors.sources._pg_replication import (
     parse_lsn,
     protocol_error,
 )
-from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity
+from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity, StreamAbort, Streamed, StreamStart
 from penstock.clock import Clock
 from penstock.errors import ComponentError, Fatal, Transient
 from penstock.postgres import Session
@@ -48,6 +49,8 @@ _TURN = 2_000
 _SILENT = 3
 """Intervals of status messages, each of which asks for an answer, after which a silent connection counts as lost."""
 _EXISTS = "SQLSTATE 42710"
+_STREAMING_SINCE = 140000
+"""The first version of the server that can stream transactions in progress."""
 _PRIMARY_KEY = """
 SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
@@ -78,12 +81,15 @@ class Stream:
     :ivar confirmed: the LSN that the server was told to be durable.
     :ivar asked: the server wants to know what is durable, or the end is awaited: the next batch should not wait.
     :ivar fault: why the last status message did not go out.
+    :param blocks: where transactions in progress wait; None: the server is to keep them.
     """
 
-    def __init__(self, link: Link, session: Session, clock: Clock) -> None:
+    def __init__(self, link: Link, session: Session, clock: Clock, blocks: Blocks | None = None) -> None:
         self._link = link
         self._session = session
         self._clock = clock
+        self._blocks = blocks
+        self._replay: Replay | None = None
         self._wire: Wire | None = None
         self._changes: Changes | None = None
         self._received = 0
@@ -109,6 +115,8 @@ class Stream:
         """
         self._changes = changes
         self.confirmed = changes.start.end
+        if self._blocks is not None:
+            await self._blocks.open()
         await self._replicate(changes.start)
 
     async def reconnect(self) -> None:
@@ -136,32 +144,89 @@ class Stream:
     async def gather(self, count: int, size: int) -> bool:
         """Feed what has arrived, up to a batch of so many events or bytes; False where no more has.
 
-        :raises Transient: the connection was lost.
+        :raises Transient: the connection was lost; a transaction in progress could not be kept.
+        :raises EnvironmentFault: `source.spill_full`.
         """
-        wire, changes = self._wire, self.changes
+        wire = self._wire
         if wire is None:
             raise Transient("source.disconnected", "the connection to the source database was lost")
+        if self._replay is not None:
+            await self._play(self._replay, count, size)
+            return True
+        if self._blocks is not None and self._blocks.receiving:
+            return await self._keep(wire, self._blocks)
+        return await self._read(wire, count, size)
+
+    async def _read(self, wire: Wire, count: int, size: int) -> bool:
+        """Whole transactions, as they arrive, until one that is streamed has something to say."""
+        changes = self.changes
         receive, feed = wire.receive, changes.feed
         for _ in range(_TURN):
             if len(changes.events) >= count or changes.size >= size:
                 return True
             data = receive()
             if data is None:
-                wire.take_in()
-                data = receive()
-                if data is None:
-                    return False
-            kind = data[0]
-            if kind == XLOG_DATA:
-                relation = feed(bytes(data[XLOG_HEADER:]))
-                if relation is not None:
-                    await self._look_up(relation, changes)
-            elif kind == KEEPALIVE:
-                self._keepalive(frame(data), changes)
-            else:
-                raise protocol_error(f"a frame of the replication stream is of the unknown kind {kind}")
+                return False
+            if data[0] != XLOG_DATA:
+                self._keepalive(data)
+            elif (found := feed(bytes(data[XLOG_HEADER:]))) is not None:
+                if not isinstance(found, Relation):
+                    await self._streamed(found)
+                    return True
+                await self._look_up(found, changes)
+                feed = changes.feed
         await asyncio.sleep(0)
         return True
+
+    async def _keep(self, wire: Wire, blocks: Blocks) -> bool:
+        """Messages of the open block, as they arrive, until it ends."""
+        receive, add = wire.receive, blocks.add
+        for _ in range(_TURN):
+            data = receive()
+            if data is None:
+                return False
+            if data[0] != XLOG_DATA:
+                self._keepalive(data)
+            elif data[XLOG_HEADER] == STREAM_STOP:
+                await blocks.stop()
+                return True
+            elif add(data[XLOG_HEADER:]):
+                await blocks.flush()
+        await asyncio.sleep(0)
+        return True
+
+    async def _play(self, replay: Replay, count: int, size: int) -> None:
+        """Messages of a transaction that was streamed and is committed; the last of them end it."""
+        changes, fed = self.changes, 0
+        while True:
+            feed = changes.feed
+            for message in replay.messages:
+                found = feed(message, True)
+                if isinstance(found, Relation):
+                    await self._look_up(found, changes)
+                    feed = changes.feed
+                fed += 1
+                if len(changes.events) >= count or changes.size >= size or fed >= _TURN:
+                    return await asyncio.sleep(0)
+            if not await replay.advance():
+                self._replay = None
+                changes.commit(replay.commit.end_lsn)
+                return await self._held().discard(replay.commit.xid)
+
+    async def _streamed(self, found: Streamed) -> None:
+        blocks = self._held()
+        if isinstance(found, StreamStart):
+            blocks.start(found)
+        elif isinstance(found, StreamAbort):
+            await blocks.abort(found)
+        else:
+            self._replay = blocks.commit(found)
+            self.changes.begin(found.commit_lsn, found.time, found.xid)
+
+    def _held(self) -> Blocks:
+        if self._blocks is None:
+            raise protocol_error("a transaction in progress, which was not asked for")
+        return self._blocks
 
     async def wait(self, seconds: float, *, hurry: bool) -> None:
         """Until more arrives, or an LSN is to be handed on.
@@ -209,8 +274,19 @@ class Stream:
     async def disconnect(self) -> None:
         """Leave the slot; harmless when not connected."""
         wire, self._wire = self._wire, None
+        self._replay = None
         if wire is not None:
             await wire.close()
+        if self._blocks is not None:
+            await self._blocks.clear()
+
+    async def close(self) -> None:
+        """`disconnect`, and nothing stays on disk."""
+        try:
+            await self.disconnect()
+        finally:
+            if self._blocks is not None:
+                await self._blocks.close()
 
     async def _replicate(self, start: Start) -> None:
         link, deadline = self._link, self._clock.monotonic() + BUSY_SECONDS
@@ -219,7 +295,7 @@ class Stream:
             try:
                 if link.temporary is not None:
                     start = await self._begin_anew(wire, link.temporary)
-                await wire.start(link.slot, start.end, _options(link, wire.server_version))
+                await wire.start(link.slot, start.end, self._options(wire.server_version))
             except SlotBusy as error:
                 await wire.close()
                 if self._clock.monotonic() >= deadline:
@@ -258,13 +334,22 @@ class Stream:
             help=f"stop it, or: SELECT pg_terminate_backend({pid})" if pid else None,
         )
 
-    def _keepalive(self, found: object, changes: Changes) -> None:
-        if isinstance(found, Keepalive):
-            changes.keepalive(found.end)
-            self._received = max(self._received, found.end)
-            if found.reply:
-                self.asked = True
-                self.send_status()
+    def _options(self, version: int) -> list[tuple[str, str]]:
+        """What pgoutput is asked for, of a server of this version."""
+        names = quoted(self._link.publication).replace("'", "''")
+        streamed = self._blocks is not None and version >= _STREAMING_SINCE
+        options = [("proto_version", "2" if streamed else "1"), ("publication_names", names)]
+        return [*options, *([("streaming", "on")] if streamed else []), *origin_options(self._link.origin, version)]
+
+    def _keepalive(self, data: memoryview) -> None:
+        found = frame(data)
+        if not isinstance(found, Keepalive):
+            raise protocol_error("a frame of the replication stream is no keepalive")
+        self.changes.keepalive(found.end)
+        self._received = max(self._received, found.end)
+        if found.reply:
+            self.asked = True
+            self.send_status()
 
     async def _look_up(self, relation: Relation, changes: Changes) -> None:
         """What the stream does not tell of a table: types made meanwhile, and the key where the identity is the whole row."""
@@ -276,9 +361,3 @@ class Stream:
             changes.keys[relation.oid] = tuple(name for (name,) in rows)
         else:
             changes.keys.pop(relation.oid, None)
-
-
-def _options(link: Link, version: int) -> list[tuple[str, str]]:
-    publication = '"' + link.publication.replace('"', '""') + '"'
-    options = [("proto_version", "1"), ("publication_names", publication.replace("'", "''"))]
-    return options + origin_options(link.origin, version)

@@ -120,12 +120,15 @@ class Wire:
             raise classify(error, WHAT) from error
 
     def receive(self) -> memoryview | None:
-        """One CopyData payload, valid until the next call; None where no whole one has arrived.
+        """One CopyData payload; None where no whole one has arrived.
 
         :raises ComponentError: the stream has ended: Transient where the connection was lost.
         """
         try:
             count, data = self._get(1)
+            if count == 0:
+                self._pgconn.consume_input()
+                count, data = self._get(1)
             if count > 0:
                 return data
             if count == 0:
@@ -159,17 +162,6 @@ class Wire:
         except psycopg.Error as error:
             raise self._lost(error) from error
         return True
-
-    def take_in(self) -> None:
-        """Take in what the socket holds, without waiting.
-
-        :raises Transient: the connection is lost.
-        """
-        psycopg = driver(COMPONENT)
-        try:
-            self._pgconn.consume_input()
-        except psycopg.Error as error:
-            raise self._lost(error) from error
 
     def send_status(self, written: int, flushed: int, moment: int, reply: bool = False) -> None:
         """The standby status update.

@@ -233,6 +233,9 @@ class StreamAbort(msgspec.Struct, frozen=True, gc=False):
     time: int | None
 
 
+Streamed = StreamStart | StreamAbort | StreamCommit
+"""What becomes of transactions in progress, told between blocks."""
+
 Message = (
     Begin
     | Commit

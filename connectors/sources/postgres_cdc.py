@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import make_session, tls_parameters
+from connectors.sources._cdc_blocks import Blocks
 from connectors.sources._cdc_changes import Changes, Options
 from connectors.sources._cdc_config import PostgresCdcConfig, default_name
 from connectors.sources._cdc_doctor import examine
@@ -20,6 +21,7 @@ from connectors.sources._cdc_positions import Start, looks_of, order_text, start
 from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
 from connectors.sources._cdc_readmit import readmitted
 from connectors.sources._cdc_slot import Slot, creation, in_the_way, made_later, missing, read_slot
+from connectors.sources._cdc_spill import SpillDirectory
 from connectors.sources._cdc_stream import Link, Stream
 from connectors.sources._cdc_tables import Selection
 from connectors.sources._cdc_toast import ReselectingDecoder, Reselection
@@ -67,7 +69,7 @@ class PostgresCdcSource:
         self._session = make_session(config, context, what=WHAT, deadline=_DEADLINE)
         temporary = (lambda version: creation(self.slot, config.slot, version)) if config.slot.temporary else None
         link = Link(self._target, context.pipeline, self.slot, self.publication, config.status_interval, temporary, config.origin)
-        self._stream = Stream(link, self._session, context.clock)
+        self._stream = Stream(link, self._session, context.clock, self._blocks())
         watched = Watched(context.pipeline, self.slot, self.publication, config)
         self._watch = Watch(watched, self._session, context.clock)
         self._tasks: list[asyncio.Task[None]] = []
@@ -177,8 +179,10 @@ class PostgresCdcSource:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._stream.disconnect()
-        await self._session.close()
+        try:
+            await self._stream.close()
+        finally:
+            await self._session.close()
         sound, self._sound = self._sound, False
         if sound and self.config.slot.drop_on_stop and self._stream.confirmed >= self._given:
             await self._drop_slot()
@@ -194,6 +198,13 @@ class PostgresCdcSource:
     def health(self) -> str | None:
         """A slot that is too far behind or cannot be watched, a server that cannot be told what is durable."""
         return self._watch.health() or self._stream.fault
+
+    def _blocks(self) -> Blocks | None:
+        """Where transactions in progress wait; None: they are not asked for."""
+        if self.config.streaming == "off":
+            return None
+        spill = self.config.spill
+        return Blocks(SpillDirectory(self.context.project / spill.directory, self.slot), spill.max)
 
     async def _prepare(self, checkpoint: Start | None) -> Start:
         """Publication and slot as they have to be; where reading begins."""
