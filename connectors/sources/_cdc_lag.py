@@ -25,7 +25,7 @@ class Lag:
 
     :ivar bytes: WAL behind the confirmed LSN; None before the first sample.
     :ivar held: WAL that the server keeps for the slot.
-    :ivar held_at_first: `held` of the first sample, or of a later one that was smaller.
+    :ivar held_at_first: `held` of the first sample.
     :ivar status: `wal_status`; None before PostgreSQL 13.
     :ivar safe: bytes of WAL after which the server may give up the slot; None where it never does.
     """
@@ -46,17 +46,18 @@ class Lag:
         written, durable = parse_lsn(server), parse_lsn(confirmed)
         self.bytes = max(0, written - durable)
         self.held = max(0, written - parse_lsn(restart)) if restart else 0
-        self.held_at_first = self.held if self.held_at_first is None else min(self.held_at_first, self.held)
+        self.held_at_first = self.held if self.held_at_first is None else self.held_at_first
         self.status, self.safe = status, safe
         self._passed.append((now, written))
         while self._passed and self._passed[0][1] <= durable:
             self._passed.popleft()
         self.seconds = now - self._passed[0][0] if self._passed else 0.0
 
-    @property
-    def grows(self) -> bool:
-        """Whether the slot holds back more than it did at best while this run watched."""
-        return self.held_at_first is not None and self.held > self.held_at_first
+    def exceeds(self, bound: int) -> bool:
+        """Whether the slot holds back more than the bound; where it did so at first, more by another bound, so that a run which
+        begins far behind can catch up: what is held back goes down in steps, and up in between."""
+        first = self.held_at_first or 0
+        return self.held > (bound if first <= bound else first + bound)
 
     @property
     def endangered(self) -> bool:

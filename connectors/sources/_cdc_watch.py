@@ -88,13 +88,13 @@ class Watch:
 
     def _refuse_lag(self) -> None:
         config, lag = self._watched.config, self._lag
-        if not (config.stops_at_lag and lag.grows and self._too_far()):
+        if not config.stops_at_lag or config.lag_bound is None or not lag.exceeds(config.lag_bound):
             return
         pipeline, slot = self._watched.pipeline, self._watched.slot
         raise EnvironmentFault(
             "slot.lag",
             self._behind(),
-            why="`max_slot_lag` says to stop, and what is held back grows: sinks are slower than the tables change, or fail",
+            why="`max_slot_lag` says to stop: sinks are slower than the tables change, or fail",
             help=f"pipe run {pipeline} --set source.postgres_cdc.max_slot_lag.action=unhealthy goes on where it stopped; "
             f"until then the server keeps the WAL, and gives it up with the slot alone: {drop(slot)}; then {reset(pipeline)}",
         )

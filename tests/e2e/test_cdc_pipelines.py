@@ -7,14 +7,19 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pytest
 from cdc_parts import ORDERS, sql
+from server_parts import MakeDatabase
 
 from dlq.replay import replay
 from penstock.clock import SystemClock
 from penstock.engine.embed import load, run
+from penstock.engine.run import Run, RunOptions
+from penstock.errors import PenstockError
 from penstock.faults import Faults
+from penstock.observe.metrics import render_metrics
 from penstock.state.records import LetterQuery
-from penstock.testing.servers import Database
+from penstock.testing.servers import Database, PostgresServer
 
 SOURCE = """
 pipeline: shop-orders
@@ -90,3 +95,36 @@ async def test_a_quarantined_change_is_replayed_once_it_is_accepted(database: Da
         ("order.insert", "1", {"id": 1, "status": "new", "body": "a"}),
         ("order.insert", "2", {"id": 2, "status": "new", "body": "b", "note": "n"}),
     ]
+
+
+async def test_the_lag_of_the_slot_is_a_metric(database: Database, tmp_path: Path) -> None:
+    await sql(database, ORDERS)
+    clock = SystemClock()
+    running = Run(load(written(tmp_path, database.dsn, TO_FILE)), RunOptions(clock=clock))
+    task = asyncio.create_task(running.execute())
+    try:
+        async with asyncio.timeout(30):
+            while b"penstock_source_slot_lag_bytes" not in (page := render_metrics([running.status], clock)):
+                await asyncio.sleep(0.01)
+    finally:
+        running.stop()
+        await task
+    lines = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line.startswith("penstock_source_s"))
+    assert set(lines) == {
+        f'penstock_source_{name}{{pipeline="shop-orders"}}'
+        for name in ("slot_lag_bytes", "slot_lag_seconds", "slot_held_bytes", "schema_changes")
+    }
+    assert 0 <= float(lines['penstock_source_slot_lag_bytes{pipeline="shop-orders"}']) < 1 << 20
+
+
+async def test_another_server_in_the_place_of_the_source_stops_the_run(
+    database: Database, make_database: MakeDatabase, postgres16: PostgresServer, tmp_path: Path
+) -> None:
+    await sql(database, ORDERS)
+    await run(load(written(tmp_path, database.dsn, TO_FILE)), once=True)
+    other = make_database(postgres16)
+    await sql(other, ORDERS)
+    with pytest.raises(PenstockError) as caught:
+        await run(load(written(tmp_path, other.dsn, TO_FILE)), once=True)
+    assert caught.value.code == "ledger.mismatch"
+    assert await sql(other, f"SELECT count(*) FROM pg_replication_slots WHERE database = '{other.name}'") == [(0,)]

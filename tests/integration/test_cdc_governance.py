@@ -227,6 +227,9 @@ async def test_a_slot_that_nobody_read_for_too_long_is_lost(start_postgres: Star
 async def test_a_slot_that_another_consumer_moved_is_ahead(shop: Database, tmp_path: Path) -> None:
     known = await prepare_slot(make_source(shop, tmp_path))
     await sql(shop, "INSERT INTO orders VALUES (1)")
+    async with asyncio.timeout(SECONDS):
+        while (await sql(shop, f"SELECT active FROM pg_replication_slots WHERE slot_name = 'slot_{shop.name}'"))[0][0]:
+            await asyncio.sleep(0.01)
     await sql(shop, f"SELECT pg_replication_slot_advance('slot_{shop.name}', pg_current_wal_flush_lsn())")
     error = await refused(make_source(shop, tmp_path), known)
     assert (error.code, error.help) == (
