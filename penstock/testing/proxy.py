@@ -23,13 +23,15 @@ class Trap:
     """Waits for bytes that a client sends, and strikes once. Made by `Proxy.cut_after` and `Proxy.cut_before`.
 
     :param answer: what the server's answer must contain before the connection is reset; None: the bytes do not even reach it.
+    :param nth: at which message that holds the pattern, counted over all connections from 1.
     """
 
-    def __init__(self, pattern: bytes, answer: bytes | None) -> None:
+    def __init__(self, pattern: bytes, answer: bytes | None, nth: int = 1) -> None:
         if not 0 < len(pattern) <= LONGEST_PATTERN:
             raise ValueError(f"a pattern has 1 to {LONGEST_PATTERN} bytes, and this one {len(pattern)}")
         self.pattern = pattern
         self.answer = answer
+        self._left = nth
         self._struck = threading.Event()
 
     @property
@@ -44,6 +46,11 @@ class Trap:
         """
         if not self._struck.wait(seconds):
             raise TimeoutError(f"no connection was cut at {self.pattern!r} within {seconds:g} s")
+
+    def is_due(self, sent: bytes) -> bool:
+        """Asked once of all that is sent: whether it holds the pattern, for the time at which to strike."""
+        self._left -= self.pattern in sent
+        return self._left == 0
 
     def strike(self) -> None:
         """Note that the connection has been reset."""
@@ -174,19 +181,20 @@ class Proxy:
 
         self._call(change)
 
-    def cut_after(self, pattern: bytes, answer: bytes = b"") -> Trap:
+    def cut_after(self, pattern: bytes, answer: bytes = b"", *, nth: int = 1) -> Trap:
         """Lose an answer: forward what a client sends; once that contains `pattern`, give it nothing more, and reset it when the
         server has answered. So the server has done what was asked, and the client cannot know. Strikes once, at one connection.
 
         :param pattern: up to 256 bytes, such as `b"COMMIT"`; found also where it is spread over packets.
         :param answer: what the server's answer contains; empty: anything. Where the client sends several requests at once
             (pipelines), name the answer to the last: `b"COMMIT"` stands in PostgreSQL's answer to a COMMIT that was done.
+        :param nth: at which message that holds the pattern, from 1.
         """
-        return self._set_trap(Trap(pattern, answer))
+        return self._set_trap(Trap(pattern, answer, nth))
 
-    def cut_before(self, pattern: bytes) -> Trap:
+    def cut_before(self, pattern: bytes, *, nth: int = 1) -> Trap:
         """Lose a request: reset both sides instead of forwarding bytes that complete `pattern`. Strikes once."""
-        return self._set_trap(Trap(pattern, None))
+        return self._set_trap(Trap(pattern, None, nth))
 
     def _set_trap(self, trap: Trap) -> Trap:
         async def change() -> None:
@@ -279,7 +287,7 @@ class _Link:
         trap = self._line.trap
         seen = self._sent + data
         self._sent = seen[1 - LONGEST_PATTERN :]
-        if trap is not None and trap.pattern in seen[max(0, len(seen) - len(data) - len(trap.pattern) + 1) :]:
+        if trap is not None and trap.is_due(seen[max(0, len(seen) - len(data) - len(trap.pattern) + 1) :]):
             self._line.trap = None
             self._trap = trap
             if trap.answer is None:

@@ -191,6 +191,20 @@ async def test_a_lost_request_reaches_nobody(echo: Echo, make_proxy: MakeProxy) 
     assert trap.struck
 
 
+async def test_a_trap_can_wait_for_a_later_request(echo: Echo, make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(echo.port)
+    client, other = await Client.connect(proxy), await Client.connect(proxy)
+    trap = proxy.cut_before(b"COMMIT", nth=3)
+    assert await client.ask(b"COMMIT") == b"COMMIT"
+    assert await client.ask(b"between") == b"between"
+    assert await other.ask(b"COMMIT") == b"COMMIT"
+    client.writer.write(b"COMMIT")
+    await client.assert_reset()
+    await asyncio.to_thread(trap.wait, SECONDS)
+    assert await other.ask(b"COMMIT") == b"COMMIT"
+    await other.close()
+
+
 async def test_a_trap_that_nothing_sprang_is_told_by_its_pattern(echo: Echo, make_proxy: MakeProxy) -> None:
     proxy = make_proxy(echo.port)
     trap = proxy.cut_before(b"COMMIT")
