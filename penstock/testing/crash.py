@@ -7,6 +7,9 @@ that the oracle expects. A round in which nothing was killed or little was deliv
 
     python -m penstock.testing.crash --scenario sqlite --rounds 200        # seeds 0 to 199; the exit status is 1 on a violation
     python -m penstock.testing.crash --scenario sqlite --seed 17 --rounds 1 --keep /tmp/round       # one round again
+    python -m penstock.testing.crash --scenario cdc_postgres --rounds 100  # while a database changes, its server killed too
+
+Over a changing database (`cdc_…`) there is no undisturbed run: what must come out is what the writers committed (`cdc_rounds`).
 
 From code: `run_rounds(scenario, seeds)` with a `Scenario` of your own sink. Source: docs/guarantees.md, "Faults to survive".
 """
@@ -19,10 +22,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from penstock.testing.cdc_scenario import CDC_SCENARIOS, CdcScenario
 from penstock.testing.processes import Launcher, Program
 from penstock.testing.rounds import RoundResult, run_round
 from penstock.testing.scenario import SCENARIOS, Scenario
@@ -30,12 +36,14 @@ from penstock.testing.scenario import SCENARIOS, Scenario
 LEDGERS = ("sqlite", "file", "both")
 """Scenarios run without being asked for: the sink's own ledger, the state store's, and both together."""
 
+ALL_SCENARIOS: Mapping[str, Scenario | CdcScenario] = {**SCENARIOS, **CDC_SCENARIOS}
+
 ENOUGH_ROUNDS = 20
 """After so many consecutive seeds every fault point has had its turn."""
 
 
 def run_rounds(
-    scenario: Scenario,
+    scenario: Scenario | CdcScenario,
     seeds: Iterable[int],
     *,
     program: Program | None = None,
@@ -56,13 +64,17 @@ def run_rounds(
     done: list[RoundResult] = []
 
     def work(mine: Sequence[int]) -> None:
-        with Launcher(program or Program()) as forks, Launcher(program or Program(), fork=False) as fresh:
+        with (
+            Launcher(program or Program()) as forks,
+            Launcher(program or Program(), fork=False) as fresh,
+            _rounds_of(scenario) as one,
+        ):
             for seed in mine:
                 if any(until(result) for result in done):
                     return
                 directory = home / f"{scenario.name}-{seed}"
                 directory.mkdir(parents=True)
-                result = run_round(scenario, seed, directory, fresh if spawn_every and seed % spawn_every == 7 else forks)
+                result = one(seed, directory, fresh if spawn_every and seed % spawn_every == 7 else forks)
                 done.append(result)
                 show(result)
                 if keep is None and not result.problems:
@@ -75,6 +87,17 @@ def run_rounds(
     if keep is None and not any(result.problems for result in done):
         home.rmdir()
     return sorted(done, key=lambda result: result.seed)
+
+
+@contextmanager
+def _rounds_of(scenario: Scenario | CdcScenario) -> Iterator[Callable[[int, Path, Launcher], RoundResult]]:
+    if isinstance(scenario, Scenario):
+        yield partial(run_round, scenario)
+        return
+    from penstock.testing.cdc_rounds import cdc_rounds  # needs a driver that other scenarios do without
+
+    with cdc_rounds(scenario) as one:
+        yield one
 
 
 def unstruck_points(results: Sequence[RoundResult]) -> set[str]:
@@ -98,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m penstock.testing.crash", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--scenario", choices=[*SCENARIOS, "all"], action="append", help="which outputs (default: one for each ledger)"
+        "--scenario", choices=[*ALL_SCENARIOS, "all"], action="append", help="which outputs (default: one for each ledger)"
     )
     parser.add_argument("--rounds", type=int, default=20, help="rounds a scenario")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first round; the others follow")
@@ -107,10 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     chosen = given.scenario or LEDGERS
     failed = False
-    for name in SCENARIOS if "all" in chosen else chosen:
+    for name in ALL_SCENARIOS if "all" in chosen else chosen:
         started = time.monotonic()
         seeds = range(given.seed, given.seed + given.rounds)
-        results = run_rounds(SCENARIOS[name], seeds, jobs=given.jobs, keep=given.keep, show=_show)
+        results = run_rounds(ALL_SCENARIOS[name], seeds, jobs=given.jobs, keep=given.keep, show=_show)
         failed = failed or any(result.problems for result in results)
         print(f"{summary(name, results)} (seeds {seeds.start} to {seeds.stop - 1}, {time.monotonic() - started:.0f} s)")
         if given.rounds >= ENOUGH_ROUNDS and (missed := unstruck_points(results)):

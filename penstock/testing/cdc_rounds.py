@@ -1,0 +1,291 @@
+"""One crash round over a changing database: writers at work, runs and servers that are struck, a last run, and the verdict.
+
+There is no undisturbed run to compare with: what has to be there is what the writers committed. Collaborators: `cdc_writer`,
+`cdc_oracle` (expectation), `cdc_scenario` (pipeline, servers), `cdc_strikes` (what is done), `processes`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.testing.cdc_oracle import CLASSES, FAILING, FILTERED, REFUSED, judge
+from penstock.testing.cdc_scenario import (
+    EVENTS,
+    SLOT,
+    Arrival,
+    CdcOutput,
+    CdcScenario,
+    CdcSettings,
+    Servers,
+    World,
+    table_checksum,
+    write_cdc_pipeline,
+)
+from penstock.testing.cdc_strikes import CdcStrike, disturb, plan_cdc_strikes
+from penstock.testing.cdc_writer import Writers
+from penstock.testing.processes import Launcher, Process, ProcessOverdue
+from penstock.testing.rounds import MINIMUM_ROWS, RUN_TIMEOUT, Problem, RoundResult
+from penstock.testing.scenario import PIPELINE, Unreadable, read_remains
+
+ENVIRONMENT = 3
+_PAUSE = 0.005
+_ID = re.compile(r"([0-9A-F]+)/([0-9A-F]+)-([0-9]+)(-old)?")
+_FILES = re.compile(rf"{PIPELINE}\.yaml|{re.escape(EVENTS)}|\.penstock/{PIPELINE}\.(db|lock)")
+
+
+@contextmanager
+def cdc_rounds(scenario: CdcScenario) -> Iterator[Callable[[int, Path, Launcher], RoundResult]]:
+    """The servers of many rounds; what it gives runs one after the other."""
+    with scenario.servers() as servers:
+        yield lambda seed, directory, launcher: run_cdc_round(scenario, servers, seed, directory, launcher)
+
+
+def run_cdc_round(
+    scenario: CdcScenario,
+    servers: Servers,
+    seed: int,
+    directory: Path,
+    launcher: Launcher,
+    *,
+    strikes: Sequence[CdcStrike] = (),
+) -> RoundResult:
+    """One whole round in `directory`, which must be empty.
+
+    :param strikes: instead of those that the seed draws.
+    """
+    started = time.monotonic()
+    rng = random.Random(f"{scenario.name}/{seed}")
+    settings = CdcSettings.draw(rng)
+    result = RoundResult(scenario.name, seed)
+    project = directory / "project"
+    project.mkdir()
+    with servers.world(f"round_{seed}", settings) as world:
+        write_cdc_pipeline(project, scenario, world, settings)
+        with Writers(world.source, f"{scenario.name}/{seed}", count=settings.writers) as writers:
+            round_ = CdcRound(scenario, seed, project, launcher, settings, rng, world, writers, result)
+            round_.run(strikes or plan_cdc_strikes(rng, seed))
+    result.seconds = time.monotonic() - started
+    return result
+
+
+@dataclass(slots=True)
+class CdcRound:
+    """One round under way; what it finds goes to `result`."""
+
+    scenario: CdcScenario
+    seed: int
+    project: Path
+    launcher: Launcher
+    settings: CdcSettings
+    rng: random.Random
+    world: World
+    writers: Writers
+    result: RoundResult
+    allowed: int = 0
+
+    def run(self, strikes: Sequence[CdcStrike]) -> None:
+        """The disturbed runs, the last one, the verdict."""
+        for number, strike in enumerate(strikes):
+            self._one(strike, number, len(strikes))
+            if self.result.problems:
+                return
+        if not self._has_slot():
+            self._last("so that there is a slot")
+        self._allow(self.settings.transactions)
+        self.writers.settle()
+        self._last("the last run")
+        self.writers.record.write(self.project.with_name("record.jsonl"))
+        if not self.result.problems:
+            self.check()
+
+    # ---- running
+
+    def _one(self, strike: CdcStrike, number: int, of: int) -> None:
+        environment = {"PENSTOCK_FAULT": strike.end.fault} if strike.end.fault else {}
+        process = self._start(["run", f"{PIPELINE}.yaml"], environment)
+        try:
+            if self._wait_for_slot(process):
+                self._allow(self.settings.transactions * (number + 1) // of)
+            status = self._let_run(process, strike)
+        except ProcessOverdue as error:
+            process.end()
+            self.problem("hangs", f"{error} under {strike}: {self.log_tail()}")
+            return
+        self.result.strikes.append((str(strike), status))
+        self._judge_end(strike, status)
+        self._look_for_leftovers(process, str(strike))
+
+    def _let_run(self, process: Process, strike: CdcStrike) -> int:
+        """The run's exit status, which is the strike's doing or its own."""
+        started = time.monotonic()
+        for each in strike.disturbances:
+            status = self._wait(process, started + each.after)
+            disturb(self.world, each.name, self.rng)
+            if status is not None:
+                return status
+        status = self._wait(process, started + (strike.end.delay or 0.0))
+        if status is not None:
+            return status
+        process.send(strike.end.signal)
+        return process.wait(RUN_TIMEOUT)
+
+    @staticmethod
+    def _wait(process: Process, until: float) -> int | None:
+        try:
+            return process.wait(max(0.0, until - time.monotonic()))
+        except ProcessOverdue:
+            return None
+
+    def _judge_end(self, strike: CdcStrike, status: int) -> None:
+        end = strike.end
+        if status == -signal.SIGKILL:
+            self.result.killed_at[end.fault.partition(":")[0] or "moment"] += 1
+        elif end.signal == signal.SIGTERM and status in (0, 143, -signal.SIGTERM):
+            return
+        elif status != ENVIRONMENT or not strike.disturbances:  # a server that is away when a run begins may end it
+            self.problem("exit_status", f"{status} under {strike}: {self.log_tail()}")
+
+    def _last(self, what: str) -> None:
+        process = self._start(["run", "--once", "--json", f"{PIPELINE}.yaml"], {})
+        try:
+            status = process.wait(RUN_TIMEOUT)
+        except ProcessOverdue as error:
+            process.end()
+            self.problem("hangs", f"{what}: {error}: {self.log_tail()}")
+            return
+        if status != 0:
+            self.problem("exit_status", f"{what} ended with {status}: {self.log_tail()}")
+        self.result.strikes.append((what, status))
+        self._look_for_leftovers(process, what)
+
+    def _start(self, arguments: Sequence[str], environment: dict[str, str]) -> Process:
+        return self.launcher.start(arguments, self.project, self.log, environment=environment)
+
+    def _look_for_leftovers(self, process: Process, when: str) -> None:
+        if left := process.left_behind():
+            self.problem("leftovers", f"processes {left} outlive the run under {when}")
+
+    def _wait_for_slot(self, process: Process) -> bool:
+        """Nothing is written before there is a slot: it would not be seen."""
+        while not self._has_slot():
+            if self._wait(process, time.monotonic() + _PAUSE) is not None:
+                return self._has_slot()
+        return True
+
+    def _has_slot(self) -> bool:
+        if self.allowed:
+            return True
+        asked = "SELECT slot_name FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn IS NOT NULL"
+        return bool(self.world.source.execute(asked, (SLOT,)))
+
+    def _allow(self, so_far: int) -> None:
+        if so_far > self.allowed:
+            self.writers.allow(so_far - self.allowed)
+            self.allowed = so_far
+
+    # ---- judging
+
+    def check(self) -> None:
+        """Outputs, copy and totals against what was committed."""
+        if contradictions := self.writers.record.contradictions():
+            self.problem("record", f"the writers contradict themselves: {contradictions[:3]}")
+        for output in self.scenario.outputs:
+            self._check_output(output)
+        if self.scenario.mirrored:
+            self._check_copy()
+        self._check_state()
+        self._check_slot()
+        files = {str(path.relative_to(self.project)) for path in self.project.rglob("*") if path.is_file()}
+        if odd := sorted(file for file in files if not _FILES.fullmatch(file)):
+            self.problem("leftovers", f"files {odd}")
+
+    def _check_output(self, output: CdcOutput) -> None:
+        without = [FILTERED, FAILING, *([REFUSED] if output.refuses else [])]
+        expected = self.writers.record.changes(whole_deletes=self.settings.full, without=without)
+        try:
+            arrivals = output.arrivals(self.world, self.project)
+        except Unreadable as error:
+            self.problem("unreadable", str(error))
+            return
+        findings = judge(expected, ((each.change, each.body) for each in arrivals))
+        if not findings.clean:
+            self.problem("rows", f"{output.name}: {findings}")
+        if len(arrivals) < MINIMUM_ROWS:
+            self.problem("idle", f"{output.name}: only {len(arrivals)} events")
+        self._check_ids(output, arrivals)
+        self.result.rows += len(arrivals)
+
+    def _check_ids(self, output: CdcOutput, arrivals: Sequence[Arrival]) -> None:
+        places = [_place(each.event) for each in arrivals]
+        wrong = [arrivals[n + 1].event for n in range(len(places) - 1) if places[n] >= places[n + 1]]
+        if wrong:
+            self.problem("ids", f"{output.name}: ids do not rise at {wrong[:3]}")
+
+    def _check_copy(self) -> None:
+        """The copy lacks what its steps did not let through; another sink's refusals do not concern it."""
+        theirs, ours = table_checksum(self.world.source, [FILTERED, FAILING]), table_checksum(self.world.target)
+        if theirs != ours:
+            self.problem("copy", f"{ours[0]} rows instead of {theirs[0]}, or others")
+
+    def _check_state(self) -> None:
+        remains = read_remains(self.project)
+        record, dead = self.writers.record, self.scenario.dead
+        received = record.count(*range(CLASSES))
+        filtered, failed = record.count(FILTERED), record.count(*dead)
+        expected = {
+            "received": received,
+            "delivered": received - filtered - failed,
+            "filtered": filtered,
+            "deduplicated": 0,
+            "dead_lettered": failed,
+        }
+        counted = {name: remains.totals.get(name) for name in expected}
+        if counted != expected:
+            self.problem("totals", f"{counted} instead of {expected}")
+        letters = Counter((letter["status"], letter["repeats"]) for letter in remains.letters)
+        if letters != Counter({("open", 0): failed} if failed else {}) or remains.provisional:
+            self.problem("dead_letters", f"{dict(letters)} and {remains.provisional} provisional instead of {failed} open ones")
+
+    def _check_slot(self) -> None:
+        """One, which nobody holds, and all of which is confirmed: another run would read nothing."""
+        slots = self.world.source.execute(
+            "SELECT slot_name, active, confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE database = %s",
+            (self._last_commit(), self.world.source.name),
+        )
+        if slots != [(SLOT, False, True)]:
+            self.problem("slot", f"{slots}")
+        before = len(self.log.read_text().splitlines())
+        self._last("a run that has nothing to do")
+        summary = json.loads(self.log.read_text().splitlines()[before:][-1])
+        if summary["received"] or summary["reread"]:
+            self.problem("slot", f"a run that has nothing to do reads {summary}")
+
+    def _last_commit(self) -> str:
+        """The LSN of the last event's transaction, as its id tells it."""
+        events = [each.event for each in self.scenario.outputs[0].arrivals(self.world, self.project)[-1:]]
+        return events[0].partition("-")[0] if events else "0/0"
+
+    def problem(self, kind: str, detail: str) -> None:
+        self.result.problems.append(Problem(kind, detail))
+
+    @property
+    def log(self) -> Path:
+        return self.project.with_name("log")
+
+    def log_tail(self) -> str:
+        return self.log.read_text(errors="replace")[-1500:].strip() if self.log.exists() else "(no output)"
+
+
+def _place(event: str) -> tuple[int, ...]:
+    """Commit LSN and number in the transaction; of a row that moved, the deletion comes before the insertion."""
+    match = _ID.fullmatch(event)
+    return (int(match[1], 16), int(match[2], 16), int(match[3]), 0 if match[4] else 1) if match else ()
