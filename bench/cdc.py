@@ -38,6 +38,7 @@ source:
     tables: [public.orders]
     publication: {{ name: bench, create: never }}
     slot: {{ name: {slot}, create: never }}
+    snapshot: {{ mode: never }}
 sink: drop
 journal: off
 """

@@ -29,11 +29,13 @@ def make_source(
     kind: type[PostgresCdcSource] = PostgresCdcSource,
     **fields: Any,
 ) -> PostgresCdcSource:
-    """A source of `public.orders`, unless `fields` say otherwise, as in a new process. The slot is named after the database."""
+    """A source of changes of `public.orders` alone, unless `fields` say otherwise, as in a new process. The slot is named after
+    the database."""
     given = {
         "dsn": database.dsn if port is None else database.dsn_through(port),
         "tables": ["public.orders"],
         "slot": {"name": f"slot_{database.name}"},
+        "snapshot": {"mode": "never"},
         **fields,
     }
     config = PostgresCdcSource.Config.model_validate_json(json.dumps(given))

@@ -75,9 +75,17 @@ class Changes:
     :ivar unsent: events that lack values, which are refused unless whoever takes has filled them in (`_cdc_toast`).
     """
 
-    def __init__(self, decoder: Decoder, selection: Selection, options: Options, start: Start, drift: Drift) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        selection: Selection,
+        options: Options,
+        start: Start,
+        drift: Drift,
+        tap: Tap | None = None,
+    ) -> None:
         self.decoder = decoder
-        self.tap: Tap | None = None
+        self.tap = Tap() if tap is None else tap
         self._drift = drift
         self.keys: dict[int, tuple[str, ...]] = {}
         self._selection = selection
@@ -117,8 +125,7 @@ class Changes:
         self._lsn = self._time = ""
         self._prefix = b""
         self._tables.clear()
-        if self.tap is not None:
-            self.tap.forget()
+        self.tap.forget()
         self._drift.restart()
         self._clear()
         if start.commit == 0:  # nothing was read from here yet: the slot's own place becomes the first checkpoint
@@ -155,7 +162,7 @@ class Changes:
         :raises ProtocolError: the message does not fit.
         :raises Fatal: `source.truncated`, with `truncate: fail`.
         """
-        return self._feed if self.tap is None else self._feed_tapped
+        return self._feed if self.tap.is_idle else self._feed_tapped
 
     def _feed(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
         found = self.decoder.decode(message, streamed)
@@ -171,7 +178,7 @@ class Changes:
     def _feed_tapped(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
         before = len(self.events)
         described = self._feed(message, streamed)
-        if self.tap is not None and len(self.events) != before:
+        if len(self.events) != before:
             self.tap.collected(message, streamed, self._xid, self.decoder.relations, self.events[before:])
         return described
 
@@ -210,8 +217,7 @@ class Changes:
         events, rejects = selected(self._options.where, self.events, self.rejects)
         for index in rejects:  # what the dead letter keeps, of a change that the server will not send again
             events[index].original = kept(events[index])
-        if self.tap is not None:
-            self.tap.given(events, rejects)
+        self.tap.given(events, rejects)
         looks = self._drift.encoded
         if (not events and not self.moved) or at <= self._reached:
             self._clear()

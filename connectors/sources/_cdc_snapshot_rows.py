@@ -33,6 +33,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     :ivar columns: names, places in the result, converters.
     :ivar key: places of the key's columns in the result; none where rows are told apart by their physical place, which is first.
+    :ivar key_masks: what makes the key's texts fit to be seen, a function a column; none where no column of it is masked.
     """
 
     schema: str
@@ -42,6 +43,7 @@ class Shape(msgspec.Struct, frozen=True):
     snapshot: str
     columns: tuple[tuple[str, int, Converter], ...]
     key: tuple[int, ...]
+    key_masks: tuple[Converter, ...]
     include_before: bool
     where: Program | None
 
@@ -65,6 +67,7 @@ def shape(
 ) -> Shape:
     """:param mask: what converts a column's values, by its name and the converter of its type."""
     shift = 0 if layout.key else 1
+    key_masks = tuple(mask(column.name, bytes) for column in layout.key)
     columns = tuple(
         (name, place + shift, mask(name, types.converter(oid, numeric=numeric)))
         for place, (name, oid) in enumerate(layout.columns[: layout.emitted])
@@ -77,6 +80,7 @@ def shape(
         snapshot,
         columns,
         layout.key_places,
+        key_masks if any(mask is not bytes for mask in key_masks) else (),
         include_before,
         where,
     )
@@ -106,7 +110,7 @@ def events_of(
         size += length
         if fault is not None:
             rejects[len(events)] = fault
-        name = key_text(keys[n]) if keys else _place_text(result, n)
+        name = key_text(_seen(keys[n], shape.key_masks)) if keys else _place_text(result, n)
         event = _event(shape, name, row, lsn, taken.time)
         event.position = order(chunk, n + 1)
         event.origin = len(events)
@@ -115,6 +119,15 @@ def events_of(
     for index in rejects:
         events[index].original = encode(events[index].record)
     return events, rejects, size
+
+
+def _seen(key: RawKey, masks: Sequence[Converter]) -> RawKey:
+    """The key as an id may tell it (Invariant 9)."""
+    return (
+        tuple(str(mask(part)).encode() if mask is not bytes else part for mask, part in zip(masks, key, strict=True))
+        if masks
+        else key
+    )
 
 
 def _event(shape: Shape, key: str, row: Row, lsn: str, time: str) -> Event:

@@ -40,9 +40,9 @@ SELECT i.indisreplident,
              JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
              WHERE k.place <= i.indnkeyatts ORDER BY k.place),
        ARRAY(SELECT CASE WHEN l.oid <> a.attcollation THEN quote_ident(n.nspname) || '.' || quote_ident(l.collname) ELSE '' END
-             FROM unnest(i.indkey::int2[], i.indcollation::oid[]) WITH ORDINALITY AS k(number, collation, place)
+             FROM unnest(i.indkey::int2[], i.indcollation::oid[]) WITH ORDINALITY AS k(number, coll, place)
              JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
-             LEFT JOIN pg_collation AS l ON l.oid = k.collation LEFT JOIN pg_namespace AS n ON n.oid = l.collnamespace
+             LEFT JOIN pg_collation AS l ON l.oid = k.coll LEFT JOIN pg_namespace AS n ON n.oid = l.collnamespace
              WHERE k.place <= i.indnkeyatts ORDER BY k.place)
 FROM pg_index AS i
 WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -23,25 +23,31 @@ from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, VE
 from connectors.sources._cdc_snapshot_rows import Taken, events_of, keys_of
 from connectors.sources._cdc_snapshot_tables import Layout
 from connectors.sources._cdc_snapshot_worker import Held, Setup, Table, Token, Worker
-from penstock.errors import EnvironmentFault
+from penstock.clock import Clock
+from penstock.errors import ComponentError, EnvironmentFault
 from penstock.postgres import Session
 from penstock.spi import Batch, Position
+
+_ASK = 0.02
+"""Seconds between two questions how far the stream is, while rows wait for it."""
+_NUDGE = 0.2
+"""Seconds after which something is written to the WAL for that."""
 
 
 class Snapshots:
     """All snapshots of a source.
 
     :ivar news: set whenever `take` may have something.
-    :ivar waits: rows wait for the stream.
     """
 
     def __init__(self, setup: Callable[[], Setup], session: Callable[[], Session]) -> None:
         self.news = asyncio.Event()
-        self.waits = False
+        self._waits = asyncio.Event()
+        self._fault: str | None = None
         self._setup = setup
         self._session = session
         self._tables: list[Table] = []
-        self._plans: deque[tuple[Table, Batch]] = deque()
+        self._plans: deque[Batch] = deque()
         self._exported: Taken | None = None
         self._workers: list[asyncio.Task[None]] = []
         self._sessions: list[Session] = []
@@ -73,6 +79,8 @@ class Snapshots:
         :return: settled once that is durable.
         """
         known = {table.progress.title: table for table in self.knows(snapshot)}
+        if snapshot.startswith(INITIAL):
+            self._give_up_others(snapshot)
         for layout in layouts:
             if layout.title not in known:
                 progress = Progress(VERSION, snapshot, layout.schema, layout.name, layout.key_names, layout.key_types)
@@ -87,7 +95,7 @@ class Snapshots:
         table = Table(Reached(progress))
         self._tables.append(table)
         table.planned = batch.token
-        self._plans.append((table, batch))
+        self._plans.append(batch)
         self.news.set()
 
     def export(self, taken: Taken, sessions: Sequence[Session]) -> None:
@@ -141,21 +149,34 @@ class Snapshots:
             if not table.progress.key and table.chunk:
                 self._begin_anew(table)
 
+    async def press(self, question: Callable[[], None], nudge: Callable[[], Awaitable[object]], clock: Clock) -> None:
+        """For ever: while rows wait for the stream, ask the server where it is, and write to a WAL that stands still."""
+        while True:
+            await self._waits.wait()
+            nudged = clock.monotonic()
+            while self._waits.is_set():
+                question()
+                await clock.sleep(_ASK)
+                if self._waits.is_set() and clock.monotonic() - nudged >= _NUDGE:
+                    nudged = clock.monotonic()
+                    try:
+                        await nudge()
+                        self._fault = None
+                    except ComponentError as error:
+                        self._fault = f"the stream cannot be moved on for a snapshot: {error.code}: {error}"
+
     def check(self) -> None:
         """:raises Exception: what ended a worker."""
         for worker in self._workers:
             if worker.done():
                 worker.result()
 
-    def may_take(self, end: int) -> bool:
-        """Whether `take` has something; of the stream, everything before `end` has come."""
-        return bool(self._plans) or self._ready(end) is not None
+    def take_plan(self) -> Batch | None:
+        """What is planned, before anything else: a stream that has begun is taken to have been joined by its snapshot."""
+        return self._plans.popleft() if self._plans else None
 
     def take(self, end: int) -> Batch | None:
-        """The next batch, once what came in the stream has been given."""
-        if self._plans:
-            table, batch = self._plans.popleft()
-            return batch
+        """The next rows or declaration, once what came in the stream has been given."""
         found = self._ready(end)
         if found is None:
             return None
@@ -179,14 +200,21 @@ class Snapshots:
         return {"snapshot_rows": float(self._rows), "snapshot_tables_left": float(left)}
 
     def health(self) -> str | None:
-        """Whom a snapshot waits for."""
+        """Whom a snapshot waits for, and why it cannot ask."""
         for table in self._tables:
             if table.waits_for:
                 return (
                     f"snapshot.waits: {table.progress.title} is read once {table.waits_for} transactions have ended that were "
                     "writing to it before"
                 )
-        return None
+        return self._fault
+
+    def _give_up_others(self, snapshot: str) -> None:
+        """There is one initial snapshot, the last."""
+        for table in self._tables:
+            progress = table.progress
+            if progress.snapshot.startswith(INITIAL) and progress.snapshot != snapshot:
+                table.progress = msgspec.structs.replace(progress, done=True)
 
     def _add(self, table: Table) -> None:
         self._tables.append(table)
@@ -203,18 +231,18 @@ class Snapshots:
     def _announce(self, table: Table) -> None:
         table.planned = Token()
         progress = table.progress
-        self._plans.append((table, Batch(progress.partition, [], position(0, 0, progress), table.planned)))
+        self._plans.append(Batch(progress.partition, [], position(0, 0, progress), table.planned))
         self.news.set()
 
     def _ready(self, end: int) -> tuple[Table, Held] | None:
         """What may be given now. What cannot be told to be newer than what was given is thrown away, to be read again."""
-        self.waits = False
+        self._waits.clear()
         for table in self._tables:
             if not table.held or (table.declared is not None and not table.declared.is_done):
                 continue
             held = table.held[0]
             if held.seen is not None and held.seen.end > end:
-                self.waits = True
+                self._waits.set()
             elif held.seen is not None and table.listener is not None and not table.listener.touched.is_clear(held.seen):
                 table.throw_away()
             else:
@@ -244,10 +272,12 @@ class Snapshots:
 
     async def _open_and_work(self) -> None:
         session = self._session()
+        opening = asyncio.ensure_future(session.open())
         try:
-            await session.open()
+            await asyncio.shield(opening)
             await self._work(session, exported=False)
         finally:
+            await asyncio.gather(opening, return_exceptions=True)  # what is being opened cannot be closed
             await session.close()
 
     async def _work(self, session: Session, *, exported: bool) -> None:

@@ -102,6 +102,11 @@ class Stream:
         return self._wire is not None
 
     @property
+    def begun(self) -> bool:
+        """Whether it was opened, connected or not."""
+        return self._changes is not None
+
+    @property
     def changes(self) -> Changes:
         """What has come and was not taken."""
         if self._changes is None:

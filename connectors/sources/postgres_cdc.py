@@ -1,26 +1,36 @@
 """The `postgres_cdc` source: changes of tables, in the order of their commits, from a replication slot.
 
-A partition is the slot; positions are told in `_cdc_positions`. What messages become stands in `_cdc_changes`, the connection to
-the slot in `_cdc_stream`, slot and publication in `_cdc_slot` and `_cdc_publication`. Here is when what is read and confirmed.
+Partitions are the slot (`_cdc_positions`), and each table of a snapshot (`_cdc_snapshot_positions`). Where a run begins stands
+in `_cdc_begin`, what messages become in `_cdc_changes`, the connection to the slot in `_cdc_stream`, snapshots in
+`_cdc_snapshots`, and in which order all of it is given in `_cdc_reading`. Here it is put together.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import ClassVar
 
 from connectors._pg_types import TYPES_QUERY, TypeCatalog
-from connectors._postgres import make_session, tls_parameters
+from connectors._postgres import ask, make_session, tls_parameters
+from connectors.sources._cdc_begin import Beginning, Names
 from connectors.sources._cdc_blocks import Blocks
 from connectors.sources._cdc_changes import Changes, Options
 from connectors.sources._cdc_config import PostgresCdcConfig, default_name
 from connectors.sources._cdc_doctor import examine
 from connectors.sources._cdc_drift import Drift
 from connectors.sources._cdc_positions import Start, looks_of, order_text, start_of
-from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
+from connectors.sources._cdc_reading import Reading
 from connectors.sources._cdc_readmit import readmitted
-from connectors.sources._cdc_slot import Slot, creation, in_the_way, made_later, missing, read_slot
+from connectors.sources._cdc_slot import creation
+from connectors.sources._cdc_snapshot_positions import order_text as snapshot_text
+from connectors.sources._cdc_snapshot_reader import FIRST, SETTINGS
+from connectors.sources._cdc_snapshot_signals import KIND, Requests, SignalTable
+from connectors.sources._cdc_snapshot_tap import Tap
+from connectors.sources._cdc_snapshot_worker import Setup
+from connectors.sources._cdc_snapshot_worker import Token as SnapshotToken
+from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_spill import SpillDirectory
 from connectors.sources._cdc_stream import Link, Stream
 from connectors.sources._cdc_tables import Selection
@@ -30,14 +40,14 @@ from connectors.sources._cdc_watch import Watch, Watched
 from connectors.sources._cdc_wire import WHAT, Target, Wire
 from connectors.sources._pg_replication import parse_lsn
 from connectors.sources._pgoutput import Decoder
-from penstock.errors import ComponentError, EnvironmentFault, Fatal, Transient
+from penstock.errors import Fatal
 from penstock.event import Event
-from penstock.spi import Batch, Context, Finding, Position, Resume, Token
+from penstock.postgres import Session
+from penstock.spi import Batch, Context, Finding, Position, Resume, Signal, Token
 
 _DEADLINE = 30.0
 """Seconds for one question to the server beside the stream."""
-_QUIET = 1.0
-"""Seconds between two batches that carry nothing but an LSN to confirm."""
+_NUDGE = "SELECT pg_catalog.pg_logical_emit_message(false, 'penstock', 'snapshot')"
 _NOW = "SELECT pg_catalog.pg_current_wal_flush_lsn()::pg_catalog.text"
 
 
@@ -47,11 +57,16 @@ class PostgresCdcSource:
     The record is `{op, schema, table, before, after, lsn, xid}`; `op` is `insert`, `update`, `delete` or `truncate`. The id is
     the commit's LSN and the change's number in its transaction; the time is the commit's. `before` holds the whole row only with
     REPLICA IDENTITY FULL, else the key of a deleted row. A changed key is a `delete` and an `insert`.
+
+    The rows that are there at the beginning come first, with the `op` `snapshot`; the id is the snapshot's and the row's key, the
+    time is when they were read. A run that dies meanwhile goes on at the chunk of rows where it was, beside the changes: a row
+    never comes behind a newer change of it. `pipe signal PIPELINE snapshot TABLE…` gives the rows of tables again.
     """
 
     name: ClassVar[str] = "postgres_cdc"
     Config: ClassVar[type[PostgresCdcConfig]] = PostgresCdcConfig
     has_positions = True
+    signals: ClassVar[frozenset[str]] = frozenset({KIND})
 
     def __init__(self, config: PostgresCdcConfig, context: Context) -> None:
         self.config = config
@@ -61,28 +76,35 @@ class PostgresCdcSource:
         self.slot = default_name(context.pipeline, config.slot.name, "slot")
         self.publication = default_name(context.pipeline, config.publication.name, "publication")
         self._selection = Selection(config, self.slot)
-        where = None if config.where is None else context.expressions.program(config.where, "record")
-        transactions = Transactions(f"postgres_cdc:{self.slot}") if config.transaction_metadata else None
-        self._options = Options(self.slot, config.include_before, config.toast, config.truncate, where, transactions)
+        self._where = None if config.where is None else context.expressions.program(config.where, "record")
         application = f"penstock:{context.pipeline}/{context.component}"
         self._target = Target(config.dsn.reveal(), application, tls_parameters(config.tls, context))
         self._session = make_session(config, context, what=WHAT, deadline=_DEADLINE)
-        temporary = (lambda version: creation(self.slot, config.slot, version)) if config.slot.temporary else None
-        link = Link(self._target, context.pipeline, self.slot, self.publication, config.status_interval, temporary, config.origin)
-        self._stream = Stream(link, self._session, context.clock, self._blocks())
-        watched = Watched(context.pipeline, self.slot, self.publication, config)
-        self._watch = Watch(watched, self._session, context.clock)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._reselection = Reselection(self._session)
         self._drift: Drift | None = None
-        self._goal: int | None = None
-        self._given = 0
-        self._sound = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._tap = Tap()
+        self._compose()
+
+    def _compose(self) -> None:
+        """Put the parts together."""
+        config, session, clock = self.config, self._session, self.context.clock
+        names = Names(self.context.pipeline, self.slot, self.publication)
+        temporary = (lambda version: creation(self.slot, config.slot, version)) if config.slot.temporary else None
+        link = Link(self._target, names.pipeline, self.slot, self.publication, config.status_interval, temporary, config.origin)
+        self._stream = Stream(link, session, clock, self._blocks())
+        self._watch = Watch(Watched(names.pipeline, self.slot, self.publication, config), session, clock)
+        self._snapshots = Snapshots(self._setup, self._reader)
+        self._beginning = Beginning(config, names, self._selection, self._target, session, self._reader, self._snapshots)
+        self._requests = Requests(config, names, self._selection, session, self._snapshots)
+        table = config.signals and config.signals.table
+        self._signals = SignalTable(table, self._requests, session, self._snapshots, self._selection, clock) if table else None
+        only = config.snapshot.mode == "initial_only"
+        self._reading = Reading(self._stream, self._snapshots, Reselection(session), clock, snapshot_only=only)
 
     @staticmethod
     def position_text(order: bytes) -> str:
         """See `Legible`."""
-        return order_text(order)
+        return snapshot_text(order) or order_text(order)
 
     @property
     def identity(self) -> str:
@@ -102,90 +124,71 @@ class PostgresCdcSource:
         return await examine(self.config, self.context, checkpoint)
 
     async def open(self, resume: Resume) -> None:
-        """Checks server, publication and slot, makes what may be made, and begins to replicate.
+        """Checks server, publication and slot, makes what may be made, plans the initial snapshot, and begins to replicate,
+        unless rows of a new slot's snapshot come first.
 
-        :raises EnvironmentFault: `source.wal_level`, `source.no_table`, `publication.*`, `slot.*`.
+        :raises EnvironmentFault: `source.wal_level`, `source.no_table`, `source.no_select`, `publication.*`, `slot.*`,
+            `snapshot.*`, `signals.table`.
         :raises Transient: `slot.busy`, after 10 seconds; the server is not there.
         """
         found = resume.positions.get(self.slot)
         checkpoint = None if found is None else start_of(found)
         try:
             await self._session.open()
-            start = await self._prepare(checkpoint)
-            types = TypeCatalog.of(await self._session.run(lambda c: c.execute(TYPES_QUERY).fetchall()))
-            decoder = self._decoder(types)
-            known = {} if found is None else looks_of(found)
-            self._drift = Drift(self.config.schema_change, self.context.pipeline, known, lambda oid: decoder.types.name(oid))
-            if resume.once:
-                self._goal = await self._flushed()
-            await self._stream.open(Changes(decoder, self._selection, self._options, start, self._drift))
+            self._snapshots.resume(resume.positions, resume.epoch, initial=self.config.snapshot.mode != "never")
+            start = await self._beginning.prepare(checkpoint)
+            if self._signals is not None:
+                await self._signals.check()
+            changes = self._changes(await self._types(), start, {} if found is None else looks_of(found))
+            await self._reading.begin(changes, await self._flushed() if resume.once else None)
         except BaseException:
             await self.close()
             raise
-        self._tasks = [asyncio.create_task(self._stream.keep_alive()), asyncio.create_task(self._watch.run())]
+        work = [self._stream.keep_alive(), self._watch.run(), self._snapshots.press(self._ask, self._nudge, self.context.clock)]
+        work += [self._signals.run()] if self._signals is not None else []
+        self._reading.tasks = self._tasks = [asyncio.create_task(one) for one in work]
 
-    async def batches(self) -> AsyncIterator[Batch]:
-        """Changes as they are committed, cut as soon as no more have arrived.
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """Changes as they are committed, cut as soon as no more have arrived; rows of snapshots before and between them.
 
-        :raises Transient: the connection was lost; called again, it connects anew.
+        :raises Transient: a connection was lost; called again, it connects anew.
         """
-        stream = self._stream
-        self._sound = False
-        if not stream.connected:
-            await stream.reconnect()
-        changes, due = stream.changes, 0.0
         try:
-            while True:
-                self._check_tasks()
-                fault = None
-                try:
-                    more = await stream.gather(self.batch_count, self.batch_bytes)
-                except Fatal as error:  # what was read before it is given first
-                    fault = error
-                if changes.unsent:
-                    await self._reselection.fill(changes.unsent, changes.events, changes.rejects)
-                    changes.unsent.clear()
-                now = self.context.clock.monotonic()
-                over = self._goal is not None and changes.end >= self._goal and not changes.in_transaction
-                told = changes.count or stream.asked or over or fault or now >= due
-                if told and (batch := changes.take()) is not None:
-                    due = now + _QUIET
-                    self._given = batch.token or self._given
+            async with aclosing(self._reading.batches(self.batch_count, self.batch_bytes)) as batches:
+                async for batch in batches:
                     yield batch
-                if fault is not None:
-                    raise await self._explained(fault)
-                stream.asked = False
-                if over:
-                    self._sound = True
-                    return
-                if not more:
-                    await self._wait(due - now)
-        except Transient:
-            await stream.disconnect()
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            self._sound = True
-            raise
+        except Fatal as fault:
+            raise await self._beginning.explained(fault) from fault
 
     async def ack(self, tokens: Sequence[Token]) -> None:
         """Confirms the last end of a transaction among them, at once (Invariant 1)."""
-        self._stream.confirm(max((token for token in tokens if token is not None), default=0))
+        for token in tokens:
+            if isinstance(token, SnapshotToken):
+                self._snapshots.acked(token)
+        self._stream.confirm(max((token for token in tokens if isinstance(token, int)), default=0))
 
     async def release(self, tokens: Sequence[Token], delay: float) -> None:
         """Nothing to do: the slot keeps what is not confirmed."""
 
+    async def signal(self, signal: Signal) -> None:
+        """See `Signalled`: a snapshot of the tables that are named, under the signal's id."""
+        for token in await self._requests.take(f"signal-{signal.id}", signal.kind, signal.arguments):
+            await token.wait()
+
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
+        self._reading.tasks = ()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._snapshots.stop()
         try:
             await self._stream.close()
         finally:
             await self._session.close()
-        sound, self._sound = self._sound, False
-        if sound and self.config.slot.drop_on_stop and self._stream.confirmed >= self._given:
-            await self._drop_slot()
+        sound, self._reading.sound = self._reading.sound, False
+        if sound and self.config.slot.drop_on_stop and self._stream.confirmed >= self._reading.given:
+            await self._beginning.drop_slot()
 
     def readmit(self, event: Event, code: str) -> Event:
         """See `Readmitting`: changes that a schema change or a missing value kept apart."""
@@ -193,11 +196,14 @@ class PostgresCdcSource:
 
     def gauges(self) -> Mapping[str, float]:
         """See `Measured`."""
-        return {**self._watch.gauges(), "schema_changes": float(self._drift.changes if self._drift else 0)}
+        changes = float(self._drift.changes if self._drift else 0)
+        return {**self._watch.gauges(), **self._snapshots.gauges(), "schema_changes": changes}
 
     def health(self) -> str | None:
-        """A slot that is too far behind or cannot be watched, a server that cannot be told what is durable."""
-        return self._watch.health() or self._stream.fault
+        """A slot that is too far behind or cannot be watched, a server that cannot be told what is durable, a snapshot that waits
+        or makes up for changes that were lost."""
+        found = self._watch.health() or self._stream.fault or self._snapshots.health() or (self._signals and self._signals.fault)
+        return found or (self._beginning.gap if self._snapshots.busy else None)
 
     def _blocks(self) -> Blocks | None:
         """Where transactions in progress wait; None: they are not asked for."""
@@ -206,83 +212,43 @@ class PostgresCdcSource:
         spill = self.config.spill
         return Blocks(SpillDirectory(self.context.project / spill.directory, self.slot), spill.max)
 
-    async def _prepare(self, checkpoint: Start | None) -> Start:
-        """Publication and slot as they have to be; where reading begins."""
-        config, name = self.config, self.slot
-        await self._session.run(check_server)
-        slot = await self._session.run(lambda c: read_slot(c, name))
-        if config.slot.temporary:
-            return await self._prepare_trial(slot)
-        fresh = slot is None and checkpoint is None
-        if slot is None and (checkpoint is not None or config.slot.create == "never"):
-            raise missing(name, self.context.pipeline, None if checkpoint is None else checkpoint.end)
-        await self._stream.check(checkpoint)
-        await self._session.run(lambda c: prepare_publication(c, config, self.publication, fresh=fresh))
-        await self._session.run(lambda c: check_columns(c, config, self.publication))
-        if slot is None:
-            return Start(0, 0, await self._create_slot())
-        return checkpoint or Start(0, 0, slot.confirmed)
+    def _setup(self) -> Setup:
+        return Setup(
+            self.config,
+            self.publication,
+            self._selection,
+            self._where,
+            self._tap,
+            self.context.clock,
+            self.batch_count,
+            self.batch_bytes,
+        )
 
-    async def _prepare_trial(self, slot: Slot | None) -> Start:
-        """A temporary slot is made by the connection that reads it, behind whatever a checkpoint says."""
-        if slot is not None:
-            raise in_the_way(self.slot)
-        config = self.config
-        await self._session.run(lambda c: prepare_publication(c, config, self.publication, fresh=True))
-        await self._session.run(lambda c: check_columns(c, config, self.publication))
-        return Start(0, 0, 0)
+    def _reader(self) -> Session:
+        """A session that reads rows, for as long as that takes."""
+        target = self._target
+        return Session(
+            target.dsn, what=WHAT, application=target.application, parameters=target.parameters, settings=SETTINGS, first=FIRST
+        )
 
-    def _decoder(self, types: TypeCatalog) -> Decoder:
-        kind = ReselectingDecoder if self.config.toast == "reselect" else Decoder
-        selection = self._selection
-        return kind(types, numeric=self.config.numeric, wanted=selection.wanted, converter=selection.masks.converter)
+    async def _types(self) -> TypeCatalog:
+        return TypeCatalog.of(await self._session.run(lambda c: c.execute(TYPES_QUERY).fetchall()))
 
-    async def _create_slot(self) -> int:
-        wire = await Wire.connect(self._target)
-        try:
-            row = await wire.query(creation(self.slot, self.config.slot, wire.server_version))
-        finally:
-            await wire.close()
-        return parse_lsn(row[1])
-
-    async def _drop_slot(self) -> None:
-        """Once the server has noticed that nobody reads it any more."""
-        wire = await Wire.connect(self._target)
-        try:
-            await wire.query(f'DROP_REPLICATION_SLOT "{self.slot}" WAIT')
-        finally:
-            await wire.close()
-
-    async def _explained(self, fault: Fatal) -> Fatal:
-        """An error of the stream, in the terms of what is wrong with publication or slot, where that is why."""
-        if not isinstance(fault, EnvironmentFault) and fault.code == "postgres.failed":
-            try:
-                await self._session.run(lambda c: prepare_publication(c, self.config, self.publication, fresh=False))
-            except EnvironmentFault as reason:
-                return reason
-            except ComponentError:
-                return fault
-            if f'publication "{self.publication}" does not exist' in fault.message:
-                return made_later(self.publication, self.slot, self.context.pipeline)
-        return fault
+    def _changes(self, types: TypeCatalog, start: Start, looks: Mapping[str, Mapping[str, tuple[int, int]]]) -> Changes:
+        config, selection = self.config, self._selection
+        transactions = Transactions(f"postgres_cdc:{self.slot}") if config.transaction_metadata else None
+        options = Options(self.slot, config.include_before, config.toast, config.truncate, self._where, transactions)
+        kind = ReselectingDecoder if config.toast == "reselect" else Decoder
+        decoder = kind(types, numeric=config.numeric, wanted=selection.wanted, converter=selection.masks.converter)
+        self._drift = Drift(config.schema_change, self.context.pipeline, looks, lambda oid: decoder.types.name(oid))
+        return Changes(decoder, selection, options, start, self._drift, self._tap)
 
     async def _flushed(self) -> int:
         row = await self._session.run(lambda c: c.execute(_NOW).fetchone())
         return parse_lsn(row[0]) if row else 0
 
-    async def _wait(self, seconds: float) -> None:
-        """Until more arrives, an LSN is to be handed on, or a task beside the stream has ended."""
-        waiting = asyncio.ensure_future(self._stream.wait(seconds, hurry=self._goal is not None))
-        try:
-            await asyncio.wait((waiting, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                waiting.result()
-        finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
+    def _ask(self) -> None:
+        self._stream.send_status(reply=True)
 
-    def _check_tasks(self) -> None:
-        """:raises Exception: what ended a task beside the stream, which ends the run."""
-        for task in self._tasks:
-            if task.done():
-                task.result()
+    async def _nudge(self) -> None:
+        await ask(self._session, lambda c: c.execute(_NUDGE))

@@ -112,7 +112,14 @@ async def test_the_lag_of_the_slot_is_a_metric(database: Database, tmp_path: Pat
     lines = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line.startswith("penstock_source_s"))
     assert set(lines) == {
         f'penstock_source_{name}{{pipeline="shop-orders"}}'
-        for name in ("slot_lag_bytes", "slot_lag_seconds", "slot_held_bytes", "schema_changes")
+        for name in (
+            "slot_lag_bytes",
+            "slot_lag_seconds",
+            "slot_held_bytes",
+            "schema_changes",
+            "snapshot_rows",
+            "snapshot_tables_left",
+        )
     }
     assert 0 <= float(lines['penstock_source_slot_lag_bytes{pipeline="shop-orders"}']) < 1 << 20
 

@@ -228,6 +228,13 @@ async def test_a_slot_that_holds_back_too_much_is_unhealthy(shop: Database, tmp_
             while source.health() is None:
                 await asyncio.sleep(0.01)
         assert (source.health() or "").startswith(f"slot.lag: the slot slot_{shop.name} holds back ")
-        assert set(source.gauges()) == {"slot_lag_bytes", "slot_lag_seconds", "slot_held_bytes", "schema_changes"}
+        assert set(source.gauges()) == {
+            "slot_lag_bytes",
+            "slot_lag_seconds",
+            "slot_held_bytes",
+            "schema_changes",
+            "snapshot_rows",
+            "snapshot_tables_left",
+        }
     finally:
         await source.close()

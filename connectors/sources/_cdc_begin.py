@@ -1,0 +1,219 @@
+"""Where a run begins: server, publication and slot as they have to be, and the initial snapshot, where there is to be one.
+
+A slot without a checkpoint is read from where it stands, with the initial snapshot beside it, whoever made it: nothing is dropped
+because a run died. Only `when_needed` takes a slot's place, of one that cannot give what comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from connectors._postgres import TableName, parse_table
+from connectors.sources._cdc_config import PostgresCdcConfig
+from connectors.sources._cdc_positions import Start
+from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
+from connectors.sources._cdc_slot import Slot, check_slot, creation, drop, in_the_way, made_later, missing, read_slot, reset
+from connectors.sources._cdc_snapshot_export import export_snapshot
+from connectors.sources._cdc_snapshot_positions import INITIAL
+from connectors.sources._cdc_snapshot_tables import Layout, inspect, published
+from connectors.sources._cdc_snapshots import Snapshots
+from connectors.sources._cdc_tables import Selection
+from connectors.sources._cdc_wire import Target, Wire
+from connectors.sources._pg_replication import lsn_text, parse_lsn
+from penstock.errors import ComponentError, EnvironmentFault, Fatal
+from penstock.postgres import Session
+
+_GAPS = ("slot.lost", "slot.ahead")
+_WAL_END = "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text"
+
+
+class Names(msgspec.Struct, frozen=True):
+    """What is read, and for whom."""
+
+    pipeline: str
+    slot: str
+    publication: str
+
+
+class Beginning:
+    """Prepares one run.
+
+    :ivar gap: why changes were lost before it, where `when_needed` took a snapshot for that.
+    :param reader: makes a session that reads rows, not open yet.
+    """
+
+    def __init__(
+        self,
+        config: PostgresCdcConfig,
+        names: Names,
+        selection: Selection,
+        target: Target,
+        session: Session,
+        reader: Callable[[], Session],
+        snapshots: Snapshots,
+    ) -> None:
+        self.gap: str | None = None
+        self._config = config
+        self._names = names
+        self._selection = selection
+        self._target = target
+        self._session = session
+        self._reader = reader
+        self._snapshots = snapshots
+
+    async def prepare(self, checkpoint: Start | None) -> Start:
+        """Where the stream begins.
+
+        :raises EnvironmentFault: `source.wal_level`, `source.no_table`, `source.no_select`, `publication.*`, `slot.*`,
+            `snapshot.*`.
+        """
+        await self._session.run(check_server)
+        slot = await self._session.run(lambda c: read_slot(c, self._names.slot))
+        if self._config.slot.temporary:
+            return await self._prepare_trial(slot, checkpoint)
+        slot, known = await self._usable(slot, checkpoint)
+        await self._publish(fresh=slot is None and checkpoint is None)
+        if known is not None:
+            return known
+        start = Start(0, 0, await self._make_slot() if slot is None else slot.confirmed)
+        if checkpoint is not None and start.end < checkpoint.commit:
+            raise _behind(self._names, start.end, checkpoint)
+        if slot is not None:
+            await self._plan_beside(start.end)
+        return start
+
+    async def explained(self, fault: Fatal) -> Fatal:
+        """An error of the stream, in the terms of what is wrong with publication or slot, where that is why."""
+        names = self._names
+        if not isinstance(fault, EnvironmentFault) and fault.code == "postgres.failed":
+            try:
+                await self._session.run(lambda c: prepare_publication(c, self._config, names.publication, fresh=False))
+            except EnvironmentFault as reason:
+                return reason
+            except ComponentError:
+                return fault
+            if f'publication "{names.publication}" does not exist' in fault.message:
+                return made_later(names.publication, names.slot, names.pipeline)
+        return fault
+
+    async def drop_slot(self) -> None:
+        """Once the server has noticed that nobody reads it any more."""
+        wire = await Wire.connect(self._target)
+        try:
+            await wire.query(f'DROP_REPLICATION_SLOT "{self._names.slot}" WAIT')
+        finally:
+            await wire.close()
+
+    async def _usable(self, slot: Slot | None, checkpoint: Start | None) -> tuple[Slot | None, Start | None]:
+        """The slot, where it is there and fit, and the checkpoint, where the slot can go on from it."""
+        name, pipeline, mode = self._names.slot, self._names.pipeline, self._config.snapshot.mode
+        end = None if checkpoint is None else checkpoint.end
+        try:
+            if slot is not None:
+                database = await self._session.run(lambda c: c.info.dbname)
+                check_slot(slot, database, pipeline, end)
+                return slot, checkpoint
+            if checkpoint is not None or self._config.slot.create == "never":
+                raise missing(name, pipeline, end)
+            return None, None
+        except EnvironmentFault as fault:
+            if mode != "when_needed" or checkpoint is None or fault.code not in (*_GAPS, "slot.missing"):
+                raise
+            if slot is None and self._config.slot.create == "never":
+                raise
+            self.gap = fault.message
+            if fault.code == "slot.lost":
+                await self._session.run(lambda c: c.execute(drop(name).encode()))
+                slot = None
+            return slot, None
+
+    async def _publish(self, *, fresh: bool) -> None:
+        config, publication = self._config, self._names.publication
+        await self._session.run(lambda c: prepare_publication(c, config, publication, fresh=fresh))
+        await self._session.run(lambda c: check_columns(c, config, publication))
+
+    async def _prepare_trial(self, slot: Slot | None, checkpoint: Start | None) -> Start:
+        """A temporary slot is made by the connection that reads it, behind whatever a checkpoint says."""
+        if slot is not None:
+            raise in_the_way(self._names.slot)
+        await self._publish(fresh=True)
+        if checkpoint is None:
+            row = await self._session.run(lambda c: c.execute(_WAL_END.encode()).fetchone())
+            await self._plan_beside(parse_lsn(row[0]) if row else 0)
+        return Start(0, 0, 0)
+
+    # The initial snapshot.
+
+    async def _make_slot(self) -> int:
+        """The slot's place; its snapshot is planned, where it has to be read."""
+        config, names = self._config, self._names
+        tables = [] if config.snapshot.mode == "never" else await self._initial_tables()
+        if not tables:
+            wire = await Wire.connect(self._target)
+            try:
+                row = await wire.query(creation(names.slot, config.slot, wire.server_version))
+            finally:
+                await wire.close()
+            return parse_lsn(row[1])
+        sessions = [self._reader() for _ in range(min(config.snapshot.parallel_tables, len(tables)))]
+        try:
+            taken, tables = await export_snapshot(
+                sessions,
+                lambda: Wire.connect(self._target),
+                lambda version: creation(names.slot, config.slot, version, snapshot="export"),
+                self._initial_tables,
+            )
+        except BaseException:
+            for session in sessions:
+                await session.close()
+            raise
+        self._snapshots.export(taken, sessions)
+        self._snapshots.plan(INITIAL + lsn_text(taken.lsn), tables, exported=True)
+        return taken.lsn
+
+    async def _plan_beside(self, end: int) -> None:
+        """The initial snapshot, read beside a stream that begins at `end`."""
+        if self._config.snapshot.mode != "never":
+            self._snapshots.plan(INITIAL + lsn_text(end), await self._initial_tables())
+
+    async def _initial_tables(self) -> list[Layout]:
+        """:raises EnvironmentFault: `snapshot.no_key`, `snapshot.unknown_table`; as `inspect`."""
+        config, publication, reads = self._config, self._names.publication, self._selection.reads
+        names = [name for name in await self._session.run(lambda c: published(c, publication)) if reads(*name)]
+        unknown = [text for text in config.snapshot.select if parse_table(text) not in names]
+        if unknown:
+            raise EnvironmentFault(
+                "snapshot.unknown_table",
+                f"`snapshot.select` names {', '.join(unknown)}, which is not among the tables that are read",
+                help=f"read are {', '.join(map(str, names)) or 'none'}",
+            )
+        layouts = [await self._session.run(lambda c, n=name: inspect(c, config, publication, n)) for name in names]  # type: ignore[misc]
+        if config.snapshot.keyless == "skip":
+            return [layout for layout in layouts if layout.key]
+        for layout in layouts:
+            refuse_keyless(layout, config)
+        return layouts
+
+
+def refuse_keyless(layout: Layout, config: PostgresCdcConfig) -> None:
+    """:raises EnvironmentFault: `snapshot.no_key`, unless tables without a key may be read."""
+    if layout.key or config.snapshot.keyless != "fail":
+        return
+    table = TableName(layout.schema, layout.name)
+    raise EnvironmentFault(
+        "snapshot.no_key",
+        f"no key tells the rows of {table} apart, so that a snapshot could not go on where it was interrupted",
+        help=f"ALTER TABLE {layout.relation.removeprefix('ONLY ')} ADD PRIMARY KEY (…); or "
+        "`snapshot: { keyless: at_least_once }`, which reads it in one go, and anew after a crash; or `keyless: skip`",
+    )
+
+
+def _behind(names: Names, end: int, checkpoint: Start) -> EnvironmentFault:
+    return EnvironmentFault(
+        "slot.behind",
+        f"the slot {names.slot} stands at {lsn_text(end)}, and the pipeline has seen changes up to {lsn_text(checkpoint.commit)}",
+        why="the server's log ends before that: it was restored, or a stand-by took over that lacked the last changes",
+        help=f"{reset(names.pipeline)}: reading begins anew",
+    )

@@ -1,0 +1,146 @@
+"""Snapshots on request: by `pipe signal`, and by rows of a table in the source's database.
+
+A request has an id, which becomes that of its snapshot: the snapshot's partitions in the checkpoint are the memory of it, so that
+one that comes again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from connectors._postgres import TableName, ask, parse_table, quoted
+from connectors.sources._cdc_begin import Names, refuse_keyless
+from connectors.sources._cdc_config import PostgresCdcConfig
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, VERSION, Progress, order, position
+from connectors.sources._cdc_snapshot_tables import Layout, inspect
+from connectors.sources._cdc_snapshot_worker import Token
+from connectors.sources._cdc_snapshots import Snapshots
+from connectors.sources._cdc_tables import Selection
+from penstock.clock import Clock
+from penstock.errors import ComponentError, EnvironmentFault, Permanent
+from penstock.event import Event
+from penstock.postgres import Session
+from penstock.spi import Batch
+
+KIND = "snapshot"
+_TICK = 1.0
+
+
+class Requests:
+    """Plans what is asked for."""
+
+    def __init__(
+        self, config: PostgresCdcConfig, names: Names, selection: Selection, session: Session, snapshots: Snapshots
+    ) -> None:
+        self._config = config
+        self._publication = names.publication
+        self._selection = selection
+        self._session = session
+        self._snapshots = snapshots
+
+    async def take(self, snapshot: str, kind: str, arguments: Sequence[str]) -> list[Token]:
+        """Plan a snapshot of these tables, unless that was done; the tokens are settled once it is durable.
+
+        :raises Permanent: `signal.kind`, `signal.table`, `snapshot.*`, `source.*`: it is refused.
+        :raises Transient: the server cannot be asked.
+        """
+        if kind != KIND:
+            raise Permanent("signal.kind", f"a source takes the signal {KIND}, and not {kind!r}")
+        names = list(dict.fromkeys(_table(text) for text in arguments))
+        if not names:
+            raise Permanent("signal.table", "no table was named", help=f"pipe signal PIPELINE {KIND} TABLE…")
+        known = {table.progress.title for table in self._snapshots.knows(snapshot)}
+        layouts = [await self._layout(name) for name in names if str(name) not in known]
+        return self._snapshots.plan(snapshot, layouts)
+
+    async def _layout(self, name: TableName) -> Layout:
+        config, publication = self._config, self._publication
+        try:
+            layout = await ask(self._session, lambda c: inspect(c, config, publication, name))
+            refuse_keyless(layout, config)
+        except EnvironmentFault as fault:  # refused alone: the run goes on
+            raise Permanent(fault.code, fault.message, why=fault.why, help=fault.help) from fault
+        if not self._selection.reads(*name):
+            raise Permanent(
+                "signal.table",
+                f"the pipeline does not read {name}",
+                why="its changes are not read, so that rows of a snapshot would never be brought up to date",
+                help="add it to `tables`",
+            )
+        return layout
+
+
+class SignalTable:
+    """Rows of a table that ask for snapshots: `run` is a task of its own.
+
+    :ivar fault: why the table cannot be looked at.
+    """
+
+    def __init__(
+        self, table: str, requests: Requests, session: Session, snapshots: Snapshots, selection: Selection, clock: Clock
+    ):
+        self.fault: str | None = None
+        self._table = parse_table(table)
+        self._requests = requests
+        self._session = session
+        self._snapshots = snapshots
+        self._source = selection.source(*self._table)
+        self._clock = clock
+        self._seen: set[str] = set()
+
+    async def check(self) -> None:
+        """:raises EnvironmentFault: `signals.table`, with the SQL that makes it."""
+        try:
+            await self._session.run(self._rows)
+        except ComponentError as error:
+            if not isinstance(error, EnvironmentFault) and error.code != "postgres.failed":
+                raise
+            name = quoted(*self._table)
+            raise EnvironmentFault(
+                "signals.table",
+                f"the table {self._table}, by which snapshots are asked for, cannot be read",
+                why=error.message,
+                help=f"CREATE TABLE {name} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind text NOT NULL, "
+                f"arguments text[] NOT NULL); GRANT SELECT ON {name} to the pipeline's user",
+            ) from error
+
+    async def run(self) -> None:
+        """Look once a second, for ever."""
+        while True:
+            try:
+                for identity, kind, arguments in await ask(self._session, self._rows):
+                    await self._take(str(identity), str(kind), arguments or [])
+                    self._seen.add(identity)
+                self.fault = None
+            except ComponentError as error:
+                self.fault = f"the table {self._table} cannot be looked at for signals: {error.code}: {error}"
+            await self._clock.sleep(_TICK)
+
+    async def _take(self, identity: str, kind: str, arguments: Sequence[str]) -> None:
+        snapshot = f"table-{identity}"
+        if any(table.progress.refused for table in self._snapshots.knows(snapshot)):
+            return
+        try:
+            await self._requests.take(snapshot, kind, arguments)
+        except Permanent as error:
+            self._refuse(snapshot, {"id": identity, "kind": kind, "arguments": list(arguments)}, error)
+
+    def _refuse(self, snapshot: str, row: dict[str, Any], error: Permanent) -> None:
+        """A dead letter, and a position that remembers it (Invariant 13)."""
+        schema, name = self._table
+        progress = Progress(VERSION, snapshot, schema, name, done=True, refused=f"{error.code}: {error.message}")
+        event = Event(snapshot, self._source, f"{name}.signal", decoded=row, position=order(1, 1))
+        batch = Batch(progress.partition, [event], position(1, END_OF_CHUNK, progress), Token(), rejects={0: error})
+        self._snapshots.settle(progress, batch)
+
+    def _rows(self, connection: Any) -> list[Any]:
+        sql = f"SELECT id::text, kind::text, arguments::text[] FROM {quoted(*self._table)} WHERE id::text <> ALL(%s) ORDER BY id"  # noqa: S608 - quoted
+        return list(connection.execute(sql.encode(), (list(self._seen),)).fetchall())
+
+
+def _table(text: str) -> TableName:
+    try:
+        return parse_table(text)
+    except ValueError as error:
+        raise Permanent("signal.table", f"{text!r} names no table", why=str(error)) from error
