@@ -7,7 +7,7 @@ asks `Masks.converter`; whoever reads rows by a query converts them with it too 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Literal, Self
 
@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from connectors._pg_values import Converter
 from penstock.config.base import ComponentConfig, Secret
+from penstock.errors import EnvironmentFault
 
 SHORTEST_KEY = 16
 LONGEST_KEY = blake2b.MAX_KEY_SIZE
@@ -71,6 +72,16 @@ class Masks:
     def undistinguished(self, key: tuple[str, ...]) -> tuple[str, ...]:
         """Columns of a key whose mask makes rows look the same that are not."""
         return tuple(column for column in key if column in self._converters and column not in self.distinct)
+
+
+def masked_key(table: str, columns: Sequence[str]) -> EnvironmentFault:
+    """Rows whose keys look the same would overwrite each other, and a changed key would pass for an unchanged one."""
+    return EnvironmentFault(
+        "source.masked_key",
+        f"the mask of {', '.join(columns)} makes keys of table {table} look the same",
+        why="they are part of the key by which its rows are told apart",
+        help=f"mask: {{ {columns[0]}: hash }}",
+    )
 
 
 def _converter(mask: Literal["hash", "null"] | MaskPattern, secret: bytes) -> Converter:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import TableName, parse_table, quoted
 from connectors.sources._cdc_config import PostgresCdcConfig
+from connectors.sources._cdc_mask import Masks, masked_key
 from penstock.errors import EnvironmentFault
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relkind IN ('r', 'p') GROUP BY 1, 2
+"""
+_KEYS = """
+SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, pg_catalog.array_agg(a.attname::pg_catalog.text)
+FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+WHERE CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END GROUP BY 1, 2
 """
 _WITH_ROOTS = 130000
 _WITH_SCHEMAS = 150000
@@ -73,7 +81,7 @@ def prepare_publication(connection: psycopg.Connection[Any], config: PostgresCdc
 def check_columns(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publication: str) -> None:
     """Columns that the configuration names and no table has: what one would leave out, or mask, another would let through.
 
-    :raises EnvironmentFault: `source.no_column`, with the columns that there are.
+    :raises EnvironmentFault: `source.no_column`, with the columns that there are; `source.masked_key`.
     """
     given = {"columns": config.columns or (), "exclude_columns": config.exclude_columns, "mask": tuple(config.mask)}
     if not any(given.values()):
@@ -97,6 +105,11 @@ def check_columns(connection: psycopg.Connection[Any], config: PostgresCdcConfig
             why="; ".join(listed[:_SHOWN]) + more,
             help="names are as the server has them: upper and lower case count",
         )
+    masks = Masks(config.mask, config.mask_key)
+    for schema, table, key in connection.execute(_KEYS) if config.mask else ():
+        same = masks.undistinguished(tuple(key))
+        if same and (schema, table) in columns:
+            raise masked_key(f"{schema}.{table}", same)
 
 
 def _check(

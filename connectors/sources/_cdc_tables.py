@@ -8,9 +8,8 @@ import msgspec
 
 from connectors._postgres import parse_table
 from connectors.sources._cdc_config import Operation, PostgresCdcConfig
-from connectors.sources._cdc_mask import Masks
+from connectors.sources._cdc_mask import Masks, masked_key
 from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity
-from penstock.errors import EnvironmentFault
 
 
 class Table(msgspec.Struct):
@@ -81,12 +80,7 @@ class Selection:
         )
 
     def _refuse_masked(self, relation: Relation, key: tuple[str, ...]) -> None:
-        """Rows whose keys look the same would overwrite each other, and a changed key would pass for an unchanged one."""
+        """Keys may change while they are read: what they are at the start is looked at before."""
         same = self.masks.undistinguished(key)
         if same:
-            raise EnvironmentFault(
-                "source.masked_key",
-                f"the mask of {', '.join(same)} makes keys of table {relation.schema}.{relation.name} look the same",
-                why="they are part of the key by which its rows are told apart",
-                help=f"mask: {{ {same[0]}: hash }}",
-            )
+            raise masked_key(f"{relation.schema}.{relation.name}", same)
