@@ -1,6 +1,7 @@
 # Needs a Python of at least 3.11 with venv, and make. Everything else is installed into .venv.
 #
 #   make run           run the example pipeline on 40,000 real order lines
+#   make demo          change data capture between two PostgreSQL databases, live; Ctrl-C ends it
 #   make test          install what the tests need and run them
 #   make check         format, lint, types, import rules
 #   make bench         side by side with the reference loop
@@ -12,7 +13,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test check bench bench-suite soak docs clean distclean
+.PHONY: help run demo install test check bench bench-suite soak docs clean distclean
 
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install
@@ -39,6 +40,11 @@ help:
 	@$(PIP) --editable .
 	@touch $@
 
+.venv/.installed-demo: .venv/.installed
+	@echo "Installing PostgreSQL and its driver into .venv"
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
 .venv/.installed-dev: .venv/.installed
 	@echo "Installing what the tests and checks need into .venv"
 	@$(PIP) --editable '.[dev,build]'
@@ -49,6 +55,9 @@ install: .venv/.installed
 run: .venv/.installed
 	@$(BIN)/pipe run --once pipelines/orders.yaml
 
+demo: .venv/.installed-demo
+	@$(BIN)/python -m demo $(DEMO_ARGS)
+
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -56,6 +65,7 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy -p demo
 	$(BIN)/lint-imports
 
 bench: .venv/.installed-dev
