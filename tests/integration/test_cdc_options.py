@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cdc_parts import ORDERS, events_of, ids, make_source, positions, prepare_slot, read, sql, take_all, told
+from cdc_parts import ORDERS, SECONDS, events_of, ids, make_source, positions, prepare_slot, read, sql, take_all, told
 from server_parts import MakeDatabase
 
 from connectors.sources.postgres_cdc import PostgresCdcSource
@@ -75,11 +76,46 @@ async def test_masked_columns_are_masked_in_every_row_key_and_dead_letter(shop: 
     assert not any(b"secret" in (event.original or b"") + str(event.record).encode() for event in events_of(batches))
 
 
+async def test_rows_of_a_snapshot_are_masked_their_ids_too(shop: Database, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {
+        "mask": {"status": "hash", "body": {"keep_last": 1}},
+        "mask_key": KEY,
+        "snapshot": {"mode": "initial"},
+    }
+    await sql(shop, "ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD PRIMARY KEY (status, id)")
+    await sql(shop, "INSERT INTO orders VALUES (1, 'secret', 'body')")
+    batches: list[Batch] = []
+    source = make_source(shop, tmp_path, **fields)
+    await source.open(Resume(1, {}, once=True))
+    try:
+        async with asyncio.timeout(SECONDS):
+            async for batch in source.batches():
+                batches.append(batch)
+                await source.ack([batch.token])
+    finally:
+        await source.close()
+    (event,) = events_of(batches)
+    assert event.data == {"id": 1, "status": digest("secret"), "body": "***y"}
+    assert "secret" not in event.id
+    assert digest("secret") in event.id or "blake2b:" in event.id
+
+
 async def test_a_mask_that_makes_keys_look_the_same_is_refused(shop: Database, tmp_path: Path) -> None:
+    source = make_source(shop, tmp_path, mask={"id": None})
+    with pytest.raises(EnvironmentFault) as caught:
+        await source.open(Resume(1, {}))
+    await source.close()
+    assert (caught.value.code, caught.value.help) == ("source.masked_key", "mask: { id: hash }")
+
+
+async def test_a_masked_column_that_becomes_the_key_while_it_is_read_stops_the_run(shop: Database, tmp_path: Path) -> None:
     known = await prepare_slot(make_source(shop, tmp_path))
-    await sql(shop, "INSERT INTO orders VALUES (1)")
-    given, error = await stopped(make_source(shop, tmp_path, mask={"id": None}), known)
-    assert (events_of(given), error.code, error.help) == ([], "source.masked_key", "mask: { id: hash }")
+    await sql(shop, "INSERT INTO orders VALUES (1, 'a')")
+    await sql(shop, "ALTER TABLE orders ALTER status SET NOT NULL; CREATE UNIQUE INDEX u ON orders (status)")
+    await sql(shop, "ALTER TABLE orders REPLICA IDENTITY USING INDEX u; INSERT INTO orders VALUES (2, 'b')")
+    await sql(shop, "ALTER TABLE orders REPLICA IDENTITY DEFAULT")
+    given, error = await stopped(make_source(shop, tmp_path, mask={"status": None}), known)
+    assert ([event.data["id"] for event in events_of(given)], error.code) == ([1], "source.masked_key")
 
 
 @pytest.mark.parametrize("field", [{"columns": ["id", "nam"]}, {"exclude_columns": ["nam"]}, {"mask": {"nam": None}}])
