@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from connectors._postgres import LONGEST_NAME
 from connectors.sinks._postgres_create import is_column
@@ -21,12 +22,11 @@ Content = Mapping[str, Any] | ComponentError
 _MOST_SHAPES = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """An event as the configuration reads it."""
 
     kind: Literal["put", "delete", "truncate"]
-    content: Content = field(default_factory=dict)
+    content: Content = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Reading:
 
     def read(self, events: Sequence[Event]) -> list[Asked]:
         """What each event asks for, in order."""
+        if self.delete is None and self.truncate is None:
+            return [Asked("put", content) for content in self._contents(events)]
         asked: list[Asked | None] = [None] * len(events)
         _decide(events, self.truncate, "truncate", asked)
         _decide(events, self.delete, "delete", asked)
@@ -124,7 +126,7 @@ class Shaping:
         ops: list[Op] = []
         failed: dict[int, ComponentError] = {}
         shapes = self._shapes
-        for place, (kind, content) in enumerate([(each.kind, each.content) for each in asked]):
+        for place, (kind, content) in enumerate(asked):
             if isinstance(content, ComponentError):
                 failed[place] = content
             elif kind == "truncate":

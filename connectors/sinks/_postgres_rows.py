@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 from connectors.sinks._postgres_values import Convert, Converters, Unfit, converter_of
 from penstock.errors import Permanent
@@ -40,7 +42,7 @@ class Column:
     identity: bool = False
 
 
-class Op(NamedTuple):
+class Op(msgspec.Struct, frozen=True, order=True, gc=False):
     """What an event asks of the table.
 
     :ivar event: index of the event in its batch.
@@ -77,11 +79,14 @@ class Rows:
         if steps is None:
             steps = self._plan(classes)
         row: list[Any] = list(values)
-        for place, function in steps:
-            try:
+        place = 0
+        try:
+            for place, function in steps:
                 row[place] = function(row[place])
-            except Unfit as error:
-                raise refused_value(self.names[place], error) from error
+        except Unfit as error:
+            raise refused_value(self.names[place], error) from error
+        if not self._key:
+            return Op(index, kind, self.names, row)
         key = tuple([row[place] for place in self._key])
         if None in key:
             missing = [self.names[place] for place in self._key if row[place] is None]

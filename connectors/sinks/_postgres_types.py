@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from connectors.sinks import _postgres_times as times
 from connectors.sinks import _postgres_values as values
 from connectors.sinks._postgres_values import Converters
 
@@ -67,18 +68,19 @@ _FIXED: Mapping[int, Converters] = MappingProxyType(
         700: _FLOAT4,
         701: _FLOAT8,
         790: {str: values.money},
-        1082: {str: values.matched(values.DATE, 0, "date (YYYY-MM-DD)")},
+        1082: {str: times.matched(times.DATE, 0, "date (YYYY-MM-DD)")},
         3802: _ANY_JSON,
     }
 )
 _TIMES: Mapping[int, tuple[re.Pattern[str], str]] = MappingProxyType(
     {
-        1083: (values.TIME, "time of day (HH:MM:SS)"),
-        1114: (values.TIMESTAMP, "time without an offset (YYYY-MM-DDTHH:MM:SS, also with Z)"),
-        1184: (values.TIMESTAMPTZ, "time (RFC 3339)"),
-        1266: (values.TIMETZ, "time of day with an offset"),
+        1083: (times.TIME, "time of day (HH:MM:SS)"),
+        1114: (times.TIMESTAMP, "time without an offset (YYYY-MM-DDTHH:MM:SS, also with Z)"),
+        1184: (times.TIMESTAMPTZ, "time (RFC 3339)"),
+        1266: (times.TIMETZ, "time of day with an offset"),
     }
 )
+_WITH_DATE = frozenset((1114, 1184))
 _BPCHAR, _VARCHAR, _INTERVAL, _NUMERIC = 1042, 1043, 1186, 1700
 _JSON_TYPES = frozenset((114, 3802))
 
@@ -94,14 +96,15 @@ def converters(oid: int, modifier: int, types: Mapping[int, PgType]) -> Converte
         return fixed
     if oid in _TIMES:
         pattern, what = _TIMES[oid]
-        return {str: values.matched(pattern, _MICROSECONDS if modifier < 0 else modifier, what)}
+        check = times.matched(pattern, _MICROSECONDS if modifier < 0 else modifier, what)
+        return {str: times.utc(check) if modifier < 0 and oid in _WITH_DATE else check}
     if oid in (_BPCHAR, _VARCHAR):
         return _TEXT if modifier < 0 else _limited(modifier - 4)
     if oid == _NUMERIC:
         return _numeric(modifier)
     if oid == _INTERVAL:
         precision = _FULL_PRECISION if modifier < 0 else modifier & _FULL_PRECISION
-        return {str: values.interval(min(precision, _MICROSECONDS))}
+        return {str: times.interval(min(precision, _MICROSECONDS))}
     return _defined(types.get(oid), modifier, types)
 
 

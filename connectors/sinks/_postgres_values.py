@@ -35,16 +35,6 @@ class Unfit(Exception):
         self.help = help
 
 
-_DATE = r"\d{4,7}-\d\d-\d\d"
-_TIME = r"\d\d:\d\d(?::\d\d(?:\.(?P<fraction>\d+))?)?"
-_OFFSET = r"(?:[Zz]|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)"
-_NO_OFFSET = r"(?:[Zz]|[+-]00(?::?00)?)"
-DATE = re.compile(rf"{_DATE}(?: BC)?|-?infinity", re.ASCII)
-TIME = re.compile(_TIME, re.ASCII)
-TIMETZ = re.compile(_TIME + _OFFSET, re.ASCII)
-TIMESTAMP = re.compile(rf"{_DATE}(?:[Tt ]{_TIME}{_NO_OFFSET}?)?(?: BC)?|-?infinity", re.ASCII)
-TIMESTAMPTZ = re.compile(rf"{_DATE}(?:[Tt ]{_TIME} ?{_OFFSET}?)?(?: BC)?|-?infinity", re.ASCII)
-_INTERVAL_FRACTION = re.compile(r"\.(?P<fraction>\d+)", re.ASCII)
 _CENTS = re.compile(r"\.\d\d\d", re.ASCII)
 _DECIMAL = re.compile(r"\s*[+-]?\d*\.?(?P<fraction>\d*)\s*", re.ASCII)
 _OCTAL = re.compile(r"\\[0-3][0-7]{2}", re.ASCII)
@@ -77,6 +67,10 @@ def scaled(scale: int) -> tuple[Convert, Convert, Convert]:
     """For text, integers and floats that go into a numeric with a scale, which would round them."""
 
     def text(value: str) -> str:
+        if scale >= 0 and "e" not in value and "E" not in value:  # as nearly always
+            point = value.find(".")
+            if point < 0 or len(value) - point - 1 <= scale:
+                return value
         found = _DECIMAL.fullmatch(value)
         if scale >= 0 and found is not None and len(found["fraction"].rstrip("0")) <= scale:
             return value
@@ -91,7 +85,13 @@ def scaled(scale: int) -> tuple[Convert, Convert, Convert]:
             raise Unfit(f"{str(shown)[:60]} has more digits than the {scale} that the column keeps", "round it before")
         return value
 
-    return text, lambda value: _exactly(integer(value), value) if scale < 0 else integer(value), lambda value: text(repr(value))
+    def number(value: float) -> str:
+        shown = repr(value)
+        if "e" not in shown and len(shown) - shown.find(".") - 1 <= scale:
+            return shown
+        return text(shown)
+
+    return text, lambda value: _exactly(integer(value), value) if scale < 0 else integer(value), number
 
 
 def _places(number: Decimal) -> int:
@@ -196,29 +196,6 @@ def money(value: str) -> str:
     if _CENTS.search(value):
         raise Unfit(f"{value[:60]} has more digits than money keeps")
     return value
-
-
-def matched(pattern: re.Pattern[str], precision: int, what: str) -> Convert:
-    def check(value: str) -> str:
-        found = pattern.fullmatch(value)
-        if found is None:
-            raise Unfit(f"{value[:60]!r} is no {what}")
-        fraction = found.groupdict().get("fraction")
-        if fraction and len(fraction) > precision and fraction[precision:].strip("0"):
-            raise Unfit(f"{value[:60]} has more than {precision} digits of a second", "cut them off before")
-        return value
-
-    return check
-
-
-def interval(precision: int) -> Convert:
-    def check(value: str) -> str:
-        for found in _INTERVAL_FRACTION.finditer(value):
-            if found["fraction"][precision:].strip("0"):
-                raise Unfit(f"{value[:60]} has more than {precision} digits of a second", "cut them off before")
-        return value
-
-    return check
 
 
 def hstore(value: dict[str, Any]) -> str:
