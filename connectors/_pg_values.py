@@ -92,10 +92,9 @@ def timestamp(data: bytes) -> str:
 
 def timestamp_utc(data: bytes) -> str:
     """RFC 3339 with `Z`; infinity, years before 1 and beyond 9999 as PostgreSQL prints them."""
-    value = data.decode()
-    if value[-3:] != "+00" or value[10:11] != " ":
-        return value
-    return value[:10] + "T" + value[11:-3] + "Z"
+    if data[-3:] != b"+00" or data[10:11] != b" ":
+        return data.decode()
+    return data[:-3].replace(b" ", b"T").decode() + "Z"
 
 
 def binary(data: bytes) -> str:

@@ -22,8 +22,8 @@ from connectors.sources._cdc_snapshot_tap import Tap
 from connectors.sources._cdc_tables import Selection, Table
 from connectors.sources._cdc_toast import Unsent, UnsentUpdate, converters_of
 from connectors.sources._cdc_transactions import PLACE, Transactions, annotate
-from connectors.sources._pg_replication import lsn_text, protocol_error, time_text
-from connectors.sources._pgoutput import Decoder
+from connectors.sources._pg_replication import TimeTexts, lsn_text, protocol_error
+from connectors.sources._pgoutput import INSERT, Decoder
 from connectors.sources._pgoutput_messages import (
     UNCHANGED,
     Begin,
@@ -90,6 +90,7 @@ class Changes:
         self.keys: dict[int, tuple[str, ...]] = {}
         self._selection = selection
         self._options = options
+        self._time_text = TimeTexts()
         self._tables: dict[int, Table] = {}
         self._handlers: Mapping[type, Callable[[Any], Relation | Streamed | None]] = {
             Begin: self._begin,
@@ -165,6 +166,9 @@ class Changes:
         return self._feed if self.tap.is_idle else self._feed_tapped
 
     def _feed(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
+        if message[:1] == INSERT and self._options.transactions is None:
+            self._insert_at_once(message, streamed)
+            return None
         found = self.decoder.decode(message, streamed)
         handler = self._handlers.get(found.__class__)
         if handler is None:
@@ -174,6 +178,40 @@ class Changes:
         if len(self.events) != before:
             self.size += len(message)
         return described
+
+    def _insert_at_once(self, message: bytes, streamed: bool) -> None:
+        """`_insert` and `_give` in one, for what most of a stream are."""
+        relation, row, unchanged, fault = self.decoder.insert(message, streamed)
+        self._change = change = self._change + 1
+        table = self._tables.get(relation.oid) or self._meet(relation)
+        place, kind, events = 2 * change + 1, table.types.get("insert"), self.events
+        if kind is None or place <= self._threshold:
+            return
+        self.size += len(message)
+        if unchanged or fault is not None:
+            self._give(table, "insert", place, None, row, unchanged, fault)
+            return
+        record = {
+            "op": "insert",
+            "schema": table.schema,
+            "table": table.name,
+            "before": None,
+            "after": row,
+            "lsn": self._lsn,
+            "xid": self._xid,
+        }
+        events.append(
+            Event(
+                f"{self._lsn}-{change}",
+                table.source,
+                kind,
+                self._time,
+                decoded={"before": None, "after": row} if self._options.include_before else row,
+                position=self._prefix + place.to_bytes(8, "big"),
+                origin=len(events),
+                record=record,
+            )
+        )
 
     def _feed_tapped(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
         before = len(self.events)
@@ -193,7 +231,7 @@ class Changes:
         self.in_transaction = True
         self._commit_lsn, self._xid, self._change = commit_lsn, xid, 0
         self._prefix = commit_lsn.to_bytes(8, "big")
-        self._lsn, self._time = lsn_text(commit_lsn), time_text(time)
+        self._lsn, self._time = lsn_text(commit_lsn), self._time_text(time)
         if self._options.transactions is not None:
             self._options.transactions.begin()
         start = self._start

@@ -174,7 +174,7 @@ class Stream:
                 return False
             if data[0] != XLOG_DATA:
                 self._keepalive(data)
-            elif (found := feed(bytes(data[XLOG_HEADER:]))) is not None:
+            elif (found := feed(data.tobytes()[XLOG_HEADER:])) is not None:
                 if not isinstance(found, Relation):
                     await self._streamed(found)
                     return True

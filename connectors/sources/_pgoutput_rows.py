@@ -16,7 +16,7 @@ Decoded = tuple[Row, int, tuple[str, ...], Permanent | None]
 """The row, where its bytes end, which of its columns are UNCHANGED, and why a value of it cannot be had as JSON."""
 
 _count = Struct("!H").unpack_from
-_length = Struct("!I").unpack_from
+_length = Struct("!xI").unpack_from  # behind the byte that tells the kind
 _TEXT, _NULL, _TOAST, _BINARY = b"tnub"
 
 
@@ -35,8 +35,9 @@ def decode_row(data: bytes, start: int, plan: Plan) -> Decoded:
         for name, convert in plan:
             kind = data[at]
             if kind == _TEXT:
+                (length,) = _length(data, at)
                 begin = at + 5
-                at = begin + _length(data, at + 1)[0]
+                at = begin + length
                 if convert is not None:
                     row[name] = convert(data[begin:at])
             else:
@@ -68,14 +69,14 @@ def _decode_faulty(data: bytes, at: int, plan: Plan) -> Decoded:
     first: Permanent | None = None
     for name, convert in plan:
         kind = data[at]
-        at += 1
         if kind != _TEXT:
+            at += 1
             _refuse_unknown(kind)
             if convert is not None:
                 row[name] = None if kind == _NULL else UNCHANGED
                 unchanged += (name,) if kind == _TOAST else ()
             continue
-        begin = at + 4
+        begin = at + 5
         at = begin + _length(data, at)[0]
         if at > len(data):
             raise protocol_error("a row ends in the middle of a value")

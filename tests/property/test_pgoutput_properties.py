@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pgoutput_parts import VERSIONS, catalog, encode_change, encode_relation, golden, text
@@ -75,6 +76,9 @@ def test_rows_come_back_as_they_were_encoded(table: Any, data: st.DataObject, xi
     insert = decoder.decode(encode_change(b"I", 7, (b"N", encoded(other)), xid=xid), streamed)
     unchanged = tuple(name for name, cell in rows[1].items() if cell is UNCHANGED)
     assert insert == Insert(xid, relation.relation, rows[1], unchanged)
+    assert (
+        decoder.insert(encode_change(b"I", 7, (b"N", encoded(other)), xid=xid), streamed) == msgspec.structs.astuple(insert)[1:]
+    )
     update = decoder.decode(encode_change(b"U", 7, (b"O", encoded(old)), (b"N", encoded(other)), xid=xid), streamed)
     filled = {name: rows[0][name] if cell is UNCHANGED else cell for name, cell in rows[1].items()}
     assert update == Update(xid, relation.relation, rows[0], False, filled)

@@ -16,6 +16,7 @@ from connectors.sources._pg_replication import (
     XLOG_HEADER,
     Keepalive,
     ProtocolError,
+    TimeTexts,
     XLogData,
     frame,
     lsn_text,
@@ -234,3 +235,12 @@ def test_times_are_counted_from_the_year_2000() -> None:
     assert time_text(0) == "2000-01-01T00:00:00.000000Z"
     with pytest.raises(ProtocolError):
         time_text(2**63 - 1)
+
+
+def test_times_one_after_the_other_read_as_each_alone() -> None:
+    texts = TimeTexts()
+    for time in (0, 1, 999_999, 1_000_000, 999_999, -1, -1_000_000, -1_000_001, microseconds_since_2000(datetime.now(UTC))):
+        assert texts(time) == time_text(time)
+    with pytest.raises(ProtocolError):
+        texts(2**63 - 1)
+    assert texts(0) == time_text(0)
