@@ -368,3 +368,32 @@ async def test_a_transaction_beyond_the_bound_stops_the_run_and_names_what_to_do
     assert left(tmp_path) == []
     whole = await read(make_source(large, tmp_path, streaming="off", count=500))
     assert len(events_of(whole)) == 9000
+
+
+async def test_another_source_of_the_process_goes_on_while_one_reads_a_large_transaction(large: Database, tmp_path: Path) -> None:
+    await sql(large, "CREATE TABLE small (id int PRIMARY KEY)")
+    fields = {"tables": ["public.small"], "slot": {"name": f"small_{large.name}"}, "publication": {"name": "small"}}
+    await prepare_slot(make_source(large, tmp_path))
+    await prepare_slot(make_source(large, tmp_path, **fields))
+    await sql(large, LARGE.format(1, 300_000))
+    latencies: list[float] = []
+    async with (
+        reading(make_source(large, tmp_path, count=500)) as batches,
+        reading(make_source(large, tmp_path, **fields)) as others,
+    ):
+        counting = asyncio.ensure_future(count_to(batches, 300_000))
+        while not counting.done():
+            await sql(large, f"INSERT INTO small VALUES ({len(latencies)})")
+            began = asyncio.get_running_loop().time()
+            while not (await anext(others)).events:
+                pass
+            latencies.append(asyncio.get_running_loop().time() - began)
+        await counting
+    assert len(latencies) > 5
+    # the first ones wait until the server has decoded the large transaction for this slot too
+    assert max(latencies[5:]) < 1.0, f"{max(latencies):.3f} s at most, of {len(latencies)}"
+
+
+async def count_to(batches: AsyncIterator[Batch], count: int) -> None:
+    while count > 0:
+        count -= len((await anext(batches)).events)
