@@ -57,20 +57,22 @@ def run_cdc_round(
     launcher: Launcher,
     *,
     strikes: Sequence[CdcStrike] = (),
+    settings: CdcSettings | None = None,
 ) -> RoundResult:
     """One whole round in `directory`, which must be empty.
 
-    :param strikes: instead of those that the seed draws.
+    :param strikes: instead of those that the seed draws; `settings` likewise.
     """
     started = time.monotonic()
     rng = random.Random(f"{scenario.name}/{seed}")
-    settings = CdcSettings.draw(rng)
+    drawn = CdcSettings.draw(rng)
+    settings = settings or drawn
     result = RoundResult(scenario.name, seed)
     project = directory / "project"
     project.mkdir()
     with servers.world(f"round_{seed}", settings) as world:
         write_cdc_pipeline(project, scenario, world, settings)
-        with Writers(world.source, f"{scenario.name}/{seed}", count=settings.writers) as writers:
+        with Writers(world.source, f"{scenario.name}/{seed}", count=settings.writers, bodies=settings.bodies) as writers:
             round_ = CdcRound(scenario, seed, project, launcher, settings, rng, world, writers, result)
             round_.run(strikes or plan_cdc_strikes(rng, seed))
     result.seconds = time.monotonic() - started

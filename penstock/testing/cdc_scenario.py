@@ -138,6 +138,7 @@ class CdcSettings:
     """What a seed chooses.
 
     :ivar full: REPLICA IDENTITY FULL, else the default one.
+    :ivar bodies: bytes of the longest bodies: with more, values are stored apart, and transactions are streamed in progress.
     """
 
     transactions: int
@@ -146,6 +147,7 @@ class CdcSettings:
     count: int
     in_flight: int
     dedup: bool
+    bodies: int = 200
 
     @classmethod
     def draw(cls, rng: random.Random) -> CdcSettings:
@@ -157,6 +159,7 @@ class CdcSettings:
             count=rng.choice([3, 10, 40, 150, 500]),
             in_flight=rng.choice([20, 200, 10_000]),
             dedup=rng.random() < 0.3,
+            bodies=rng.choice([200, 200, 4000]),
         )
 
 
@@ -174,6 +177,7 @@ def write_cdc_pipeline(project: Path, scenario: CdcScenario, world: World, setti
                 "tables": ["public.items"],
                 "slot": {"name": SLOT},
                 "status_interval": "1s",
+                "snapshot": {"mode": "never"},
             }
         },
         "transforms": [

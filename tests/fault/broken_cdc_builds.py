@@ -1,0 +1,71 @@
+"""Builds that break change data capture on purpose, each in one place: what its crash rounds must be able to catch.
+
+Each function breaks the program in this process, then runs the command. They run in processes of their own only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from connectors.sinks import _postgres_ledger as ledger
+from connectors.sinks.postgres import PostgresSink
+from connectors.sources import postgres_cdc
+from connectors.sources._cdc_blocks import Blocks
+from connectors.sources._cdc_positions import END, Start
+from connectors.sources.postgres_cdc import PostgresCdcSource
+from penstock.cli.main import main
+from penstock.errors import ComponentError
+from penstock.ledger import Commit
+from penstock.spi import Batch, Position
+
+
+def confirms_what_was_read() -> None:
+    """What was read is confirmed, before it is anywhere."""
+    batches = PostgresCdcSource.batches
+
+    async def confirming(self: PostgresCdcSource) -> AsyncIterator[Batch]:
+        async for batch in batches(self):
+            await self.ack([batch.token])
+            yield batch
+
+    PostgresCdcSource.batches = confirming  # type: ignore[method-assign]
+    main()
+
+
+def resumes_behind_the_transaction() -> None:
+    """A run that begins in mid-transaction leaves the rest of it out."""
+    start_of = postgres_cdc.start_of
+
+    def behind(found: Position) -> Start:
+        start = start_of(found)
+        return Start(start.commit, END, start.end) if start.place else start
+
+    postgres_cdc.start_of = behind  # type: ignore[attr-defined]
+    main()
+
+
+def rows_apart_from_checkpoint() -> None:
+    """Rows are committed, then the ledger is."""
+
+    def write(self: PostgresSink, ops: Sequence[Any], commit: Commit, connection: Any) -> dict[int, ComponentError]:
+        refused = self._writer.write(connection, ops, lambda: None) if self._writer is not None else {}
+        if not refused:
+            self._context.faults.hit("inside_sink_write")
+            ledger.within(connection, lambda db: self._settle(db, commit))
+        return refused
+
+    PostgresSink._write = write  # type: ignore[method-assign]
+    main()
+
+
+def keeps_what_was_rolled_back() -> None:
+    """Of a transaction that was streamed, subtransactions that were rolled back are read too."""
+    abort = Blocks.abort
+
+    async def forgetful(self: Blocks, found: Any) -> None:
+        if found.subxid == found.xid:
+            await abort(self, found)
+
+    Blocks.abort = forgetful  # type: ignore[method-assign]
+    main()

@@ -1,0 +1,34 @@
+"""Seeded rounds over a changing database: writers at work while runs, servers and connections are struck.
+
+`make test` does a few rounds; `make soak` sets PENSTOCK_SOAK_ROUNDS. A round that fails prints its seed and its command.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from penstock.testing.cdc_scenario import CDC_SCENARIOS
+from penstock.testing.crash import run_rounds, summary
+
+SOAK = int(os.environ.get("PENSTOCK_SOAK_ROUNDS", "0"))
+JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("name", "first", "few"), [("cdc_both", 2, 2), ("cdc_postgres", 100, 0), ("cdc_file", 200, 0), ("cdc_postgres16", 300, 1)]
+)
+def test_killed_with_its_servers_a_pipeline_gives_every_committed_change_once_and_in_order(
+    name: str, first: int, few: int, tmp_path: Path
+) -> None:
+    rounds = SOAK or few
+    if not rounds:
+        pytest.skip("soak rounds alone: the others hold what this one does")
+    results = run_rounds(CDC_SCENARIOS[name], range(first, first + rounds), jobs=min(JOBS, rounds), keep=tmp_path)
+    print(summary(name, results))
+    assert not any(result.problems for result in results), "\n".join(r.report() for r in results if r.problems)
+    assert len(results) == rounds
+    assert sum(sum(result.killed_at.values()) for result in results) >= rounds
