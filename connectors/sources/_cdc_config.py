@@ -90,8 +90,8 @@ class SlotLagFields(ComponentConfig):
     size: Size = Field(gt=0, description="WAL that the slot holds back.", examples=["10GiB"])
     action: Literal["unhealthy", "stop"] = Field(
         "unhealthy",
-        description="`unhealthy`: the run says so. `stop`: the run ends with `slot.lag`. One that begins beyond the size may fall "
-        "behind by as much again, so that it can catch up.",
+        description="`unhealthy`: the run says so. `stop`: the run ends with `slot.lag`. One that begins beyond the size may "
+        "fall behind by as much again, so that it can catch up.",
     )
 
 
