@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from connectors._postgres import LONGEST_NAME, PostgresFields, TableField, parse_table
-from connectors.sinks._postgres_create import types_of_schema
 from connectors.sinks._postgres_events import Reading
 from penstock.config.base import DataField, DataProgram
 from penstock.spi import Context
@@ -117,13 +116,12 @@ def reading(config: PostgresSinkConfig, context: Context) -> Reading:
     )
 
 
-def declared_types(config: PostgresSinkConfig, context: Context) -> dict[str, str] | None:
-    """Columns and types of a table that is made, as far as the configuration declares them."""
+def declared_schema(config: PostgresSinkConfig, context: Context) -> Any:
+    """The JSON Schema that the configuration names for a table that is made; None without.
+
+    :raises ConfigProblem: there is no such schema.
+    """
     if config.row_schema is None:
         return None
     registry = FileRegistry(context.schemas)
-    ref = registry.resolve(config.row_schema)
-    types = types_of_schema(registry.schema(ref), str(ref))
-    if config.columns is None:
-        return types
-    return {name: types.get(name, "jsonb") for name in config.columns}
+    return registry.schema(registry.resolve(config.row_schema))

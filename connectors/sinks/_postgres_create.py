@@ -40,22 +40,27 @@ def types_of_values(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> 
     return found
 
 
-def types_of_schema(schema: Any, where: str) -> dict[str, str]:
-    """A column for each of the schema's properties.
+def types_of_schema(schema: Any, where: str, columns: Iterable[str] | None, key: Sequence[str]) -> dict[str, str]:
+    """The type of each column: of the schema's property with its name.
 
-    :raises EnvironmentFault: `sink.schema`: it names none, or one that can be no column.
+    :param columns: None: all properties are columns.
+    :raises EnvironmentFault: `sink.schema`: a column is no property, or a property can be no column.
     """
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    if not isinstance(properties, dict) or not properties:
-        raise EnvironmentFault("sink.schema", f"the schema {where} names no properties", help="make the table yourself")
-    strange = [name for name in properties if not is_column(name)]
+    found = schema.get("properties") if isinstance(schema, dict) else None
+    properties: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    names = list(properties if columns is None else columns)
+    missing = [name for name in (*names, *key) if name not in properties]
+    strange = [name for name in properties if not is_column(name)] if columns is None else []
+    if missing or not names:
+        what = f"no property {missing[0]}" if missing else "no properties"
+        raise EnvironmentFault("sink.schema", f"the schema {where} has {what}", help="add it there, or make the table yourself")
     if strange:
         raise EnvironmentFault(
             "sink.schema",
-            f"the schema {where} names a property {strange[0][:LONGEST_NAME]!r}, which can be no column",
-            help="make the table yourself, and name the columns: columns: {NAME: JQ}",
+            f"the schema {where} has a property {strange[0][:LONGEST_NAME]!r}, which can be no column",
+            help="name the columns: columns: {NAME: JQ}",
         )
-    return {name: _type(each) for name, each in properties.items()}
+    return {name: _type(properties[name]) for name in names}
 
 
 def _type(schema: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from connectors._postgres import TableName, parse_table, quoted, quoted_list
+from connectors._postgres import TableName, parse_table, quoted
 from connectors._postgres_doctor import examine_server
 from connectors.sinks._postgres_config import PostgresSinkConfig, needed_privileges
 from connectors.sinks._postgres_table import Table, check_columns, check_grants, check_key, load
@@ -28,13 +28,6 @@ WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped AND attnotnull ORDER BY 
 _SAME_NULLS = """
 SELECT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = %s AND i.indisunique
                AND (to_jsonb(i)->>'indnullsnotdistinct')::bool)
-"""
-_DEFERRABLE = """
-SELECT quote_ident(c.conname), c.contype = 'p' FROM pg_constraint AS c
-WHERE c.conrelid = %s AND c.condeferrable AND c.contype IN ('p', 'u')
-      AND %s::text[] @> ARRAY(SELECT a.attname::text FROM pg_attribute AS a
-                              WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey))
-      AND cardinality(c.conkey) = cardinality(%s::text[])
 """
 _MAY_CREATE = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s"
 
@@ -60,8 +53,7 @@ def _table_check(config: PostgresSinkConfig) -> Check:
         if table is None:
             yield from _check_absent(connection, name, create=config.create)
             return
-        findings = [*_check_table(connection, table, config), *_check_deferrable(connection, table, config)]
-        findings += _check_rows(connection, table, config)
+        findings = [*_check_table(connection, table, config), *_check_rows(connection, table, config)]
         yield from findings
         if not any(finding.severity == "error" for finding in findings):
             yield Finding("ok", "sink.table", f"rows can be written to {name}")
@@ -96,21 +88,6 @@ def _check_table(connection: psycopg.Connection[Any], table: Table, config: Post
     if not any(faults):
         faults.append(_fault(lambda: check_key(connection, table, key, config.on_conflict)))
     yield from (Finding.of(fault) for fault in faults if fault is not None)
-
-
-def _check_deferrable(connection: psycopg.Connection[Any], table: Table, config: PostgresSinkConfig) -> Iterator[Finding]:
-    """Constraints that recognise the key, and that ON CONFLICT cannot use: it fails when the first row is written."""
-    if not config.key or config.on_conflict == "error":
-        return
-    key = list(config.key)
-    for name, primary in connection.execute(_DEFERRABLE, (table.oid, key, key)):
-        yield Finding(
-            "error",
-            "sink.no_unique_key",
-            f"the constraint {name} of {table.name} is DEFERRABLE",
-            "ON CONFLICT works with constraints only that hold at once",
-            f"ALTER TABLE {table.sql} DROP CONSTRAINT {name}, ADD {'PRIMARY KEY' if primary else 'UNIQUE'} ({quoted_list(key)})",
-        )
 
 
 def _fault(check: Callable[[], None]) -> EnvironmentFault | None:

@@ -51,8 +51,9 @@ SELECT ARRAY(SELECT p FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS p
 FROM pg_catalog.pg_class AS c WHERE c.oid = %s::pg_catalog.oid
 """
 _UNIQUE = """
-SELECT i.indimmediate AND i.indisvalid FROM pg_catalog.pg_index AS i
-WHERE i.indrelid = %s::pg_catalog.oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL AND ARRAY(
+SELECT i.indimmediate, c.conname::pg_catalog.text, coalesce(c.contype = 'p', false)
+FROM pg_catalog.pg_index AS i LEFT JOIN pg_catalog.pg_constraint AS c ON c.conindid = i.indexrelid AND c.contype IN ('p', 'u')
+WHERE i.indrelid = %s::pg_catalog.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND ARRAY(
     SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(number, place)
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
     WHERE k.place <= i.indnkeyatts ORDER BY a.attname::pg_catalog.text COLLATE pg_catalog."C") = %s::pg_catalog.text[]
@@ -195,15 +196,23 @@ def check_key(connection: psycopg.Connection[Any], table: Table, key: Sequence[s
     """:raises EnvironmentFault: `sink.no_unique_key`, where nothing that ON CONFLICT can use makes the key unique."""
     if not key or on_conflict == "error":
         return
+    columns = quoted_list(key)
     found = connection.execute(_UNIQUE, (table.oid, sorted(key))).fetchall()
-    if any(usable for (usable,) in found):
-        return
-    raise EnvironmentFault(
-        "sink.no_unique_key",
-        f"nothing makes {', '.join(key)} unique in table {table.name}",
-        why="its unique constraint is deferrable or not valid, so that ON CONFLICT cannot use it" if found else None,
-        help=f"CREATE UNIQUE INDEX {'' if table.partitioned else 'CONCURRENTLY '}ON {table.sql} ({quoted_list(key)})",
-    )
+    if not found:
+        raise EnvironmentFault(
+            "sink.no_unique_key",
+            f"nothing makes {', '.join(key)} unique in table {table.name}",
+            help=f"CREATE UNIQUE INDEX {'' if table.partitioned else 'CONCURRENTLY '}ON {table.sql} ({columns})",
+        )
+    for immediate, name, primary in found:
+        if not immediate:
+            kind = "PRIMARY KEY" if primary else "UNIQUE"
+            raise EnvironmentFault(
+                "sink.no_unique_key",
+                f"the constraint {name} of {table.name} is DEFERRABLE",
+                why="ON CONFLICT works with constraints only that hold at once",
+                help=f"ALTER TABLE {table.sql} DROP CONSTRAINT {quoted(name)}, ADD {kind} ({columns})",
+            )
 
 
 def overriding_of(columns: Sequence[Column]) -> str:

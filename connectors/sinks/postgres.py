@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from connectors._postgres import make_session, parse_table
 from connectors.sinks import _postgres_ledger as ledger
-from connectors.sinks._postgres_config import PostgresSinkConfig, declared_types, needed_privileges, reading
-from connectors.sinks._postgres_create import create, types_of_values
+from connectors.sinks._postgres_config import PostgresSinkConfig, declared_schema, needed_privileges, reading
+from connectors.sinks._postgres_create import create, types_of_schema, types_of_values
 from connectors.sinks._postgres_doctor import WHAT, examine
 from connectors.sinks._postgres_events import Asked, Shaping, unfit_for_columns
 from connectors.sinks._postgres_refusals import Outdated
@@ -54,7 +54,7 @@ class PostgresSink:
         self._table = parse_table(config.table)
         self._key = tuple(config.key or ())
         self._reading = reading(config, context)
-        self._types = declared_types(config, context)
+        self._schema = declared_schema(config, context)
         self._ledger = LedgerTables(f"{context.pipeline}/{context.component}")
         settings = ledger.settings(config.ledger_schema)
         self._session = make_session(config, context, what=WHAT, settings=settings, deadline=DEADLINE)
@@ -227,13 +227,15 @@ class PostgresSink:
     def _create(self, asked: Sequence[Asked], connection: psycopg.Connection[Any]) -> Table | None:
         """Make the table; None where no event says of which columns."""
         with ledger.alone(connection, f"penstock table {self._table}"):
-            types = self._types or self._types_of(asked)
+            types = self._types_of(asked)
             if types is None:
                 return self._look(connection)
             create(connection, self._table, types, self._key)
             return self._look(connection)
 
     def _types_of(self, asked: Sequence[Asked]) -> dict[str, str] | None:
+        if self._schema is not None:
+            return types_of_schema(self._schema, self._config.row_schema or "", self._config.columns, self._key)
         contents = [each.content for each in asked if each.kind == "put" and not isinstance(each.content, ComponentError)]
         fitting = [content for content in contents if unfit_for_columns(content, self._key) is None]
         return types_of_values(fitting[0], fitting) if fitting else None

