@@ -38,6 +38,8 @@ _SHORTEST_CONNECT_TIMEOUT = 2  # libpq takes 1 for 2
 
 _CANCEL_TIMEOUT = 2.0
 _LONGEST_NAME = 63
+_NO_PIPELINE = 0
+"""libpq's PQ_PIPELINE_OFF."""
 _KEEPALIVE: Mapping[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -199,7 +201,8 @@ class Session:
         except psycopg.Error as error:
             if call.cut:
                 raise Transient("postgres.timeout", f"{self.what} did not answer within {self._deadline:g} s") from error
-            if self._connection is not None and self._connection.closed:
+            if self._connection is not None and _is_spoilt(self._connection, error):
+                self._connection.close()
                 raise Transient(
                     "postgres.connection_lost", f"{self.what}: the connection was lost", why=type(error).__name__
                 ) from error
@@ -262,6 +265,14 @@ class Session:
             connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
         if (call := self._current) is not None:
             self._cut_off(call)
+
+
+def _is_spoilt(connection: psycopg.Connection[Any], error: psycopg.Error) -> bool:
+    """Whether nothing more can be asked of a connection after an error: it is lost; or libpq itself refuses to send, which it
+    then does for ever; or the server ended the session among statements that were sent at once."""
+    psycopg = driver()
+    refused_to_send = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+    return connection.closed or refused_to_send or connection.pgconn.pipeline_status != _NO_PIPELINE
 
 
 def _parameters(dsn: str) -> dict[str, Any] | None:

@@ -98,6 +98,39 @@ async def test_a_cut_connection_is_transient_until_it_is_reopened(database: Data
     await session.close()
 
 
+async def test_a_connection_that_an_error_left_in_the_middle_of_a_pipeline_is_given_up(database: Database) -> None:
+    """As a server leaves it that ends a session among many statements: libpq would refuse every further one, for ever."""
+    session = make_session(database.dsn)
+    await session.open()
+
+    def work(connection: psycopg.Connection[object]) -> None:
+        connection.pgconn.enter_pipeline_mode()
+        connection.pgconn.send_query_params(b"SELECT 1", None)
+        connection.pgconn.pipeline_sync()
+        raise psycopg.errors.AdminShutdown("terminating connection due to administrator command")
+
+    with pytest.raises(Transient) as caught:
+        await session.run(work)
+    assert (caught.value.code, session.is_open) == ("postgres.connection_lost", False)
+    await session.reopen()
+    assert await session.run(lambda connection: connection.execute(b"SELECT 1").fetchone()) == (1,)
+    await session.close()
+
+
+async def test_a_connection_that_sends_nothing_any_more_is_given_up(database: Database) -> None:
+    session = make_session(database.dsn)
+    await session.open()
+
+    def work(connection: psycopg.Connection[object]) -> None:
+        connection.pgconn.send_query(b"SELECT 1")  # whose answer nobody takes
+        connection.execute(b"SELECT 2")
+
+    with pytest.raises(Transient) as caught:
+        await session.run(work)
+    assert (caught.value.code, session.is_open) == ("postgres.connection_lost", False)
+    await session.close()
+
+
 async def test_a_stalled_call_ends_at_its_deadline(database: Database, make_proxy: MakeProxy) -> None:
     proxy = make_proxy(database.server.port)
     session = make_session(database.dsn_through(proxy.port), deadline=0.3)
