@@ -33,8 +33,9 @@ def letter_document(letter: DeadLetter) -> dict[str, Any]:
 def full_document(letter: DeadLetter) -> dict[str, Any]:
     """Everything that is kept, as `show` and `export` give it.
 
-    `received` is the event as the source emitted it, with its data; `original` the record's own bytes in Base64, only its head
-    where `original_length` says that there was more; `position` hexadecimal.
+    `received` is the event as the source emitted it, with its data; `source_record` what `event:` saw, where that was more;
+    `original` the record's own bytes in Base64, only its head where `original_length` says that there was more; `position`
+    hexadecimal.
     """
     return {
         **letter_document(letter),
@@ -44,6 +45,7 @@ def full_document(letter: DeadLetter) -> dict[str, Any]:
         "partition": letter.partition,
         "position": letter.position.hex(),
         "received": msgspec.Raw(letter.record) if letter.record else None,
+        "source_record": None if letter.source_record is None else msgspec.Raw(letter.source_record),
         "original": None if letter.original is None else base64.b64encode(letter.original).decode(),
         "original_length": letter.original_length,
         "original_digest": letter.original_digest,

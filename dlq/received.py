@@ -9,7 +9,7 @@ from penstock.cloudevents import from_structured
 from penstock.engine.letters import DECODE
 from penstock.engine.tally import Tally
 from penstock.errors import ComponentError, Oversized, Permanent
-from penstock.event import Event
+from penstock.event import Event, decode
 from penstock.ledger import Key
 from penstock.spi import Batch
 from penstock.state.records import DeadLetter
@@ -44,6 +44,8 @@ def received_event(letter: DeadLetter) -> Event:
     event = from_structured(letter.record)
     event.position = letter.position
     event.original = letter.original
+    if letter.source_record is not None:
+        event.record = decode(letter.source_record)
     if event.raw is None and letter.step == DECODE:
         event.raw = letter.original or b""
         event.original = None

@@ -11,7 +11,7 @@ from penstock.engine.dedup import data_digest
 from penstock.engine.tally import Failure
 from penstock.engine.work import Work
 from penstock.errors import Oversized, Permanent, Violation
-from penstock.event import UNSET, Event
+from penstock.event import UNSET, Event, encode
 from penstock.state.records import DeadLetter, Delivered
 
 KEPT_OF_OVERSIZED = 4096
@@ -72,12 +72,18 @@ class LetterMaker:
             attempts=failure.attempts,
             first_at=now,
             last_at=now,
+            source_record=_record_of(read) if is_json else None,
         )
 
 
 def letter_id(pipeline: str, event: Event) -> str:
     """The same event has one dead letter, however often it is read."""
     return blake2b(f"{pipeline}\0{event.source}\0{event.id}".encode(), digest_size=8).hexdigest()
+
+
+def _record_of(event: Event) -> bytes | None:
+    record = event.record
+    return None if record is UNSET else record if isinstance(record, bytes) else encode(record)
 
 
 def _without_data(event: Event) -> Event:

@@ -39,7 +39,7 @@ def page(
     if after is not None:
         where += " AND (l.first_at, l.id) > (?, ?)"
         values += _parse_cursor(after)
-    body = "b.record, b.original" if bodies else "x'', NULL"
+    body = "b.record, b.original, b.source_record" if bodies else "x'', NULL, NULL"
     join = "JOIN bodies AS b ON b.letter = l.seq" if bodies else ""
     rows = connection.execute(
         f"SELECT {_FIELDS}, {body} FROM letters AS l {join} WHERE {where} ORDER BY l.first_at, l.id LIMIT ?",  # noqa: S608 - constants
@@ -168,7 +168,7 @@ def _parse_cursor(text: str) -> list[Any]:
 
 
 def _letter(pipeline: str, row: tuple[Any, ...]) -> DeadLetter:
-    values = dict(zip((*COLUMNS, "record", "original"), row, strict=True))
+    values = dict(zip((*COLUMNS, "record", "original", "source_record"), row, strict=True))
     values["reread"] = bool(values["reread"])
     values["violations"] = _decode_violations(values["violations"])
     values["owed"] = _decode_owed(values["owed"])

@@ -69,7 +69,7 @@ def put(connection: Connection, group: int, letters: Iterable[DeadLetter]) -> No
         values = {"owed": owed, "delivered": delivered}
         row = [_stored(column, values[column] if column in values else getattr(letter, column)) for column in COLUMNS]
         ((seq,),) = connection.execute(_INSERT, [pending, *row]).fetchall()
-        connection.execute("INSERT INTO bodies VALUES (?, ?, ?)", (seq, letter.record, letter.original))
+        connection.execute("INSERT INTO bodies VALUES (?, ?, ?, ?)", (seq, letter.record, letter.original, letter.source_record))
 
 
 def put_repeats(connection: Connection, group: int, kind: str, repeats: Iterable[Repeat]) -> None:

@@ -57,7 +57,7 @@ STORE_SCHEMA = Schema(
             "ALTER TABLE note ADD COLUMN groups TEXT NOT NULL DEFAULT '{}'",
             REPLAYS_TABLE,
         ],
-        [*SIGNAL_TABLES],
+        [*SIGNAL_TABLES, "ALTER TABLE bodies ADD COLUMN source_record BLOB"],
     ],
 )
 

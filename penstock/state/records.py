@@ -29,6 +29,8 @@ class DeadLetter:
     :ivar id: digest of pipeline, source and event id: the same event has one dead letter, however often it is read.
     :ivar record: the received event as the source emitted it, before `event:` was applied, as a structured CloudEvent (JSON) with
         its data; without data where the record was no JSON (then `original` holds it).
+    :ivar source_record: what programs under `event:` saw, as JSON, where that was more than the data (a change with before and
+        after); None elsewhere, and for what the source could make no event of.
     :ivar original: the record's own bytes; at most the first 4 KiB where `original_length` says that there was more.
     :ivar original_digest: blake2b-128 hex of the whole record.
     :ivar reread: whether replay must read the record from the source again (`Rereadable`), since only its head is kept.
@@ -74,6 +76,7 @@ class DeadLetter:
     last_at: float = 0.0
     status: Status = "open"
     job: str | None = None
+    source_record: bytes | None = None
 
 
 def inherited(owed: Iterable[str], heirs: Mapping[str, Sequence[str]]) -> list[str]:

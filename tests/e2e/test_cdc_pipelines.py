@@ -73,6 +73,28 @@ async def test_a_following_pipeline_fills_a_table_while_rows_are_written(databas
     table.close()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_a_change_that_failed_in_a_step_is_replayed_with_all_that_its_envelope_is_made_of(
+    database: Database, tmp_path: Path, workers: int
+) -> None:
+    await sql(database, ORDERS)
+    file = written(tmp_path, database.dsn, TO_FILE)
+    file.write_text(
+        f"{file.read_text()}workers: {workers}\ntransforms: [jq: '. + {{ length: (.body | length) }} | if .id == 2 then 1 + .status else . end']\n"
+    )
+    await run(load(file), once=True)
+    await sql(database, "INSERT INTO orders VALUES (1, 'new', 'a'), (2, 'new', 'b')")
+    assert (await run(load(file), once=True)).counts.dead_lettered == 1
+    file.write_text(file.read_text().replace("1 + .status", "."))
+    done = await replay(load(file), LetterQuery(), clock=SystemClock(), faults=Faults(), progress=lambda *_: None)
+    assert done.delivered == 1
+    events = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(event["type"], event["subject"], event["data"]["length"]) for event in events] == [
+        ("order.insert", "1", 1),
+        ("order.insert", "2", 1),
+    ]
+
+
 async def test_a_quarantined_change_is_replayed_once_it_is_accepted(database: Database, tmp_path: Path) -> None:
     await sql(database, ORDERS)
     file = written(tmp_path, database.dsn, TO_FILE)

@@ -138,6 +138,7 @@ def test_the_full_document_adds_everything_that_is_kept() -> None:
         delivered=[Delivered("file", 1)],
         original=None,
         record=b"",
+        source_record=b'{"op":"insert","total":12345678901234567890}',
     )
     document = decoded(full_document(given))
     assert document.items() >= decoded(letter_document(given)).items()
@@ -148,6 +149,7 @@ def test_the_full_document_adds_everything_that_is_kept() -> None:
         "partition": "p",
         "position": "00000001",
         "received": None,
+        "source_record": {"op": "insert", "total": 12345678901234567890},
         "original": None,
         "original_length": 3,
         "original_digest": "d",
