@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from connectors._postgres import LONGEST_NAME
 from connectors.sinks._postgres_create import is_column
 from connectors.sinks._postgres_plan import OnConflict
-from connectors.sinks._postgres_rows import Op, Rows, missing_key
+from connectors.sinks._postgres_rows import Kind, Op, Rows, missing_key
 from connectors.sinks._postgres_table import Table, identity_fault, identity_help, identity_text
+from connectors.sinks._postgres_values import Unfit
 from penstock.errors import ComponentError, Permanent
 from penstock.event import Event
 from penstock.spi import FieldsProgram, Program
@@ -25,7 +27,7 @@ _MOST_SHAPES = 256
 class Asked(NamedTuple):
     """An event as the configuration reads it."""
 
-    kind: Literal["put", "delete", "truncate"]
+    kind: Kind
     content: Content = MappingProxyType({})
 
 
@@ -125,20 +127,44 @@ class Shaping:
         """The operations, and, by index, why an event asks for none."""
         ops: list[Op] = []
         failed: dict[int, ComponentError] = {}
-        shapes = self._shapes
-        for place, (kind, content) in enumerate(asked):
-            if isinstance(content, ComponentError):
-                failed[place] = content
-            elif kind == "truncate":
-                ops.append(Op(place, kind))
+        shapes = [(kind, None if isinstance(content, ComponentError) else tuple(content)) for kind, content in asked]
+        first = 0
+        for (kind, names), run in groupby(shapes):
+            end = first + len(list(run))
+            if kind == "truncate" and names is not None:
+                ops.extend(Op(place, kind) for place in range(first, end))
             else:
-                names = tuple(content)
+                self._convert(first, kind, names, [content for _, content in asked[first:end]], ops, failed)
+            first = end
+        return ops, failed
+
+    def _convert(
+        self,
+        first: int,
+        kind: Kind,
+        names: tuple[str, ...] | None,
+        contents: Sequence[Content],
+        ops: list[Op],
+        failed: dict[int, ComponentError],
+    ) -> None:
+        """Events of one shape, from the index `first` on."""
+        found = [content for content in contents if not isinstance(content, ComponentError)]
+        if names is None or len(found) < len(contents):
+            failed.update((first + n, content) for n, content in enumerate(contents) if isinstance(content, ComponentError))
+            return
+        try:
+            rows = self._shapes.get(names) or self._learn(names)
+        except Permanent as error:
+            failed.update((first + n, error) for n in range(len(found)))
+            return
+        try:
+            ops.extend(rows.convert_all(first, kind, found))
+        except Unfit:
+            for place, content in enumerate(found, first):
                 try:
-                    rows = shapes.get(names) or self._learn(names)
                     ops.append(rows.convert(place, kind, tuple(content.values())))
                 except Permanent as error:
                     failed[place] = error
-        return ops, failed
 
     def _learn(self, names: tuple[str, ...]) -> Rows:
         """What converts rows of these columns, once they are known to be the table's (Invariant 12)."""

@@ -46,6 +46,21 @@ class Refused(Exception):
         self.op = op
         self.error = error
 
+    @property
+    def column(self) -> str | None:
+        """Which it was about, where the server says so."""
+        if self.error is None:
+            return None
+        place = _PLACE.search(self.error.diag.context or "")
+        return self.error.diag.column_name or (place[2] if place else None)
+
+    @property
+    def of_a_value(self) -> bool:
+        """Whether it was a value, and no constraint of the table."""
+        error = self.error
+        state = (error.sqlstate or "") if error is not None else ""
+        return error is not None and (state[:2] == "22" or (state[:2] == "23" and error.diag.datatype_name is not None))
+
 
 class Outdated(Exception):
     """The table is no longer what the writer knows; nothing was written. Its cause is the server's error, if there is one."""
@@ -97,8 +112,11 @@ def divided(piece: Sequence[Op], refused: Refused) -> list[Sequence[Op]]:
     return [piece[:middle], piece[middle:]]
 
 
-def reason(refused: Refused, op: Op, table: Table, on_conflict: OnConflict) -> Permanent:
-    """Why this operation, alone, is refused."""
+def reason(refused: Refused, op: Op, table: Table, on_conflict: OnConflict, column: str | None) -> Permanent:
+    """Why this operation, alone, is refused.
+
+    :param column: whose value it was, where that is known.
+    """
     error = refused.error
     if error is None or error.sqlstate is None:
         return unwritable(op) or Permanent("sink.value", f"table {table.name} refuses the row: {error}")
@@ -108,7 +126,6 @@ def reason(refused: Refused, op: Op, table: Table, on_conflict: OnConflict) -> P
         return Permanent(
             "sink.truncate", f"table {table.name} was not truncated: {said}", why=_why(error), help=diag.message_hint
         )
-    column = diag.column_name or _column(error)
     if state[:2] == "22" and column:
         return Permanent("sink.value", f"column {column}: {said}", why=_why(error), help=diag.message_hint)
     unique = state in ("23505", "23P01")
@@ -120,11 +137,6 @@ def reason(refused: Refused, op: Op, table: Table, on_conflict: OnConflict) -> P
         why=_why(error),
         help="on_conflict: update or ignore would take it" if unique and on_conflict == "error" else diag.message_hint,
     )
-
-
-def _column(error: psycopg.Error) -> str | None:
-    place = _PLACE.search(error.diag.context or "")
-    return place[2] if place else None
 
 
 def _why(error: psycopg.Error) -> str:

@@ -6,14 +6,17 @@ Source: PostgreSQL manual, COPY, "Text Format".
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Any, Literal
 
 import msgspec
 
-from connectors.sinks._postgres_values import Convert, Converters, Unfit, converter_of
+from connectors.sinks._postgres_values import Convert, Converters, Unfit, convert, converter_of, quote
 from penstock.errors import Permanent
+
+Kind = Literal["put", "delete", "truncate"]
 
 Row = Sequence[str | None]
 """PostgreSQL's texts of the values; None is NULL."""
@@ -30,7 +33,9 @@ _MOST = 256
 class Column:
     """One column that can be written.
 
-    :ivar type: as SQL names it, with length and precision, and its collation, where that is not the type's own.
+    :ivar type: as SQL names it, with length and precision.
+    :ivar parameter: the type of a parameter that holds values of many rows, an array.
+    :ivar cast: what makes the column's type of an element, where that is not the array's; else empty.
     :ivar oid: of its type.
     :ivar identity: GENERATED ALWAYS AS IDENTITY: takes a value in an INSERT, none in an UPDATE.
     """
@@ -38,6 +43,8 @@ class Column:
     name: str
     type: str
     oid: int
+    parameter: str
+    cast: str
     converters: Converters
     identity: bool = False
 
@@ -51,7 +58,7 @@ class Op(msgspec.Struct, frozen=True, order=True, gc=False):
     """
 
     event: int
-    kind: Literal["put", "delete", "truncate"]
+    kind: Kind
     names: tuple[str, ...] = ()
     row: Row = ()
     key: tuple[str | None, ...] = ()
@@ -69,7 +76,32 @@ class Rows:
         self._key = tuple(self.names.index(name) for name in key)
         self._plans: dict[tuple[type, ...], list[tuple[int, Convert]]] = {}
 
-    def convert(self, index: int, kind: Literal["put", "delete"], values: Sequence[Any]) -> Op:
+    def convert_all(self, first: int, kind: Kind, contents: Sequence[Mapping[str, Any]]) -> list[Op]:
+        """The operations of consecutive events, column by column: in half the time of `convert`.
+
+        :param first: index of the first event.
+        :raises Unfit: one of them does not fit; `convert` says which.
+        """
+        values = zip(*[each.values() for each in contents], strict=True)
+        columns = [self._column(*each) for each in zip(self._columns, values, strict=True)]
+        keys: Iterable[tuple[str | None, ...]] = repeat(())
+        if self._key:
+            parts = [columns[place] for place in self._key]
+            if any(None in part for part in parts):
+                raise Unfit("a key is missing")
+            keys = zip(*parts, strict=True)
+        return list(map(Op, count(first), repeat(kind), repeat(self.names), zip(*columns, strict=True), keys))
+
+    @staticmethod
+    def _column(column: Column, values: Sequence[Any]) -> Sequence[str | None]:
+        classes = set(map(type, values))
+        if len(classes) > 1:
+            return [None if value is None else convert(column.converters, value) for value in values]
+        (kind,) = classes
+        function = None if kind is type(None) else converter_of(column.converters, kind)
+        return values if function is None else list(map(function, values))
+
+    def convert(self, index: int, kind: Kind, values: Sequence[Any]) -> Op:
         """The event's operation.
 
         :raises Permanent: `sink.value`, naming the column; `sink.missing_key`.
@@ -141,6 +173,16 @@ def block(rows: Sequence[Row]) -> bytes:
         return (text + "\n").encode()
     except UnicodeEncodeError as error:
         raise Unfit(_HALF) from error
+
+
+def array_text(values: Sequence[str | None]) -> str:
+    """Many rows' texts of one column as an array's text. As in `block`, all are joined first."""
+    if None in values:
+        return "{" + ",".join(["NULL" if value is None else quote(value) for value in values]) + "}"
+    text = '","'.join(values)  # type: ignore[arg-type]  # None is not in it
+    if "\\" in text or text.count('"') != 2 * (len(values) - 1):
+        return "{" + ",".join([quote(value) for value in values if value is not None]) + "}"
+    return '{"' + text + '"}'
 
 
 def unwritable(op: Op) -> Permanent | None:

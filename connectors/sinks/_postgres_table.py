@@ -28,14 +28,16 @@ WHERE n.nspname = %s AND c.relname = %s
 """
 _COLUMNS = """
 SELECT a.attname::pg_catalog.text, a.atttypid::pg_catalog.int8, a.atttypmod,
-       pg_catalog.format_type(a.atttypid, a.atttypmod), a.attidentity::pg_catalog.text, a.attgenerated::pg_catalog.text,
-       CASE WHEN a.attcollation <> t.typcollation THEN ARRAY[n.nspname::pg_catalog.text, c.collname::pg_catalog.text] END,
-       coalesce(c.collisdeterministic, true)
+       pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1),
+       t.typarray <> 0 AND t.typdelim = ',' AND t.typcategory <> 'A' AND t.typtype IN ('b', 'e', 'r', 'm'),
+       a.attidentity::pg_catalog.text, a.attgenerated::pg_catalog.text, coalesce(c.collisdeterministic, true)
 FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
      LEFT JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
-     LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.collnamespace
 WHERE a.attrelid = %s::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
+"""Types with their length and precision, and without: a cast to `bit(4)` would cut what an assignment refuses. Arrays of arrays
+do not exist, and unnest would make several columns of a composite, so their parameters are arrays of text."""
+
 SIGNATURE = """
 SELECT pg_catalog.string_agg(
     pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attidentity, a.attgenerated), ',' ORDER BY a.attnum)
@@ -46,8 +48,7 @@ SELECT ARRAY(SELECT p FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS p
              WHERE NOT CASE WHEN p IN ('DELETE', 'TRUNCATE') THEN pg_catalog.has_table_privilege(c.oid, p)
                        ELSE pg_catalog.has_any_column_privilege(c.oid, p) END),
        pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'),
-       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY'),
-       pg_catalog.current_database()::pg_catalog.text, current_user::pg_catalog.text
+       current_user::pg_catalog.text
 FROM pg_catalog.pg_class AS c WHERE c.oid = %s::pg_catalog.oid
 """
 _UNIQUE = """
@@ -120,9 +121,9 @@ def load(connection: psycopg.Connection[Any], name: TableName) -> Table | None:
     signature = signature_of(connection, oid)
     rows = connection.execute(_COLUMNS, (oid,)).fetchall()
     types = {number: PgType(*values) for number, *values in connection.execute(TYPES).fetchall()}
-    columns = {row[0]: _column(row, types) for row in rows if not row[5]}
-    generated = frozenset(row[0] for row in rows if row[5])
-    collated = frozenset(row[0] for row in rows if not row[7])
+    columns = {row[0]: _column(row, types) for row in rows if not row[7]}
+    generated = frozenset(row[0] for row in rows if row[7])
+    collated = frozenset(row[0] for row in rows if not row[8])
     return Table(name, oid, signature, columns, generated, row_security, dependent, collated, kind == "p")
 
 
@@ -133,9 +134,9 @@ def signature_of(connection: psycopg.Connection[Any], oid: int) -> str:
 
 
 def _column(row: Sequence[Any], types: Mapping[int, PgType]) -> Column:
-    name, oid, modifier, text, identity, _, collation, _ = row
-    declared = f"{text} COLLATE {quoted(*collation)}" if collation else text
-    return Column(name, declared, oid, converters(oid, modifier, types), identity == "a")
+    name, oid, modifier, declared, bare, has_array, identity, *_ = row
+    parameter, cast = (f"{bare}[]", "") if has_array else ("pg_catalog.text[]", f"::{bare}")
+    return Column(name, declared, oid, parameter, cast, converters(oid, modifier, types), identity == "a")
 
 
 def check_columns(table: Table, wanted: Sequence[str], key: Sequence[str], on_conflict: OnConflict) -> None:
@@ -176,14 +177,12 @@ def check_grants(connection: psycopg.Connection[Any], table: Table, needed: Sequ
     """:raises EnvironmentFault: `sink.no_grant`, with the SQL that gives what is missing."""
     found = connection.execute(_GRANTS, (list(needed), table.oid)).fetchone()
     assert found is not None
-    missing, usage, temporary, database, user = found
+    missing, usage, user = found
     statements = []
     if not usage:
         statements.append(f"GRANT USAGE ON SCHEMA {quoted(table.name.schema)} TO {quoted(user)}")
     if missing:
         statements.append(f"GRANT {', '.join(missing)} ON TABLE {table.sql} TO {quoted(user)}")
-    if not temporary:
-        statements.append(f"GRANT TEMPORARY ON DATABASE {quoted(database)} TO {quoted(user)}")
     if statements:
         raise EnvironmentFault(
             "sink.no_grant",

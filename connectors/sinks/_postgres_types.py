@@ -82,6 +82,7 @@ _TIMES: Mapping[int, tuple[re.Pattern[str], str]] = MappingProxyType(
 )
 _WITH_DATE = frozenset((1114, 1184))
 _BPCHAR, _VARCHAR, _INTERVAL, _NUMERIC = 1042, 1043, 1186, 1700
+_BIT, _VARBIT = 1560, 1562
 _JSON_TYPES = frozenset((114, 3802))
 
 
@@ -100,6 +101,8 @@ def converters(oid: int, modifier: int, types: Mapping[int, PgType]) -> Converte
         return {str: times.utc(check) if modifier < 0 and oid in _WITH_DATE else check}
     if oid in (_BPCHAR, _VARCHAR):
         return _TEXT if modifier < 0 else _limited(modifier - 4)
+    if oid in (_BIT, _VARBIT) and modifier >= 0:
+        return {str: values.bits(modifier, varying=oid == _VARBIT)}
     if oid == _NUMERIC:
         return _numeric(modifier)
     if oid == _INTERVAL:

@@ -171,6 +171,17 @@ def at_most(length: int) -> Convert:
     return check
 
 
+def bits(length: int, *, varying: bool) -> Convert:
+    """Not longer than the column's; without `varying`, neither shorter."""
+
+    def check(value: str) -> str:
+        if len(value) > length or (len(value) < length and not varying):
+            raise Unfit(f"{len(value)} bits, where {length}{' at most' if varying else ''} fit")
+        return value
+
+    return check
+
+
 def name(value: str) -> str:
     if len(value.encode(errors="replace")) > _NAME_BYTES:
         raise Unfit(f"a name has {_NAME_BYTES} bytes at most")
@@ -199,14 +210,15 @@ def money(value: str) -> str:
 
 
 def hstore(value: dict[str, Any]) -> str:
-    return ", ".join(f"{_quote(key)}=>{_hstore_value(item)}" for key, item in value.items())
+    return ", ".join(f"{quote(key)}=>{_hstore_value(item)}" for key, item in value.items())
 
 
 def _hstore_value(item: Any) -> str:
-    return "NULL" if item is None else _quote(item if isinstance(item, str) else json(item))
+    return "NULL" if item is None else quote(item if isinstance(item, str) else json(item))
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """As an element of an array, or in an hstore."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -229,7 +241,7 @@ def array(element: Converters, delimiter: str, *, nested: bool) -> Convert:
             return "NULL"
         if nested and isinstance(value, list | tuple):
             return write(list(value), dimensions - 1)
-        return _quote(convert(element, value))
+        return quote(convert(element, value))
 
     return write
 

@@ -176,8 +176,6 @@ async def test_shapes_that_vary_from_row_to_row_all_go_in(bench: Bench) -> None:
         found = [{"id": n * 20 + k, name: group} for n, name in enumerate(names) for k in range(12)]
         await sink.write_and_commit(events(*found), commit(group))
     assert await bench.sql("SELECT count(*), sum(c0), sum(c89) FROM orders") == [(1080, 36, 36)]
-    temporary = "SELECT count(*) FROM pg_class WHERE relname LIKE 'penstock_stage%'"
-    assert (await bench.sql(temporary))[0][0] <= 90
 
 
 async def test_a_column_that_counts_by_itself_takes_values_as_far_as_sql_does(bench: Bench) -> None:
