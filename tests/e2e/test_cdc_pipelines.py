@@ -79,9 +79,8 @@ async def test_a_change_that_failed_in_a_step_is_replayed_with_all_that_its_enve
 ) -> None:
     await sql(database, ORDERS)
     file = written(tmp_path, database.dsn, TO_FILE)
-    file.write_text(
-        f"{file.read_text()}workers: {workers}\ntransforms: [jq: '. + {{ length: (.body | length) }} | if .id == 2 then 1 + .status else . end']\n"
-    )
+    steps = "transforms: [jq: '. + { length: (.body | length) } | if .id == 2 then 1 + .status else . end']"
+    file.write_text(f"{file.read_text()}workers: {workers}\n{steps}\n")
     await run(load(file), once=True)
     await sql(database, "INSERT INTO orders VALUES (1, 'new', 'a'), (2, 'new', 'b')")
     assert (await run(load(file), once=True)).counts.dead_lettered == 1
