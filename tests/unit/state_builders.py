@@ -15,8 +15,9 @@ from penstock.faults import Faults
 from penstock.ledger import Claim, Claimant, Commit, Counts, Key
 from penstock.spi import Position
 from penstock.state.postgres_store import PostgresStateStore
-from penstock.state.records import DeadLetter, Note, Version
+from penstock.state.records import DeadLetter, Inbox, LetterQuery, Note, RunRecord, Version
 from penstock.state.sqlite_store import SqliteStateStore
+from penstock.state.store import StateStore
 from penstock.testing.servers import Database
 
 
@@ -59,6 +60,11 @@ def make_store_in(place: Path | Database, faults: Faults | None = None) -> Sqlit
     if isinstance(place, Path):
         return make_store(place, faults)
     return PostgresStateStore(Secret(place.dsn), "orders", HalfHandClock(), faults or Faults())
+
+
+def make_postgres_store(database: Database, pipeline: str = "orders", *, dsn: str | None = None) -> PostgresStateStore:
+    """:param dsn: another way to the database, such as through a proxy."""
+    return PostgresStateStore(Secret(dsn or database.dsn), pipeline, HalfHandClock(), Faults())
 
 
 def keys_left(place: Path | Database) -> list[int]:
@@ -119,3 +125,29 @@ def claim_at(number: int, **changes: Any) -> Claim:
 
 def note(group: int, **changes: Any) -> Note:
     return Note(group=group, **changes)
+
+
+async def assert_nothing_was_lost(store: StateStore, jobs: int) -> None:
+    """Of the golden stores, once they are open: what is in them, and that they can be gone on with.
+
+    :param jobs: open in them.
+    """
+    assert await store.read_note() == Note(1, {"p": at(2)}, Counts(), {"state": "i"}, running=1.0, drained=True, at=9.0)
+    assert (await store.versions(), await store.runs()) == ([version()], [RunRecord(1, 4711, "host", "v1", 1_000_000.0)])
+    assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
+    assert [group.count for group in await store.letter_groups(LetterQuery())] == [1]
+    epoch = await store.issue_epoch(version("v2"))
+    issued = await store.issued(0)
+    assert (issued[1], sorted(issued), len(issued[epoch])) == ("", [1, epoch], 16)
+    claim = await store.claim(claimant(epoch, instance="1" * 32, run_id=issued[epoch], issued=issued))
+    assert (claim.epoch, claim.group, claim.positions, claim.sink_states) == (1, 1, {"p": at(2)}, {"file": b"state"})
+    assert await store.seen([key(1).key, key(3).key]) == {key(1).key: key(1).brought_by}
+    await store.settle(epoch, {"a": claim})
+    assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
+    assert await store.create_job("replay", "{}")
+    assert len(await store.open_jobs()) == jobs + 1
+    assert await store.signals.inbox() == Inbox(None, [])
+    assert await store.signals.pause("ann@here") == 1_000_000
+    assert [one.id for one in (await store.signals.inbox()).waiting] == [1_000_000]
+    await store.note(epoch, note(2, groups={"a": 7}))
+    assert ((await store.read_note()).epoch, (await store.read_note()).groups) == (epoch, {"a": 7})

@@ -11,15 +11,25 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from state_builders import HandClock, at, claimant, commit, key, letter, make_store, make_store_in, note, version
+from state_builders import (
+    HandClock,
+    assert_nothing_was_lost,
+    at,
+    claimant,
+    commit,
+    letter,
+    make_store,
+    make_store_in,
+    note,
+    version,
+)
 
 from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable
 from penstock.faults import Faults
-from penstock.ledger import Counts
 from penstock.spi import Position
 from penstock.state.lock import PipelineLock
 from penstock.state.open import open_store
-from penstock.state.records import Inbox, LetterQuery, Note, RunRecord
+from penstock.state.records import LetterQuery
 from penstock.state.sqlite_store import SqliteStateStore
 from penstock.state.store import StateStore
 from penstock.testing.servers import Database
@@ -119,25 +129,7 @@ async def golden(directory: Path, version: int = 1) -> SqliteStateStore:
 async def test_an_older_version_is_migrated_and_nothing_of_it_is_lost(tmp_path: Path, older: int, jobs: int) -> None:
     store = await golden(tmp_path, older)
     await store.open()
-    assert await store.read_note() == Note(1, {"p": at(2)}, Counts(), {"state": "i"}, running=1.0, drained=True, at=9.0)
-    assert (await store.versions(), await store.runs()) == ([version()], [RunRecord(1, 4711, "host", "v1", 1_000_000.0)])
-    assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
-    assert [group.count for group in await store.letter_groups(LetterQuery())] == [1]
-    epoch = await store.issue_epoch(version("v2"))
-    issued = await store.issued(0)
-    assert (issued[1], sorted(issued), len(issued[epoch])) == ("", [1, epoch], 16)
-    claim = await store.claim(claimant(epoch, instance="1" * 32, run_id=issued[epoch], issued=issued))
-    assert (claim.epoch, claim.group, claim.positions, claim.sink_states) == (1, 1, {"p": at(2)}, {"file": b"state"})
-    assert await store.seen([key(1).key, key(3).key]) == {key(1).key: key(1).brought_by}
-    await store.settle(epoch, {"a": claim})
-    assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
-    assert await store.create_job("replay", "{}")
-    assert len(await store.open_jobs()) == jobs + 1
-    assert await store.signals.inbox() == Inbox(None, [])
-    assert await store.signals.pause("ann@here") == 1_000_000
-    assert [one.id for one in (await store.signals.inbox()).waiting] == [1_000_000]
-    await store.note(epoch, note(2, groups={"a": 7}))
-    assert ((await store.read_note()).epoch, (await store.read_note()).groups) == (epoch, {"a": 7})
+    await assert_nothing_was_lost(store, jobs)
     await store.close()
 
 
