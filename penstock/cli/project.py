@@ -71,7 +71,8 @@ def _refuse_same(pipelines: Sequence[Pipeline]) -> None:
 def find_stores(settings: Settings, names: Sequence[str]) -> list[StoreRef]:
     """The state stores of some pipelines, by name or file; of all in the project where none is named.
 
-    A pipeline whose file is gone, or has mistakes, is looked up where state is by default.
+    A pipeline whose file is gone, or has mistakes, is looked up where state is by default. Of state in a server the file alone
+    knows.
 
     :raises UsageError: `usage.unknown_pipeline`.
     :raises ConfigurationError: the file has mistakes, and no state is where it is by default.

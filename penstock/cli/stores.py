@@ -12,7 +12,8 @@ from penstock.builtins import room
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
 from penstock.config.secret import Secret
-from penstock.errors import EnvironmentFault, UsageError
+from penstock.engine.retry import gave_up
+from penstock.errors import EnvironmentFault, Transient, UsageError
 from penstock.faults import Faults
 from penstock.state.open import open_store
 from penstock.state.records import DeadLetter, Group, LetterQuery
@@ -53,7 +54,8 @@ class StoreRef:
 async def reading(ref: StoreRef) -> AsyncIterator[StateStore]:
     """The store, for reading; it must exist.
 
-    :raises EnvironmentFault: `state.missing`, where the pipeline never ran; `state.damaged`, `state.newer`.
+    :raises EnvironmentFault: `state.missing`, where the pipeline never ran; `state.damaged`, `state.newer`; its server cannot be
+        reached.
     """
     async with _opened(ref, create=False) as store:
         yield store
@@ -75,6 +77,8 @@ async def _opened(ref: StoreRef, *, create: bool) -> AsyncIterator[StateStore]:
     try:
         await store.open(create=create)
         yield store
+    except Transient as error:  # who looks can look again
+        raise gave_up(error, f"pipeline {ref.pipeline}") from error
     finally:
         await store.close()
 
