@@ -56,7 +56,7 @@ class Reading:
         :param goal: end once the stream has passed this LSN.
         """
         self._changes, self._goal = changes, goal
-        if not self._snapshots.exporting:
+        if not (self._snapshots.exporting or self._has_all):
             await self._stream.open(changes)
 
     async def batches(self, count: int, size: int) -> AsyncGenerator[Batch, None]:
@@ -69,10 +69,11 @@ class Reading:
             async with aclosing(self._exported()) as exported:
                 async for batch in exported:
                     yield batch
-            await self._connect()
-            async with aclosing(self._beside(count, size)) as beside:
-                async for batch in beside:
-                    yield batch
+            if not self._has_all:
+                await self._connect()
+                async with aclosing(self._beside(count, size)) as beside:
+                    async for batch in beside:
+                        yield batch
             self.sound = True
         except Transient:
             await self._snapshots.stop()
@@ -144,8 +145,14 @@ class Reading:
             elif not more:
                 await self._wait(due - now)
 
+    @property
+    def _has_all(self) -> bool:
+        """Whether there is nothing to read but changes, which are not wanted."""
+        return self._snapshot_only and not self._snapshots.busy
+
     def _is_over(self, changes: Changes) -> bool:
-        if self._snapshots.busy or changes.in_transaction:
+        """A transaction that goes on beyond the goal is left in its middle: on a busy server there is always one."""
+        if self._snapshots.busy:
             return False
         return self._snapshot_only or (self._goal is not None and changes.end >= self._goal)
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -272,13 +273,11 @@ class Snapshots:
 
     async def _open_and_work(self) -> None:
         session = self._session()
-        opening = asyncio.ensure_future(session.open())
         try:
-            await asyncio.shield(opening)
+            await _whole(session.open())
             await self._work(session, exported=False)
         finally:
-            await asyncio.gather(opening, return_exceptions=True)  # what is being opened cannot be closed
-            await session.close()
+            await _whole(session.close())
 
     async def _work(self, session: Session, *, exported: bool) -> None:
         worker = Worker(self._setup(), session, self.news.set)
@@ -292,6 +291,16 @@ class Snapshots:
     def _next(self, exported: bool) -> Table | None:
         waiting = (table for table in self._tables if not table.is_done and not table.taken and table.exported is exported)
         return next(waiting, None)
+
+
+async def _whole(action: Coroutine[Any, Any, None]) -> None:
+    """To its end, also where the caller is cancelled: a session that is half open or half closed would keep its connection."""
+    task = asyncio.ensure_future(action)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _lsn(snapshot: str) -> int:

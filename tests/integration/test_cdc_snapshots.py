@@ -1,0 +1,401 @@
+"""The initial snapshot and what follows it: nothing lost or doubled, wherever a run dies, whatever is written meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from cdc_parts import SECONDS, events_of, ids, make_source, positions, read, sql
+from cdc_snapshot_parts import Between, Ledger, drive, earliest, snapshots_of, table_rows
+from server_parts import MakeDatabase, MakeProxy, StartPostgres
+
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK
+from penstock.errors import EnvironmentFault, Transient
+from penstock.spi import Batch, Resume
+from penstock.testing.servers import Database
+
+VERSIONED = "CREATE SEQUENCE versions START 1000; CREATE TABLE orders (id int PRIMARY KEY, v int NOT NULL, body text); "
+INITIAL: dict[str, Any] = {"snapshot": {"mode": "initial"}}
+
+
+@pytest.fixture(params=[16, 18])
+def shop(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
+    """An empty database, on servers of both versions."""
+    return make_database(request.getfixturevalue("postgres" if request.param == 18 else "postgres16"), prefix="snap")
+
+
+async def fill(database: Database, rows: int, identity: str = "FULL") -> None:
+    await sql(
+        database,
+        f"{VERSIONED} ALTER TABLE orders REPLICA IDENTITY {identity};"
+        f"INSERT INTO orders SELECT n, 0, repeat('x', n % 9) FROM generate_series(1, {rows}) AS n",
+    )
+
+
+async def make_slot(database: Database) -> None:
+    """As somebody else makes it, with a publication `p`."""
+    await sql(database, "CREATE PUBLICATION p FOR TABLE orders")
+    await sql(database, f"SELECT pg_create_logical_replication_slot('slot_{database.name}', 'pgoutput')")
+
+
+async def test_rows_come_first_and_changes_follow(shop: Database, tmp_path: Path) -> None:
+    await fill(shop, 10)
+    source = make_source(shop, tmp_path, count=4, **INITIAL)
+    await source.open(Resume(1, {}, once=True))
+    await sql(shop, "INSERT INTO orders VALUES (11, 1, 'late'); UPDATE orders SET v = 1 WHERE id = 1")
+    given: list[Batch] = []
+    try:
+        async with asyncio.timeout(SECONDS), aclosing(source.batches()) as batches:
+            async for batch in batches:
+                given.append(batch)
+                await source.ack([batch.token])
+                if len(events_of(given)) == 12:
+                    break
+        assert source.gauges()["snapshot_rows"] == 10
+        assert source.gauges()["snapshot_tables_left"] == 0
+    finally:
+        await source.close()
+    rows = [event for event in events_of(given) if event.type == "orders.snapshot"]
+    assert [event.data for event in rows] == [{"id": n, "v": 0, "body": "x" * (n % 9)} for n in range(1, 11)]
+    assert [len(batch.events) for batch in given if batch.partition.startswith("snapshot:")] == [0, 0, 4, 4, 2]
+    first = rows[0]
+    assert first.record == {**first.record, "op": "snapshot", "before": None, "after": first.data, "xid": None}
+    assert (first.id, first.source) == (f"initial-{first.record['lsn']}-1", f"postgres_cdc:slot_{shop.name}/public.orders")
+    assert [(event.type, event.data["id"]) for event in events_of(given)[10:]] == [("orders.insert", 11), ("orders.update", 1)]
+    assert await read(make_source(shop, tmp_path, **INITIAL), positions(given)) is not None
+
+
+def changes(database: Database, seed: int = 0) -> Between:
+    """A step of writing before each batch: rows are changed all over the table, some of it in vain."""
+    rng = random.Random(seed)
+
+    async def between(count: int) -> None:
+        one, two, three, four = (rng.randint(1, 25) for _ in range(4))
+        v = "nextval('versions')"
+        await sql(
+            database,
+            f"UPDATE orders SET v = {v} WHERE id = {one};"
+            f"DELETE FROM orders WHERE id = {two};"
+            f"INSERT INTO orders VALUES ({two}, {v}, 'again');"
+            f"BEGIN; UPDATE orders SET v = {v} WHERE id = {three}; SAVEPOINT s; DELETE FROM orders WHERE id < {one};"
+            f"ROLLBACK TO s; INSERT INTO orders VALUES ({v}, {v}, 'new'); COMMIT;"
+            f"BEGIN; DELETE FROM orders; ROLLBACK;"
+            f"UPDATE orders SET v = {v}, id = -{v} WHERE id = {four}",
+        )
+
+    return between
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3])
+async def test_a_run_may_die_after_any_batch_of_the_handoff(database: Database, tmp_path: Path, lag: int) -> None:
+    await fill(database, 20)
+    died = 0
+    while True:
+        died += 1
+        slot = {"name": f"s_{lag}_{died}"}
+        ledgers = [Ledger(), Ledger()]
+        between = changes(database, died)
+        given = await drive(
+            make_source(database, tmp_path, slot=slot, **INITIAL), ledgers, 1, stop_after=died, lag=lag, between=between
+        )
+        await between(0)
+        await drive(make_source(database, tmp_path, slot=slot, **INITIAL), ledgers, 2, lag=lag, between=between)
+        await drive(make_source(database, tmp_path, slot=slot, **INITIAL), ledgers, 3)
+        expected = await table_rows(database)
+        for ledger in ledgers:
+            ledger.check()
+            assert ledger.rows["orders"] == expected
+        await sql(database, f"SELECT pg_drop_replication_slot('{slot['name']}')")
+        await sql(database, "TRUNCATE orders; INSERT INTO orders SELECT n, 0, 'x' FROM generate_series(1, 20) AS n")
+        if given < died:
+            break
+    assert died > 8
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_runs_may_die_again_and_again(database: Database, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    await fill(database, 20, rng.choice(["FULL", "DEFAULT"]))
+    if seed % 2:  # a slot that somebody else made
+        fields: dict[str, Any] = {"publication": {"name": "p"}, **INITIAL}
+        await make_slot(database)
+    else:
+        fields = INITIAL
+    ledgers = [Ledger(), Ledger(), Ledger()]
+    between = changes(database, seed)
+    for epoch in range(1, 15):
+        fields = {**fields, "snapshot": {"mode": "initial", "batch_rows": rng.randint(1, 6)}}
+        source = make_source(database, tmp_path, **fields)
+        await drive(source, ledgers, epoch, stop_after=rng.randint(1, 5), lag=rng.randint(0, 4), between=between)
+        rng.shuffle(ledgers)
+    await drive(make_source(database, tmp_path, **fields), ledgers, 15, between=None)
+    expected = await table_rows(database)
+    for ledger in ledgers:
+        ledger.check()
+        assert ledger.rows["orders"] == expected
+
+
+class Writers:
+    """Connections that write at the same time, each to keys of its own, until they are stopped."""
+
+    def __init__(self, database: Database, count: int) -> None:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=(database, n, count)) for n in range(count)]
+        self.written = 0
+        self.failed: list[BaseException] = []
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(SECONDS)
+        assert self.failed == []
+
+    def _write(self, database: Database, number: int, count: int) -> None:
+        rng = random.Random(number)
+        try:
+            with psycopg.connect(database.dsn, autocommit=True) as connection:
+                while not self._stop.is_set():
+                    self._step(connection, rng, number, count)
+                    self.written += 1
+        except BaseException as error:  # told by the test
+            self.failed.append(error)
+
+    def _step(self, connection: psycopg.Connection[Any], rng: random.Random, number: int, count: int) -> None:
+        keys = [rng.randint(0, 700) * count + number for _ in range(40)]
+        with connection.transaction(force_rollback=rng.random() < 0.2):
+            for one, other in zip(keys[:: rng.randint(4, 20)], keys[1:], strict=False):
+                with connection.transaction(force_rollback=rng.random() < 0.2):
+                    connection.execute(self._statement(rng, one, other).encode())
+
+    @staticmethod
+    def _statement(rng: random.Random, one: int, other: int) -> str:
+        v = "nextval('versions')"
+        return rng.choice(
+            [
+                f"UPDATE orders SET v = {v} WHERE id = {one}",
+                f"INSERT INTO orders VALUES ({one}, {v}, 'i') ON CONFLICT (id) DO UPDATE SET v = EXCLUDED.v",
+                f"DELETE FROM orders WHERE id = {one}",
+                f"UPDATE orders SET v = {v}, id = {other} WHERE id = {one} AND {other} NOT IN (SELECT id FROM orders)",
+            ]
+        )
+
+
+@pytest.mark.parametrize("died", [None, 1, 4, 12, 25])
+async def test_writers_run_all_the_time(database: Database, tmp_path: Path, died: int | None) -> None:
+    await fill(database, 2000)
+    fields: dict[str, Any] = {"snapshot": {"mode": "initial", "batch_rows": 40}}
+    ledgers = [Ledger(), Ledger()]
+    with Writers(database, 3) as writers:
+        if died is not None:
+            await drive(make_source(database, tmp_path, count=40, **fields), ledgers, 1, stop_after=died, lag=1)
+        await drive(make_source(database, tmp_path, count=40, **fields), ledgers, 2, lag=1)
+    assert writers.written > 20
+    await drive(make_source(database, tmp_path, count=40, **fields), ledgers, 3)
+    expected = await table_rows(database)
+    for ledger in ledgers:
+        ledger.check()
+        assert len(snapshots_of(ledger)) > 1000
+        assert ledger.rows["orders"] == expected
+
+
+async def test_a_run_that_died_goes_on_at_its_chunk(database: Database, tmp_path: Path) -> None:
+    await fill(database, 20_000)
+    ledger = Ledger()
+    await drive(make_source(database, tmp_path, count=500, **INITIAL), [ledger], 1, stop_after=25)
+    before = len(snapshots_of(ledger))
+    assert before == 22 * 500
+    source = make_source(database, tmp_path, count=500, **INITIAL)
+    await drive(source, [ledger], 2)
+    assert source.gauges()["snapshot_rows"] == 20_000 - before
+    ledger.check()
+    assert len(ledger.rows["orders"]) == 20_000
+
+
+async def test_a_slot_without_a_checkpoint_is_read_with_the_snapshot_beside_it(shop: Database, tmp_path: Path) -> None:
+    await fill(shop, 10)
+    await make_slot(shop)
+    await sql(
+        shop, "UPDATE orders SET v = 1 WHERE id = 3; DELETE FROM orders WHERE id = 4; INSERT INTO orders VALUES (11, 0, '')"
+    )
+    ledger = Ledger()
+    await drive(make_source(shop, tmp_path, publication={"name": "p"}, **INITIAL), [ledger], 1)
+    ledger.check()
+    assert ledger.rows["orders"] == await table_rows(shop)
+    assert {event.type for event in ledger.events} >= {"orders.update", "orders.delete", "orders.insert", "orders.snapshot"}
+
+
+async def test_a_run_that_dies_between_slot_and_plan_is_taken_up(shop: Database, tmp_path: Path) -> None:
+    await fill(shop, 10)
+    source = make_source(shop, tmp_path, **INITIAL)
+    await source.open(Resume(1, {}))
+    await source.close()
+    ledger = Ledger()
+    await drive(make_source(shop, tmp_path, **INITIAL), [ledger], 2)
+    ledger.check()
+    assert ledger.rows["orders"] == await table_rows(shop)
+
+
+async def test_the_modes_say_what_is_read(database: Database, tmp_path: Path) -> None:
+    await fill(database, 3)
+    ledger = Ledger()
+    await drive(make_source(database, tmp_path, snapshot={"mode": "never"}), [ledger], 1)
+    assert ledger.events == []
+    only, slot = Ledger(), {"name": "only"}
+    source = make_source(database, tmp_path, slot=slot, snapshot={"mode": "initial_only"})
+    await drive(source, [only], 1, once=False)
+    assert len(snapshots_of(only)) == 3
+    await sql(database, "UPDATE orders SET v = 1")
+    await drive(make_source(database, tmp_path, slot=slot, snapshot={"mode": "initial_only"}), [only], 2, once=False)
+    assert len(only.events) == 3
+    await drive(make_source(database, tmp_path, slot=slot, **INITIAL), [only], 3)
+    assert [event.type for event in only.events[3:]] == ["orders.update"] * 3
+    assert only.rows["orders"] == await table_rows(database)
+
+
+@pytest.mark.parametrize("lost", ["missing", "ahead"])
+async def test_when_needed_takes_another_snapshot_where_changes_were_lost(shop: Database, tmp_path: Path, lost: str) -> None:
+    fields: dict[str, Any] = {"snapshot": {"mode": "when_needed"}}
+    await fill(shop, 6)
+    ledger = Ledger()
+    await drive(make_source(shop, tmp_path, **fields), [ledger], 1)
+    await sql(shop, f"SELECT pg_drop_replication_slot('slot_{shop.name}')")
+    await sql(shop, "UPDATE orders SET v = 1 WHERE id = 1; INSERT INTO orders VALUES (7, 0, '')")
+    if lost == "ahead":
+        await sql(shop, f"SELECT pg_create_logical_replication_slot('slot_{shop.name}', 'pgoutput')")
+    with pytest.raises(EnvironmentFault) as caught:
+        await drive(make_source(shop, tmp_path, **INITIAL), [ledger], 2)
+    assert caught.value.code == f"slot.{lost}"
+    source = make_source(shop, tmp_path, **fields)
+    await drive(source, [ledger], 3, stop_after=4)
+    assert "slot" in (source.health() or "")
+    await drive(make_source(shop, tmp_path, **fields), [ledger], 4)
+    await sql(shop, "UPDATE orders SET v = 2 WHERE id = 2")
+    await drive(make_source(shop, tmp_path, **fields), [ledger], 5)
+    ledger.check()
+    assert ledger.rows["orders"] == await table_rows(shop)
+    assert len(snapshots_of(ledger)) == 13
+
+
+async def take_until_cut(source: Any, ledger: Ledger, given: list[Batch]) -> None:
+    async for batch in source.batches():
+        ledger.take(batch)
+        given.append(batch)
+        await source.ack([batch.token])
+
+
+@pytest.mark.parametrize("died", [1, 2, 3, 4, 6, 9])
+async def test_a_lost_connection_is_transient_in_each_phase(
+    database: Database, tmp_path: Path, make_proxy: MakeProxy, died: int
+) -> None:
+    proxy = make_proxy(database.server.port)
+    await fill(database, 20)
+    source = make_source(database, tmp_path, port=proxy.port, **INITIAL)
+    await source.open(Resume(1, {}, once=True))
+    ledger = Ledger()
+    given: list[Batch] = []
+    try:
+        async with asyncio.timeout(SECONDS):
+            async with aclosing(source.batches()) as batches:
+                async for batch in batches:
+                    ledger.take(batch)
+                    await source.ack([batch.token])
+                    given.append(batch)
+                    if len(given) == died:
+                        await asyncio.to_thread(proxy.cut)
+                        break
+            await sql(database, "UPDATE orders SET v = v + 1 WHERE id IN (2, 19); DELETE FROM orders WHERE id = 18")
+            while True:
+                try:
+                    await take_until_cut(source, ledger, given)
+                    break
+                except Transient:
+                    continue
+    finally:
+        await source.close()
+    await drive(make_source(database, tmp_path, **INITIAL), [ledger], 2)
+    ledger.check()
+    assert ledger.rows["orders"] == await table_rows(database)
+
+
+async def test_a_server_that_is_restarted_in_mid_snapshot_is_read_on(start_postgres: StartPostgres, tmp_path: Path) -> None:
+    server = await asyncio.to_thread(start_postgres, durable=False)
+    shop = await asyncio.to_thread(server.create_database, "shop")
+    await fill(shop, 40)
+    ledger, given = Ledger(), list[Batch]()
+    source = make_source(shop, tmp_path, **INITIAL)
+    await source.open(Resume(1, {}, once=True))
+    try:
+        async with asyncio.timeout(SECONDS), aclosing(source.batches()) as batches:
+            async for batch in batches:
+                ledger.take(batch)
+                await source.ack([batch.token])
+                given.append(batch)
+                if len(given) == 6:
+                    break
+        await asyncio.to_thread(server.restart)
+        await sql(shop, "UPDATE orders SET v = v + 1 WHERE id IN (2, 39)")
+        async with asyncio.timeout(SECONDS):
+            while True:
+                try:
+                    await take_until_cut(source, ledger, given)
+                    break
+                except Transient:
+                    continue
+    finally:
+        await source.close()
+    await drive(make_source(shop, tmp_path, **INITIAL), [ledger], 2)
+    ledger.check()
+    assert ledger.rows["orders"] == await table_rows(shop)
+
+
+async def test_ids_stay_the_same_when_a_chunk_is_read_again(database: Database, tmp_path: Path) -> None:
+    await fill(database, 12)
+    one, other = Ledger(), Ledger()
+    await drive(make_source(database, tmp_path, **INITIAL), [one, other], 1, stop_after=6, lag=1)
+    await drive(make_source(database, tmp_path, **INITIAL), [one, other], 2)
+    assert one.ids == other.ids
+    assert len(one.ids) == 12
+
+
+async def test_positions_of_snapshots_are_told_in_words(database: Database, tmp_path: Path) -> None:
+    await fill(database, 5)
+    batches = await read_acked(make_source(database, tmp_path, **INITIAL))
+    tell = make_source(database, tmp_path).position_text
+    told = [tell(batch.end.order) for batch in batches if batch.end and batch.partition.startswith("snapshot:")]
+    assert told == [
+        "snapshot, planned",
+        "snapshot, declared behind chunk 0",
+        "snapshot, chunk 1, its end",
+        "snapshot, chunk 2, its end",
+    ]
+    assert tell((2).to_bytes(8, "big") + (1).to_bytes(8, "big")) == "snapshot, chunk 2, row 1"
+    assert [int.from_bytes(batch.end.order[8:], "big") - END_OF_CHUNK for batch in batches[2:5] if batch.end] == [1, 0, 0]
+    assert len(ids(batches)) == 5
+
+
+async def read_acked(source: Any, epoch: int = 1) -> list[Batch]:
+    given: list[Batch] = []
+    await source.open(Resume(epoch, {}, once=True))
+    try:
+        async with asyncio.timeout(SECONDS), aclosing(source.batches()) as batches:
+            async for batch in batches:
+                given.append(batch)
+                await source.ack([batch.token])
+    finally:
+        await source.close()
+    return given
+
+
+def test_the_earliest_positions_are_those_that_all_have() -> None:
+    assert earliest([Ledger(), Ledger()]) == {}
