@@ -1,7 +1,8 @@
 """Changes waiting in a slot, to a sink that drops them, beside `pg_recvlogical` writing the same ones to /dev/null.
 
 600,000 order rows of six columns: 500,000 in one transaction, 100,000 alone, in batches of one client. Each round reads them once
-with either program, from slots that were made before; the server is PostgreSQL 18. The bound is a ratio of 0.6 in rows a second.
+with either program, from slots that were made before, whole transactions (`streaming: off`, protocol version 1) and streamed ones
+(`on`, version 2); the server is PostgreSQL 18. The bound is a ratio of 0.6 in rows a second.
 
     python bench/cdc.py [--rows 600000] [--runs 3] [--profile FILE]
 """
@@ -39,6 +40,7 @@ source:
     publication: {{ name: bench, create: never }}
     slot: {{ name: {slot}, create: never }}
     snapshot: {{ mode: never }}
+    streaming: {streaming}
 sink: drop
 journal: off
 """
@@ -55,20 +57,21 @@ def fill(database: Database, rows: int) -> None:
     database.execute(SINGLE.format(first=large + 1, last=rows, row=row))
 
 
-def by_pg_recvlogical(database: Database, slot: str, end: str) -> float:
+def by_pg_recvlogical(database: Database, slot: str, end: str, streaming: str) -> float:
     """Seconds until everything up to `end` was written."""
     command = [database.server.program("pg_recvlogical"), "-d", database.dsn, "-S", slot, "--start", "-f", "/dev/null"]
-    options = ["-o", "proto_version=1", "-o", "publication_names=bench", "-E", end, "--no-loop"]
+    version = ["proto_version=1"] if streaming == "off" else ["proto_version=2", "streaming=on"]
+    options = [part for option in (*version, "publication_names=bench") for part in ("-o", option)] + ["-E", end, "--no-loop"]
     began = time.perf_counter()
     subprocess.run([*command, *options], check=True, capture_output=True)
     return time.perf_counter() - began
 
 
-def by_penstock(database: Database, slot: str, rows: int, profile: str | None) -> float:
+def by_penstock(database: Database, slot: str, streaming: str, rows: int, profile: str | None) -> float:
     """Seconds of a whole run, from its start to its end."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "bench.yaml"
-        file.write_text(PIPELINE.format(dsn=database.dsn, slot=slot))
+        file.write_text(PIPELINE.format(dsn=database.dsn, slot=slot, streaming=streaming))
         pipeline = load(file, overrides=[f"state=sqlite:{directory}/state"])
         began = time.perf_counter()
         profiler = cProfile.Profile()
@@ -91,19 +94,21 @@ def main() -> None:
     with PostgresServer(18, durable=False) as server:
         database = server.create_database("bench")
         database.execute(TABLE)
-        slots = [(f"raw_{n}", f"penstock_{n}") for n in range(options.runs)]
-        for slot in (name for pair in slots for name in pair):
+        cases = [(n, streaming) for n in range(options.runs) for streaming in ("off", "on")]
+        for slot in (f"{whose}_{streaming}_{n}" for n, streaming in cases for whose in ("raw", "penstock")):
             database.execute(f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")
         fill(database, options.rows)
         ((end,),) = database.execute("SELECT pg_current_wal_flush_lsn()::text")
-        ratios = []
-        for raw, ours in slots:
-            theirs = by_pg_recvlogical(database, raw, end)
-            mine = by_penstock(database, ours, options.rows, options.profile)
-            ratios.append(theirs / mine)
-            print(f"pg_recvlogical {options.rows / theirs:,.0f} rows/s, penstock {options.rows / mine:,.0f}, {theirs / mine:.2f}")
-    ratio = statistics.median(ratios)
-    print(f"median ratio {ratio:.2f}, bound {BOUND}: {'holds' if ratio >= BOUND else 'missed'}")
+        ratios: dict[str, list[float]] = {"off": [], "on": []}
+        for n, streaming in cases:
+            theirs = by_pg_recvlogical(database, f"raw_{streaming}_{n}", end, streaming)
+            mine = by_penstock(database, f"penstock_{streaming}_{n}", streaming, options.rows, options.profile)
+            ratios[streaming].append(theirs / mine)
+            rates = f"pg_recvlogical {options.rows / theirs:,.0f} rows/s, penstock {options.rows / mine:,.0f}"
+            print(f"streaming {streaming}: {rates}, {theirs / mine:.2f}")
+    for streaming, found in ratios.items():
+        ratio = statistics.median(found)
+        print(f"streaming {streaming}: median ratio {ratio:.2f}, bound {BOUND}: {'holds' if ratio >= BOUND else 'missed'}")
 
 
 if __name__ == "__main__":
