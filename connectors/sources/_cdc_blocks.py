@@ -79,8 +79,11 @@ class Blocks:
         return sum(transaction.size for transaction in self._transactions.values())
 
     async def open(self) -> None:
-        """:raises ComponentError: as `SpillDirectory.open`."""
-        self._thread = ThreadPoolExecutor(1, "penstock-cdc-spill")
+        """Harmless when open.
+
+        :raises ComponentError: as `SpillDirectory.open`.
+        """
+        self._thread = self._thread or ThreadPoolExecutor(1, "penstock-cdc-spill")
         await self._call(self._spill.open)
 
     async def close(self) -> None:

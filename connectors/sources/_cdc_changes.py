@@ -166,9 +166,42 @@ class Changes:
         return self._feed if self.tap.is_idle else self._feed_tapped
 
     def _feed(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
-        if message[:1] == INSERT and self._options.transactions is None:
-            self._insert_at_once(message, streamed)
+        """Inserts at once, which most of a stream are, as `_insert` and `_give` would."""
+        if message[:1] != INSERT or self._options.transactions is not None:
+            return self._feed_other(message, streamed)
+        relation, row, unchanged, fault = self.decoder.insert(message, streamed)
+        self._change = change = self._change + 1
+        table = self._tables.get(relation.oid) or self._meet(relation)
+        place, kind, events, lsn = 2 * change + 1, table.types.get("insert"), self.events, self._lsn
+        if kind is None or place <= self._threshold:
             return None
+        self.size += len(message)
+        if unchanged or fault is not None:
+            self._give(table, "insert", place, None, row, unchanged, fault)
+            return None
+        record = {
+            "op": "insert",
+            "schema": table.schema,
+            "table": table.name,
+            "before": None,
+            "after": row,
+            "lsn": lsn,
+            "xid": self._xid,
+        }
+        event = Event(
+            f"{lsn}-{change}",
+            table.source,
+            kind,
+            self._time,
+            decoded={"before": None, "after": row} if self._options.include_before else row,
+            position=self._prefix + place.to_bytes(8, "big"),
+            origin=len(events),
+            record=record,
+        )
+        events.append(event)
+        return None
+
+    def _feed_other(self, message: bytes, streamed: bool) -> Relation | Streamed | None:
         found = self.decoder.decode(message, streamed)
         handler = self._handlers.get(found.__class__)
         if handler is None:
@@ -178,40 +211,6 @@ class Changes:
         if len(self.events) != before:
             self.size += len(message)
         return described
-
-    def _insert_at_once(self, message: bytes, streamed: bool) -> None:
-        """`_insert` and `_give` in one, for what most of a stream are."""
-        relation, row, unchanged, fault = self.decoder.insert(message, streamed)
-        self._change = change = self._change + 1
-        table = self._tables.get(relation.oid) or self._meet(relation)
-        place, kind, events = 2 * change + 1, table.types.get("insert"), self.events
-        if kind is None or place <= self._threshold:
-            return
-        self.size += len(message)
-        if unchanged or fault is not None:
-            self._give(table, "insert", place, None, row, unchanged, fault)
-            return
-        record = {
-            "op": "insert",
-            "schema": table.schema,
-            "table": table.name,
-            "before": None,
-            "after": row,
-            "lsn": self._lsn,
-            "xid": self._xid,
-        }
-        events.append(
-            Event(
-                f"{self._lsn}-{change}",
-                table.source,
-                kind,
-                self._time,
-                decoded={"before": None, "after": row} if self._options.include_before else row,
-                position=self._prefix + place.to_bytes(8, "big"),
-                origin=len(events),
-                record=record,
-            )
-        )
 
     def _feed_tapped(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
         before = len(self.events)

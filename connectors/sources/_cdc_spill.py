@@ -49,11 +49,13 @@ class SpillDirectory:
         self._lock = -1
 
     def open(self) -> None:
-        """Remove what others left, and make a directory of one's own.
+        """Remove what others left, and make a directory of one's own; harmless when open.
 
         :raises Unavailable: `source.spill_disk`.
         :raises EnvironmentFault: `source.spill`.
         """
+        if self._path is not None:
+            return
         with _failing(self._base):
             self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sweep(self._base)

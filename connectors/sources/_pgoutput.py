@@ -138,9 +138,17 @@ class Decoder:
         :raises ProtocolError: as `decode`.
         """
         try:
-            return self._inserted(message, streamed)
+            at = 9 if streamed else 5
+            (oid,) = _u4(message, at - 4)
+            plans = self._plans.get(oid) or self._resolve(oid)
+            if message[at] != _NEW:
+                raise protocol_error(f"an insert holds a row of the unknown kind {message[at]}")
+            row, end, unchanged, fault = decode_row(message, at + 1, plans[1])
         except (IndexError, KeyError, ValueError, struct.error) as error:
             raise self._malformed(message, error) from error
+        if end != len(message):
+            end_of_row(message, end)
+        return plans[0], row, unchanged, fault
 
     def plans(self, oid: int) -> Plans:
         """How the rows of a table are read from now on.
@@ -150,19 +158,8 @@ class Decoder:
         return self._plans.get(oid) or self._resolve(oid)
 
     def _insert(self, data: bytes, streamed: bool) -> Insert:
-        relation, row, unchanged, fault = self._inserted(data, streamed)
+        relation, row, unchanged, fault = self.insert(data, streamed)
         return Insert(_u4(data, 1)[0] if streamed else 0, relation, row, unchanged, fault)
-
-    def _inserted(self, data: bytes, streamed: bool) -> Inserted:
-        at = 9 if streamed else 5
-        (oid,) = _u4(data, at - 4)
-        plans = self._plans.get(oid) or self._resolve(oid)
-        if data[at] != _NEW:
-            raise protocol_error(f"an insert holds a row of the unknown kind {data[at]}")
-        row, at, unchanged, fault = decode_row(data, at + 1, plans[1])
-        if at != len(data):
-            end_of_row(data, at)
-        return plans[0], row, unchanged, fault
 
     def _update(self, data: bytes, streamed: bool) -> Update:
         xid, at = header(data, streamed)
