@@ -6,36 +6,25 @@
     await stream.wait(seconds)
     stream.confirm(lsn)                         # after the commit, never before (Invariant 1)
 
-Transactions that the server streams in progress wait in `_cdc_blocks` for their commit, and are then read from there, before
-anything else that has arrived. Status messages go out from a task of their own, however busy the others are.
+Status messages go out from a task of their own, however busy the others are.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 
-from connectors._pg_types import TYPES_QUERY, TypeCatalog
-from connectors._postgres import ask, quoted
-from connectors.sources._cdc_blocks import STREAM_STOP, Blocks, Replay
+from connectors._postgres import quoted
+from connectors.sources._cdc_blocks import Blocks
 from connectors.sources._cdc_changes import Changes
+from connectors.sources._cdc_intake import Intake
 from connectors.sources._cdc_positions import Start
 from connectors.sources._cdc_slot import check_slot, missing, origin_options, read_slot, reader_of
 from connectors.sources._cdc_wire import SlotBusy, Target, Wire
-from connectors.sources._pg_replication import (
-    XLOG_DATA,
-    XLOG_HEADER,
-    Keepalive,
-    frame,
-    microseconds_since_2000,
-    parse_lsn,
-    protocol_error,
-)
-from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity, StreamAbort, Streamed, StreamStart
+from connectors.sources._pg_replication import Keepalive, microseconds_since_2000, parse_lsn
 from penstock.clock import Clock
 from penstock.errors import ComponentError, Fatal, Transient
 from penstock.postgres import Session
@@ -44,18 +33,11 @@ BUSY_SECONDS = 10.0
 """How long `open` waits for another connection to leave the slot: that of a run that has just ended does at once."""
 
 _BUSY_PAUSE = 0.1
-_TURN = 2_000
-"""Messages after which other tasks have their turn, where they made no batch."""
 _SILENT = 3
 """Intervals of status messages, each of which asks for an answer, after which a silent connection counts as lost."""
 _EXISTS = "SQLSTATE 42710"
 _STREAMING_SINCE = 140000
 """The first version of the server that can stream transactions in progress."""
-_PRIMARY_KEY = """
-SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-WHERE i.indisprimary AND i.indrelid = %s
-"""
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -89,7 +71,7 @@ class Stream:
         self._session = session
         self._clock = clock
         self._blocks = blocks
-        self._replay: Replay | None = None
+        self._intake: Intake | None = None
         self._wire: Wire | None = None
         self._changes: Changes | None = None
         self._received = 0
@@ -152,86 +134,9 @@ class Stream:
         :raises Transient: the connection was lost; a transaction in progress could not be kept.
         :raises EnvironmentFault: `source.spill_full`.
         """
-        wire = self._wire
-        if wire is None:
+        if self._intake is None:
             raise Transient("source.disconnected", "the connection to the source database was lost")
-        if self._replay is not None:
-            await self._play(self._replay, count, size)
-            return True
-        if self._blocks is not None and self._blocks.receiving:
-            return await self._keep(wire, self._blocks)
-        return await self._read(wire, count, size)
-
-    async def _read(self, wire: Wire, count: int, size: int) -> bool:
-        """Whole transactions, as they arrive, until one that is streamed has something to say."""
-        changes = self.changes
-        receive, feed = wire.receive, changes.feed
-        for _ in range(_TURN):
-            if len(changes.events) >= count or changes.size >= size:
-                return True
-            data = receive()
-            if data is None:
-                return False
-            if data[0] != XLOG_DATA:
-                self._keepalive(data)
-            elif (found := feed(data.tobytes()[XLOG_HEADER:])) is not None:
-                if not isinstance(found, Relation):
-                    await self._streamed(found)
-                    return True
-                await self._look_up(found, changes)
-                feed = changes.feed
-        await asyncio.sleep(0)
-        return True
-
-    async def _keep(self, wire: Wire, blocks: Blocks) -> bool:
-        """Messages of the open block, as they arrive, until it ends."""
-        receive, add = wire.receive, blocks.add
-        for _ in range(_TURN):
-            data = receive()
-            if data is None:
-                return False
-            if data[0] != XLOG_DATA:
-                self._keepalive(data)
-            elif data[XLOG_HEADER] == STREAM_STOP:
-                await blocks.stop()
-                return True
-            elif add(data[XLOG_HEADER:]):
-                await blocks.flush()
-        await asyncio.sleep(0)
-        return True
-
-    async def _play(self, replay: Replay, count: int, size: int) -> None:
-        """Messages of a transaction that was streamed and is committed; the last of them end it."""
-        changes, fed = self.changes, 0
-        while True:
-            feed = changes.feed
-            for message in replay.messages:
-                found = feed(message, True)
-                if isinstance(found, Relation):
-                    await self._look_up(found, changes)
-                    feed = changes.feed
-                fed += 1
-                if len(changes.events) >= count or changes.size >= size or fed >= _TURN:
-                    return await asyncio.sleep(0)
-            if not await replay.advance():
-                self._replay = None
-                changes.commit(replay.commit.end_lsn)
-                return await self._held().discard(replay.commit.xid)
-
-    async def _streamed(self, found: Streamed) -> None:
-        blocks = self._held()
-        if isinstance(found, StreamStart):
-            blocks.start(found)
-        elif isinstance(found, StreamAbort):
-            await blocks.abort(found)
-        else:
-            self._replay = blocks.commit(found)
-            self.changes.begin(found.commit_lsn, found.time, found.xid)
-
-    def _held(self) -> Blocks:
-        if self._blocks is None:
-            raise protocol_error("a transaction in progress, which was not asked for")
-        return self._blocks
+        return await self._intake.gather(count, size)
 
     async def wait(self, seconds: float, *, hurry: bool) -> None:
         """Until more arrives, or an LSN is to be handed on.
@@ -278,8 +183,7 @@ class Stream:
 
     async def disconnect(self) -> None:
         """Leave the slot; harmless when not connected."""
-        wire, self._wire = self._wire, None
-        self._replay = None
+        wire, self._wire, self._intake = self._wire, None, None
         if wire is not None:
             await wire.close()
         if self._blocks is not None:
@@ -312,6 +216,7 @@ class Stream:
             else:
                 break
         self._wire = wire
+        self._intake = Intake(wire, self.changes, self._blocks, self._session, self._hear)
         self._received = start.end
         await self.check(start)  # held by this connection now: whoever confirmed something in it has done so before
         self.send_status()
@@ -346,23 +251,8 @@ class Stream:
         options = [("proto_version", "2" if streamed else "1"), ("publication_names", names)]
         return [*options, *([("streaming", "on")] if streamed else []), *origin_options(self._link.origin, version)]
 
-    def _keepalive(self, data: memoryview) -> None:
-        found = frame(data)
-        if not isinstance(found, Keepalive):
-            raise protocol_error("a frame of the replication stream is no keepalive")
-        self.changes.keepalive(found.end)
+    def _hear(self, found: Keepalive) -> None:
         self._received = max(self._received, found.end)
         if found.reply:
             self.asked = True
             self.send_status()
-
-    async def _look_up(self, relation: Relation, changes: Changes) -> None:
-        """What the stream does not tell of a table: types made meanwhile, and the key where the identity is the whole row."""
-        if changes.decoder.types.missing(relation.type_oids):
-            rows = await ask(self._session, lambda c: c.execute(TYPES_QUERY).fetchall())
-            changes.decoder.types = TypeCatalog.of(rows)
-        if relation.identity is ReplicaIdentity.FULL:
-            rows = await ask(self._session, lambda c: c.execute(_PRIMARY_KEY, (relation.oid,)).fetchall())
-            changes.keys[relation.oid] = tuple(name for (name,) in rows)
-        else:
-            changes.keys.pop(relation.oid, None)

@@ -303,6 +303,23 @@ async def test_nothing_is_confirmed_in_mid_replay_and_status_goes_out_meanwhile(
     assert left(tmp_path) == []
 
 
+async def test_what_was_confirmed_beside_a_transaction_in_progress_takes_nothing_of_it_away(
+    large: Database, tmp_path: Path
+) -> None:
+    known = await prepare_slot(make_source(large, tmp_path))
+    with psycopg.connect(large.dsn) as client:
+        await asyncio.to_thread(client.execute, LARGE.format(1, 2000))
+        await sql(large, "INSERT INTO orders VALUES (-1)")
+        before = await read(make_source(large, tmp_path), known, ack=True)
+        assert [event.data["id"] for event in events_of(before)] == [-1]
+        assert await streamed(large)
+        await asyncio.to_thread(client.execute, LARGE.format(2001, 2500))
+        await asyncio.to_thread(client.commit)
+    after = await read(make_source(large, tmp_path, count=500), positions(before))
+    assert [event.data["id"] for event in events_of(after)] == list(range(1, 2501))
+    assert parse_lsn(await confirmed(large)) > parse_lsn(events_of(before)[0].record["lsn"])
+
+
 async def test_a_run_that_ends_in_mid_replay_leaves_no_file(large: Database, tmp_path: Path) -> None:
     known = await prepare_slot(make_source(large, tmp_path))
     await sql(large, LARGE.format(1, 2000))
