@@ -149,9 +149,12 @@ class Session:
         """Connect anew, whatever the old connection had under way. After an error it may be called again."""
         await self._call(self._connect)
 
-    async def run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """`work(connection)` on the thread, errors classified. A transaction that it begins it must end."""
-        return await self._call(lambda: work(self._live()))
+    async def run(self, work: Callable[[psycopg.Connection[Any]], T], *, hurried: bool = True) -> T:
+        """`work(connection)` on the thread, errors classified. A transaction that it begins it must end.
+
+        :param hurried: False: it may take longer than the deadline, as a migration does.
+        """
+        return await self._call(lambda: work(self._live()), hurried=hurried)
 
     def progress(self) -> None:
         """Called by `work` on the thread: its deadline counts anew, for the server has answered."""
@@ -168,12 +171,12 @@ class Session:
         await asyncio.get_running_loop().run_in_executor(executor, self._disconnect)
         executor.shutdown(wait=False)
 
-    async def _call(self, work: Callable[[], T]) -> T:
+    async def _call(self, work: Callable[[], T], *, hurried: bool = True) -> T:
         if self._executor is None:
             raise Fatal("postgres.closed", f"{self.what} is not open")
         call = _Call()
         job = self._executor.submit(self._classified, work, call)
-        if self._deadline is not None:
+        if self._deadline is not None and hurried:
             self._watch(call, job, self._deadline, self._deadline)
         try:
             return await asyncio.wrap_future(job)

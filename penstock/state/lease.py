@@ -21,7 +21,7 @@ from penstock.postgres import Session
 from penstock.state.dialect import Connection
 from penstock.state.migration import Schema
 from penstock.state.pipeline_tables import CARRIES_ON
-from penstock.state.postgres_database import ask
+from penstock.state.postgres_database import ask, damaged
 
 LEASE = 3.0
 """Seconds without a move after which a holder counts as dead."""
@@ -165,4 +165,7 @@ def _who(row: _Row) -> str:
 
 
 def _read(db: Connection) -> _Row:
-    return _Row(*db.execute("SELECT holder, host, pid, since, counter FROM penstock_lease WHERE number = 1").fetchone())
+    row = db.execute("SELECT holder, host, pid, since, counter FROM penstock_lease WHERE number = 1").fetchone()
+    if row is None:
+        raise damaged("its lease is gone")
+    return _Row(*row)

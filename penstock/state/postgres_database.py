@@ -77,8 +77,8 @@ def make_session(dsn: str, pipeline: str, part: str, *, deadline: float = ANSWER
     )
 
 
-async def ask(session: Session, work: Callable[[Connection], T]) -> T:
-    """`work` on the session's thread, after a new connection where the last was lost."""
+async def ask(session: Session, work: Callable[[Connection], T], *, hurried: bool = True) -> T:
+    """`work` on the session's thread, after a new connection where the last was lost. `hurried`: see `Session.run`."""
     if not session.is_open:
         await session.reopen()
 
@@ -86,13 +86,18 @@ async def ask(session: Session, work: Callable[[Connection], T]) -> T:
         return work(PostgresConnection(connection, session.progress))
 
     try:
-        return await session.run(on_thread)
+        return await session.run(on_thread, hurried=hurried)
     except Permanent as error:  # of the store's own values: no event is to blame
         raise Fatal(error.code, error.message, why=error.why) from error
     except msgspec.MsgspecError as error:
-        raise EnvironmentFault(
-            "state.damaged", f"{WHAT} holds what nobody wrote", why=str(error), help="restore its schema from a backup"
-        ) from error
+        raise damaged(str(error)) from error
+
+
+def damaged(why: str) -> EnvironmentFault:
+    """`state.damaged`."""
+    return EnvironmentFault(
+        "state.damaged", f"{WHAT} does not hold what was written to it", why=why, help="restore its schema from a backup"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,10 @@ class PostgresDatabase:
         """`work` in autocommit mode."""
         return await ask(self._writer, work)
 
+    async def prepare(self, work: Callable[[Connection], T]) -> T:
+        """As `run`, for what makes or migrates tables: that takes as long as it takes."""
+        return await ask(self._writer, work, hurried=False)
+
     async def write(self, work: Callable[[Connection], T]) -> T:
         """`work` in one transaction, alone: durable on return, or undone; unknown after `Transient`."""
 
@@ -190,7 +199,7 @@ def _lock(db: Connection) -> _Mark:
     """No other writer until this transaction ends; one in doubt has ended before (Invariant 7)."""
     row = db.execute(_LOCK).fetchone()
     if row is None:
-        raise EnvironmentFault("state.damaged", f"{WHAT} lacks its version", help="restore its schema from a backup")
+        raise damaged("its version is gone")
     return _Mark(*row)
 
 

@@ -68,10 +68,10 @@ class PostgresStateStore(SqlStateStore):
                 help="run the pipeline first",
             )
         if stored[-1] == 0:
-            await self._server.run(self._alone(self._create))
+            await self._server.prepare(self._alone(self._create))
         elif stored != [schema.version for schema in _SCHEMAS]:
             await self._lease.hold()  # never under an older program that is alive
-            await self._server.run(self._alone(lambda db: migrate(db, _SCHEMAS, self._faults)))
+            await self._server.prepare(self._alone(lambda db: migrate(db, _SCHEMAS, self._faults)))
             await self._lease.release()
 
     def _check_rights(self, db: Connection, *, create: bool) -> None:
@@ -81,7 +81,7 @@ class PostgresStateStore(SqlStateStore):
             return
         schema, missing = _quoted(schema_of(self.pipeline)), usable is None
         raise EnvironmentFault(
-            "state.no_schema",
+            "state.no_grant",
             f"{user} may not {'create' if missing else 'use'} the schema {schema}",
             help=f"CREATE SCHEMA {schema} AUTHORIZATION {user}"
             if missing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,27 @@ async def test_a_migration_that_is_cut_short_leaves_the_old_version(database: Da
     store = make_postgres_store(database)
     await store.open()
     await assert_nothing_was_lost(store, jobs=1)
+    await store.close()
+
+
+async def test_a_migration_takes_as_long_as_it_takes(database: Database) -> None:
+    older_store(database)
+    slowly = Faults({"mid_migration": [(1, lambda name: time.sleep(0.6))]})
+    store = PostgresStateStore(Secret(database.dsn), "orders", HalfHandClock(), slowly)
+    store._server._writer._deadline = 0.3
+    await store.open()
+    await assert_nothing_was_lost(store, jobs=1)
+    await store.close()
+
+
+async def test_a_store_that_somebody_has_emptied_is_damaged(database: Database) -> None:
+    store = make_postgres_store(database)
+    await store.open()
+    database.execute("DELETE FROM penstock_orders.penstock_lease; DELETE FROM penstock_orders.penstock_meta")
+    for ask in (store.hold(), store.issue_epoch(version())):
+        with pytest.raises(EnvironmentFault) as caught:
+            await ask
+        assert (caught.value.code, bool(caught.value.help)) == ("state.damaged", True)
     await store.close()
 
 
@@ -218,7 +240,7 @@ async def test_a_schema_that_was_made_for_a_user_without_rights_in_the_database_
     dsn = database.server.dsn(database.name, user="penstock_limited", password="limited")
     with pytest.raises(EnvironmentFault) as caught:
         await make_postgres_store(database, dsn=dsn).open()
-    assert caught.value.code == "state.no_schema"
+    assert caught.value.code == "state.no_grant"
     assert "CREATE SCHEMA" in str(caught.value.help)
     assert "penstock_orders" in str(caught.value.help)
     try:
