@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.testing.cdc_oracle import CLASSES, FAILING, FILTERED, REFUSED, judge
+from penstock.testing.cdc_oracle import CLASSES, FAILING, FILTERED, REFUSED, Arrival, Begin, judge
 from penstock.testing.cdc_scenario import (
     EVENTS,
     SLOT,
-    Arrival,
     CdcOutput,
     CdcScenario,
     CdcSettings,
@@ -37,6 +36,10 @@ from penstock.testing.rounds import MINIMUM_ROWS, RUN_TIMEOUT, Problem, RoundRes
 from penstock.testing.scenario import PIPELINE, Unreadable, read_remains
 
 ENVIRONMENT = 3
+
+SIGNALS = 0.3
+"""How likely another snapshot is asked for between two runs."""
+
 _PAUSE = 0.005
 _ID = re.compile(r"([0-9A-F]+)/([0-9A-F]+)-([0-9]+)(-old)?")
 _FILES = re.compile(rf"{PIPELINE}\.yaml|{re.escape(EVENTS)}|\.penstock/{PIPELINE}\.(db|lock)")
@@ -93,13 +96,19 @@ class CdcRound:
     writers: Writers
     result: RoundResult
     allowed: int = 0
+    slot: bool = False
+    begin: Begin = Begin()
+    signals: int = 0
 
     def run(self, strikes: Sequence[CdcStrike]) -> None:
         """The disturbed runs, the last one, the verdict."""
+        self._before()
         for number, strike in enumerate(strikes):
             self._one(strike, number, len(strikes))
             if self.result.problems:
                 return
+            if self.slot and self.settings.snapshot and self.rng.random() < SIGNALS:
+                self._ask_for_snapshot()
         if not self._has_slot():
             self._last("so that there is a slot")
         self._allow(self.settings.transactions)
@@ -110,6 +119,25 @@ class CdcRound:
             self.check()
 
     # ---- running
+
+    def _before(self) -> None:
+        """Rows that are there before the first run, where it takes a snapshot; others are on their way."""
+        if self.settings.snapshot:
+            self._allow(self.settings.transactions // 3)
+            self.writers.settle()
+            self.begin = Begin(self._ticket(), self._ticket())
+            self._allow(self.settings.transactions // 2)
+
+    def _ask_for_snapshot(self) -> None:
+        arguments = ["signal", PIPELINE, "snapshot", "public.items", "--no-wait"]
+        process = self.launcher.start(arguments, self.project, self.log)
+        if (status := process.wait(RUN_TIMEOUT)) != 0:
+            self.problem("exit_status", f"{status} of pipe signal: {self.log_tail()}")
+        self.signals += 1
+
+    def _ticket(self) -> int:
+        ((last,),) = self.world.source.execute("SELECT last FROM tickets")
+        return int(last)
 
     def _one(self, strike: CdcStrike, number: int, of: int) -> None:
         environment = {"PENSTOCK_FAULT": strike.end.fault} if strike.end.fault else {}
@@ -177,17 +205,20 @@ class CdcRound:
             self.problem("leftovers", f"processes {left} outlive the run under {when}")
 
     def _wait_for_slot(self, process: Process) -> bool:
-        """Nothing is written before there is a slot: it would not be seen."""
+        """Without a snapshot, nothing is written before there is a slot: it would not be seen."""
         while not self._has_slot():
             if self._wait(process, time.monotonic() + _PAUSE) is not None:
                 return self._has_slot()
         return True
 
     def _has_slot(self) -> bool:
-        if self.allowed:
+        if self.slot:
             return True
         asked = "SELECT slot_name FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn IS NOT NULL"
-        return bool(self.world.source.execute(asked, (SLOT,)))
+        self.slot = bool(self.world.source.execute(asked, (SLOT,)))
+        if self.slot:
+            self.begin = Begin(self.begin.least, self._ticket() if self.settings.snapshot else 0)
+        return self.slot
 
     def _allow(self, so_far: int) -> None:
         if so_far > self.allowed:
@@ -212,13 +243,12 @@ class CdcRound:
 
     def _check_output(self, output: CdcOutput) -> None:
         without = [FILTERED, FAILING, *([REFUSED] if output.refuses else [])]
-        expected = self.writers.record.changes(whole_deletes=self.settings.full, without=without)
         try:
             arrivals = output.arrivals(self.world, self.project)
         except Unreadable as error:
             self.problem("unreadable", str(error))
             return
-        findings = judge(expected, ((each.change, each.body) for each in arrivals))
+        findings = judge(self.writers.record.changes(without), arrivals, self.begin, whole_deletes=self.settings.full)
         if not findings.clean:
             self.problem("rows", f"{output.name}: {findings}")
         if len(arrivals) < MINIMUM_ROWS:
@@ -227,8 +257,9 @@ class CdcRound:
         self.result.rows += len(arrivals)
 
     def _check_ids(self, output: CdcOutput, arrivals: Sequence[Arrival]) -> None:
-        places = [_place(each.event) for each in arrivals]
-        wrong = [arrivals[n + 1].event for n in range(len(places) - 1) if places[n] >= places[n + 1]]
+        events = [each.event for each in arrivals if not each.snapshot]
+        places = [_place(event) for event in events]
+        wrong = [events[n + 1] for n in range(len(places) - 1) if places[n] >= places[n + 1]]
         if wrong:
             self.problem("ids", f"{output.name}: ids do not rise at {wrong[:3]}")
 
@@ -239,23 +270,32 @@ class CdcRound:
             self.problem("copy", f"{ours[0]} rows instead of {theirs[0]}, or others")
 
     def _check_state(self) -> None:
+        """Every event that was received has one outcome, and each dead letter is one of them.
+
+        With snapshots, how many there are follows from what arrived; yet not with several ledgers: where one of them has taken a
+        chunk and a crash kept it from another, this other one gets the chunk's rows as they are then.
+        """
         remains = read_remains(self.project)
-        record, dead = self.writers.record, self.scenario.dead
-        received = record.count(*range(CLASSES))
-        filtered, failed = record.count(FILTERED), record.count(*dead)
-        expected = {
-            "received": received,
-            "delivered": received - filtered - failed,
-            "filtered": filtered,
-            "deduplicated": 0,
-            "dead_lettered": failed,
-        }
-        counted = {name: remains.totals.get(name) for name in expected}
-        if counted != expected:
-            self.problem("totals", f"{counted} instead of {expected}")
-        letters = Counter((letter["status"], letter["repeats"]) for letter in remains.letters)
-        if letters != Counter({("open", 0): failed} if failed else {}) or remains.provisional:
-            self.problem("dead_letters", f"{dict(letters)} and {remains.provisional} provisional instead of {failed} open ones")
+        counts = remains.totals
+        letters = [letter["event_id"] for letter in remains.letters if (letter["status"], letter["repeats"]) == ("open", 0)]
+        if len(letters) != len(remains.letters) or len(set(letters)) != len(letters) or remains.provisional:
+            open_ones = f"{len(set(letters))} of them open, {remains.provisional} provisional"
+            self.problem("dead_letters", f"{len(remains.letters)}, {open_ones}")
+        filtered, dead = counts["filtered"], counts["dead_lettered"]
+        if not self.settings.snapshot:
+            expected = self._expected_totals()
+        elif len(self.scenario.outputs) == 1 and not self.scenario.mirrored:
+            arrived = len(self.scenario.outputs[0].arrivals(self.world, self.project))
+            expected = _totals(arrived + filtered + len(letters), arrived, filtered, len(letters))
+        else:
+            expected = _totals(counts["delivered"] + filtered + dead, counts["delivered"], filtered, dead)
+        if (found := {name: counts.get(name) for name in expected}) != expected:
+            self.problem("totals", f"{found} instead of {expected}")
+
+    def _expected_totals(self) -> dict[str, int]:
+        changes = Counter(change.id % CLASSES for _, change in self.writers.record.changes())
+        filtered, dead = changes[FILTERED], sum(changes[one] for one in self.scenario.dead)
+        return _totals(changes.total(), changes.total() - filtered - dead, filtered, dead)
 
     def _check_slot(self) -> None:
         """One, which nobody holds, and all of which is confirmed: another run would read nothing."""
@@ -273,8 +313,9 @@ class CdcRound:
 
     def _last_commit(self) -> str:
         """The LSN of the last event's transaction, as its id tells it."""
-        events = [each.event for each in self.scenario.outputs[0].arrivals(self.world, self.project)[-1:]]
-        return events[0].partition("-")[0] if events else "0/0"
+        arrivals = self.scenario.outputs[0].arrivals(self.world, self.project)
+        events = [each.event for each in arrivals if not each.snapshot]
+        return events[-1].partition("-")[0] if events else "0/0"
 
     def problem(self, kind: str, detail: str) -> None:
         self.result.problems.append(Problem(kind, detail))
@@ -285,6 +326,16 @@ class CdcRound:
 
     def log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-1500:].strip() if self.log.exists() else "(no output)"
+
+
+def _totals(received: int, delivered: int, filtered: int, dead: int) -> dict[str, int]:
+    return {
+        "received": received,
+        "delivered": delivered,
+        "filtered": filtered,
+        "deduplicated": 0,
+        "dead_lettered": dead,
+    }
 
 
 def _place(event: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.testing.cdc_oracle import CLASSES, FAILING, FILTERED, REFUSED, Change, Op
+from penstock.testing.cdc_oracle import CLASSES, FAILING, FILTERED, REFUSED, Arrival, Change, Op
 from penstock.testing.proxy import Proxy
 from penstock.testing.scenario import PIPELINE, Unreadable
 from penstock.testing.servers import NEWEST, Database, PostgresServer
@@ -44,18 +44,10 @@ CREATE TABLE items (
 CREATE TABLE history (place bigint GENERATED ALWAYS AS IDENTITY, event text NOT NULL, type text NOT NULL,
     id bigint NOT NULL CHECK (id % {CLASSES} <> {REFUSED}), entity text, sequence int, body text, checksum text);
 """
+_OPS: Mapping[str, Op] = {f"items.{op}": op for op in ("insert", "update", "delete", "snapshot")}
 _HISTORY = {"event": "$event.id", "type": "$event.type", "id": ".id"} | {
     name: f".{name}" for name in ("entity", "sequence", "body", "checksum")
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One event as an output has it."""
-
-    event: str
-    change: Change
-    body: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +130,7 @@ class CdcSettings:
     """What a seed chooses.
 
     :ivar full: REPLICA IDENTITY FULL, else the default one.
+    :ivar snapshot: rows of a chunk of the initial snapshot; 0: none is taken, and nothing is there before the slot is.
     :ivar bodies: bytes of the longest bodies: with more, values are stored apart, and transactions are streamed in progress.
     """
 
@@ -148,6 +141,7 @@ class CdcSettings:
     in_flight: int
     dedup: bool
     bodies: int = 200
+    snapshot: int = 0
 
     @classmethod
     def draw(cls, rng: random.Random) -> CdcSettings:
@@ -160,6 +154,7 @@ class CdcSettings:
             in_flight=rng.choice([20, 200, 10_000]),
             dedup=rng.random() < 0.3,
             bodies=rng.choice([200, 200, 4000]),
+            snapshot=rng.choice([0, 0, 7, 50, 300]),
         )
 
 
@@ -177,7 +172,7 @@ def write_cdc_pipeline(project: Path, scenario: CdcScenario, world: World, setti
                 "tables": ["public.items"],
                 "slot": {"name": SLOT},
                 "status_interval": "1s",
-                "snapshot": {"mode": "never"},
+                "snapshot": {"mode": "initial", "batch_rows": settings.snapshot} if settings.snapshot else {"mode": "never"},
             }
         },
         "transforms": [
@@ -210,8 +205,7 @@ def _through(world: World) -> str:
 
 
 def _change(type: str, data: Mapping[str, Any]) -> Change:
-    ops: Mapping[str, Op] = {"items.insert": "insert", "items.update": "update", "items.delete": "delete"}
-    return Change(ops[type], data["id"], data.get("entity"), data.get("sequence"), data.get("checksum"))
+    return Change(_OPS[type], data["id"], data.get("entity"), data.get("sequence"), data.get("checksum"))
 
 
 def _table_arrivals(world: World, project: Path) -> list[Arrival]:

@@ -136,12 +136,18 @@ class _Writer:
                 return
             ticket = self._draw(connection, name)
         except _REFUSED:
-            connection.execute("ROLLBACK")
+            self._give_up(connection)
             return
         except _CONNECTION_LOST:
             self.close()
             return
         self._commit(connection, name, ticket, began)
+
+    def _give_up(self, connection: psycopg.Connection[Any]) -> None:
+        try:
+            connection.execute("ROLLBACK")
+        except _CONNECTION_LOST:
+            self.close()
 
     def _draw(self, connection: psycopg.Connection[Any], name: str) -> int:
         (ticket,) = connection.execute("UPDATE tickets SET last = last + 1 RETURNING last").fetchone() or (0,)

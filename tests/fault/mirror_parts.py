@@ -244,9 +244,8 @@ class Keeper:
         except (psycopg.OperationalError, psycopg.InterfaceError):
             self.close()
             time.sleep(0.02)
-        except (psycopg.errors.UniqueViolation, psycopg.errors.UndefinedColumn):
-            if self.connection is not None:
-                self.connection.rollback()
+        except psycopg.errors.UniqueViolation:
+            self.close()
 
     def close(self) -> None:
         if self.connection is not None:

@@ -1,5 +1,7 @@
-"""A mirrored table is altered while its pipeline is away, with changes before and after it in the slot; its copy is altered in step.
-In the end both are equal, and nothing became a dead letter."""
+"""A mirrored table is altered while its pipeline is away, with changes before and after that wait in the slot.
+
+The copy is altered in step. In the end both are equal, and nothing became a dead letter.
+"""
 
 from __future__ import annotations
 
