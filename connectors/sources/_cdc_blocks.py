@@ -126,7 +126,7 @@ class Blocks:
         if transaction is None or not chunk:
             return
         self._buffer = bytearray()
-        if self.size + len(chunk) > self._maximum:
+        if self.size + len(chunk) > self._maximum:  # Invariant 8
             raise self._full(transaction, transaction.size + len(chunk))
         transaction.size += await self._call(lambda: self._spill.append(transaction.xid, chunk))
 
