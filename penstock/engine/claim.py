@@ -18,7 +18,7 @@ from penstock.engine.letters import LetterMaker
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing
-from penstock.errors import Fenced, Transient, Unavailable
+from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable
 from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 LAST_EPOCH = 1 << 60
+AGAIN = 0.5
+"""Seconds until a stand-by looks again whether the run of an older program has ended."""
 
 T = TypeVar("T")
 
@@ -87,7 +89,7 @@ async def claim_pipeline(
     :raises EnvironmentFault: another run holds the pipeline, or a ledger does not belong to it.
     """
     start = _Start(assembly, options, status, stack)
-    store = await start.patiently(lambda: open_state(assembly.pipeline, options, stack))
+    store = await start.open_state()
     await start.hold(store)
     ledgers = await start.open_ledgers(store)
     identity = await start.patiently(lambda: _identity(assembly.source))
@@ -120,6 +122,27 @@ class _Start:
             said = f"{self.status.pipeline}: cannot start yet: {error}"
             self.options.log(Incident("warning", error.code, said, error.help))
         self.status.wait("start", f"{error.code}: {error}")
+
+    async def open_state(self) -> StateStore:
+        """The pipeline's state store. An older version is not migrated under its live run: a stand-by waits for its end."""
+        while True:
+            try:
+                return await self.patiently(self._open_state)
+            except EnvironmentFault as fault:
+                if fault.code != "state.held" or not self.options.wait:
+                    raise
+                await self.options.clock.sleep(AGAIN)
+
+    async def _open_state(self) -> StateStore:
+        pipeline, options = self.assembly.pipeline, self.options
+        store = open_store(pipeline.state, pipeline.name, options.clock, options.faults, pipeline.state_server)
+        try:
+            await store.open()
+        except BaseException:
+            await store.close()
+            raise
+        self.stack.push_async_callback(store.close)
+        return store
 
     async def hold(self, store: StateStore) -> None:
         """Become the one run. A stand-by outlasts any outage of the server that it watches the leader through."""
@@ -238,14 +261,6 @@ async def _end_jobs(store: StateStore, ledgers: list[LedgerState]) -> None:
 
 async def _identity(source: Source) -> str:
     return await source.identify() if isinstance(source, Identifying) else source.identity
-
-
-async def open_state(pipeline: Pipeline, options: RunOptions, stack: AsyncExitStack) -> StateStore:
-    """The pipeline's state store, open until the stack is left."""
-    store = open_store(pipeline.state, pipeline.name, options.clock, options.faults, pipeline.state_server)
-    stack.push_async_callback(store.close)
-    await store.open()
-    return store
 
 
 def version_of(pipeline: Pipeline, now: float) -> Version:

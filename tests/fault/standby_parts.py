@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -34,6 +35,8 @@ HOUSE = Path(__file__).resolve().parents[2]
 PIPE = [sys.executable, "-c", "from penstock.cli.main import main; main()"]
 SCHEMA = f"penstock_{PIPELINE}"
 PATIENCE = 30.0
+HELD = re.compile(rf"INSERT INTO {SCHEMA}\.(?!penstock_meta|penstock_lease)")
+"""In a golden store: what its run had left in it."""
 SINKS = ("sqlite", "file", "postgres")
 COLUMNS = "key TEXT, sequence INTEGER, part INTEGER, text TEXT, checksum TEXT, kind TEXT"
 SELECT = "SELECT key, sequence, part, text, checksum FROM events ORDER BY place"
@@ -174,6 +177,11 @@ class World:
         return int(self.ask(f"SELECT count(*) FROM pg_stat_activity WHERE {mine}") or 0)
 
     # ---- acting
+
+    def leave_an_older_store(self) -> None:
+        """As if the first version of the store had been made, and nothing run yet."""
+        golden = (HOUSE / "tests/golden/state_postgres_v3.sql").read_text().replace("penstock_orders", SCHEMA)
+        self.database.execute("".join(line for line in golden.splitlines(keepends=True) if not HELD.match(line)))
 
     def start_both(self, *, fault: str = "") -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
         """A leader, and a stand-by that watches it."""

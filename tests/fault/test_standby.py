@@ -202,6 +202,27 @@ def test_a_standby_outlasts_an_outage_that_is_longer_than_retry_allows_a_run(
     world.judge()
 
 
+def test_a_standby_of_a_newer_program_waits_for_the_end_of_an_older_run_and_then_migrates(make_world: MakeWorld) -> None:
+    world = make_world("sqlite", lines=50)
+    world.leave_an_older_store()
+    one, two = world.machines
+    move = f"UPDATE {SCHEMA}.penstock_lease SET holder = 'older', host = 'elsewhere', pid = 47, counter = counter + 1"
+    world.database.execute(move)
+    world.feed()
+    standby, refused = one.run("--wait"), two.run()
+    while refused.poll() is None:
+        world.database.execute(move)
+    for _ in range(10):
+        world.database.execute(move)
+        assert standby.poll() is None, finish(standby)
+    (code, message), *_ = incidents(finish(refused)[1])
+    assert (code, "process 47 on elsewhere" in message) == ("state.held", True)
+    assert world.received() == 0
+    world.feed_and_wait(standby)  # the older run is dead
+    assert finish(standby, terminate=True)[0] == 0
+    world.judge()
+
+
 def test_the_lease_of_a_run_that_ended_by_itself_is_free_at_once(make_world: MakeWorld) -> None:
     world = make_world("sqlite")
     leader, standby = world.start_both()
