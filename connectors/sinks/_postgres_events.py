@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from connectors._postgres import LONGEST_NAME
 from connectors.sinks._postgres_create import is_column
@@ -24,11 +24,10 @@ Content = Mapping[str, Any] | ComponentError
 _MOST_SHAPES = 256
 
 
-class Asked(NamedTuple):
-    """An event as the configuration reads it."""
+Asked = tuple[Kind, Content]
+"""An event as the configuration reads it: a bare tuple, for there is one an event."""
 
-    kind: Kind
-    content: Content = MappingProxyType({})
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,16 @@ class Reading:
     def read(self, events: Sequence[Event]) -> list[Asked]:
         """What each event asks for, in order."""
         if self.delete is None and self.truncate is None:
-            return [Asked("put", content) for content in self._contents(events)]
+            return [("put", content) for content in self._contents(events)]
         asked: list[Asked | None] = [None] * len(events)
         _decide(events, self.truncate, "truncate", asked)
         _decide(events, self.delete, "delete", asked)
         puts = [place for place, found in enumerate(asked) if found is None]
         for place, content in zip(puts, self._contents([events[place] for place in puts]), strict=True):
-            asked[place] = Asked("put", content)
-        gone = [place for place, found in enumerate(asked) if found == Asked("delete")]
+            asked[place] = ("put", content)
+        gone = [place for place, found in enumerate(asked) if found is not None and found[0] == "delete" and found[1] is _NONE]
         for place, content in zip(gone, self._keys([events[place] for place in gone]), strict=True):
-            asked[place] = Asked("delete", content)
+            asked[place] = ("delete", content)
         return [found for found in asked if found is not None]
 
     def _contents(self, events: Sequence[Event]) -> list[Content]:
@@ -83,11 +82,11 @@ def _decide(
     open_ones = [place for place, found in enumerate(asked) if found is None]
     for place, outputs in zip(open_ones, program([events[place] for place in open_ones]), strict=True):
         if not isinstance(outputs, list):
-            asked[place] = Asked(kind, outputs)
+            asked[place] = (kind, outputs)
         elif len(outputs) > 1:
-            asked[place] = Asked(kind, _several(kind, len(outputs)))
+            asked[place] = (kind, _several(kind, len(outputs)))
         elif outputs and outputs[0] is not None and outputs[0] is not False:
-            asked[place] = Asked(kind)
+            asked[place] = (kind, _NONE)
 
 
 def _several(kind: str, count: int) -> Permanent:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+IDLE_TIMEOUT = 3.0
+"""Seconds that a transaction may stand still between two statements: a run that was stopped in the middle of one keeps the
+ledger's lock no longer from the run that takes over."""
+
 _SCHEMA = """
 SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_schema_privilege(n.oid, 'CREATE'),
        ARRAY(SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c
@@ -44,7 +48,12 @@ _DURABLY = (
 
 def settings(schema: str) -> Mapping[str, str]:
     """Of a connection that sees this schema alone."""
-    return {**SESSION_SETTINGS, "search_path": quoted(schema)}
+    return {
+        **SESSION_SETTINGS,
+        "search_path": quoted(schema),
+        "default_transaction_read_only": "off",
+        "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT:g}s",
+    }
 
 
 def flush_commits(connection: psycopg.Connection[Any]) -> None:

@@ -216,11 +216,11 @@ class PostgresSink:
         if self._shaping is not None:
             return self._shaping.shape(asked)
         failed: dict[int, ComponentError] = {}
-        for place, each in enumerate(asked):  # of no event a table could be made
-            if isinstance(each.content, ComponentError):
-                failed[place] = each.content
-            elif each.kind == "put":
-                why = unfit_for_columns(each.content, self._key)
+        for place, (kind, content) in enumerate(asked):  # of no event a table could be made
+            if isinstance(content, ComponentError):
+                failed[place] = content
+            elif kind == "put":
+                why = unfit_for_columns(content, self._key)
                 failed[place] = Permanent("sink.unknown_column", f"no table can be made of the event: {why}")
         return [], failed
 
@@ -236,7 +236,7 @@ class PostgresSink:
     def _types_of(self, asked: Sequence[Asked]) -> dict[str, str] | None:
         if self._schema is not None:
             return types_of_schema(self._schema, self._config.row_schema or "", self._config.columns, self._key)
-        contents = [each.content for each in asked if each.kind == "put" and not isinstance(each.content, ComponentError)]
+        contents = [content for kind, content in asked if kind == "put" and not isinstance(content, ComponentError)]
         fitting = [content for content in contents if unfit_for_columns(content, self._key) is None]
         return types_of_values(fitting[0], fitting) if fitting else None
 

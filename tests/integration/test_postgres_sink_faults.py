@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from server_parts import MakeProxy, StartPostgres
 from connectors.sinks.postgres import PostgresSink
 from penstock.errors import BatchError, Fenced, Transient
 from penstock.event import Event
+from penstock.faults import Faults
 from penstock.ledger import Commit
 from penstock.testing.servers import Database
 
@@ -185,6 +187,33 @@ async def test_a_run_that_was_overtaken_while_it_waited_writes_nothing(bench: Be
         await writing
     await new.write_and_commit(numbers(10), commit(1, 1, epoch=2))
     assert await bench.sql("SELECT count(*) FROM orders") == [(10,)]
+
+
+async def test_a_run_that_stands_still_in_mid_transaction_keeps_its_rows_for_three_seconds_at_most(bench: Bench) -> None:
+    await bench.sql(ORDERS)
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def stand_still(name: str) -> None:
+        reached.set()
+        goes_on.wait(30)
+
+    bench.faults = Faults({"inside_sink_write": [(1, stand_still)]})
+    old = await bench.sink(key=["id"])
+    row = events({"id": "a", "price": 1})
+    writing = asyncio.create_task(old.write_and_commit(row, commit(1, 1)))
+    await asyncio.to_thread(reached.wait, 20)
+    bench.faults = Faults()
+    new = await bench.sink(key=["id"], epoch=2)
+    try:
+        async with asyncio.timeout(20):
+            await new.write_and_commit(row, commit(1, 1, epoch=2))
+    finally:
+        goes_on.set()
+    with pytest.raises(Transient):
+        await writing
+    with pytest.raises(Fenced):
+        await old.write_and_commit(row, commit(1, 1))
+    assert await bench.sql("SELECT count(*) FROM orders") == [(1,)]
 
 
 async def test_a_cut_while_bad_rows_are_looked_for_blames_nobody(bench: Bench, make_proxy: MakeProxy) -> None:
