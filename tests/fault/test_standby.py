@@ -85,6 +85,7 @@ def test_a_standby_goes_on_within_five_seconds_of_the_leaders_death(sink: str, m
     [
         ("sqlite", "before_commit:3"),
         ("sqlite", "mid_dead_letters:2"),  # in a transaction of the state store
+        ("postgres", "inside_sink_write:3"),  # in a transaction of the sink
         ("postgres", "between_ledgers:3"),
         ("postgres", "before_note:4"),
         ("postgres", "before_ack:3"),
