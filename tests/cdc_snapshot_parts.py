@@ -40,7 +40,7 @@ class Ledger:
         for event in batch.events:
             if event.position > held:
                 self._fold(event)
-        if batch.end.order >= held:
+        if batch.end.order > held:
             self.positions[batch.partition] = batch.end
 
     def _fold(self, event: Event) -> None:
@@ -81,12 +81,14 @@ async def drive(
     epoch: int,
     *,
     stop_after: int | None = None,
+    stop_at: Callable[[Batch], bool] = lambda batch: False,
     lag: int = 0,
     between: Between | None = None,
     once: bool = True,
 ) -> int:
     """One run, as the engine makes it: each batch is committed to all ledgers but the last, which is `lag` batches behind, and
-    acknowledged when it is in all of them. A run dies after `stop_after` batches, before the last one is acknowledged.
+    acknowledged when it is in all of them. A run dies after `stop_after` batches, or at `stop_at`, before the last one is
+    acknowledged.
 
     :param between: called before each batch with its number; what it does to tables is part of the test.
     :return: how many batches there were.
@@ -112,7 +114,7 @@ async def drive(
                 for ledger in quick:
                     ledger.take(batch)
                 behind.append(batch)
-                if count == stop_after:
+                if count == stop_after or stop_at(batch):
                     for _ in range(len(behind) - lag):
                         slow.take(behind.pop(0))
                     return count

@@ -47,7 +47,7 @@ async def make_slot(database: Database) -> None:
 async def test_rows_come_first_and_changes_follow(shop: Database, tmp_path: Path) -> None:
     await fill(shop, 10)
     source = make_source(shop, tmp_path, count=4, **INITIAL)
-    await source.open(Resume(1, {}, once=True))
+    await source.open(Resume(1, {}))
     await sql(shop, "INSERT INTO orders VALUES (11, 1, 'late'); UPDATE orders SET v = 1 WHERE id = 1")
     given: list[Batch] = []
     try:
@@ -68,7 +68,7 @@ async def test_rows_come_first_and_changes_follow(shop: Database, tmp_path: Path
     assert first.record == {**first.record, "op": "snapshot", "before": None, "after": first.data, "xid": None}
     assert (first.id, first.source) == (f"initial-{first.record['lsn']}-1", f"postgres_cdc:slot_{shop.name}/public.orders")
     assert [(event.type, event.data["id"]) for event in events_of(given)[10:]] == [("orders.insert", 11), ("orders.update", 1)]
-    assert await read(make_source(shop, tmp_path, **INITIAL), positions(given)) is not None
+    assert events_of(await read(make_source(shop, tmp_path, **INITIAL), positions(given))) == []
 
 
 def changes(database: Database, seed: int = 0) -> Between:
@@ -118,7 +118,7 @@ async def test_a_run_may_die_after_any_batch_of_the_handoff(database: Database, 
     assert died > 8
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 async def test_runs_may_die_again_and_again(database: Database, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     await fill(database, 20, rng.choice(["FULL", "DEFAULT"]))
@@ -135,6 +135,48 @@ async def test_runs_may_die_again_and_again(database: Database, tmp_path: Path, 
         await drive(source, ledgers, epoch, stop_after=rng.randint(1, 5), lag=rng.randint(0, 4), between=between)
         rng.shuffle(ledgers)
     await drive(make_source(database, tmp_path, **fields), ledgers, 15, between=None)
+    expected = await table_rows(database)
+    for ledger in ledgers:
+        ledger.check()
+        assert ledger.rows["orders"] == expected
+
+
+async def test_rows_wait_until_their_chunk_is_declared_everywhere(database: Database, tmp_path: Path) -> None:
+    await fill(database, 5)
+    source = make_source(database, tmp_path, **INITIAL)
+    await source.open(Resume(1, {}))
+    try:
+        async with asyncio.timeout(SECONDS), aclosing(source.batches()) as batches:
+            given = [await anext(batches) for _ in range(3)]
+            following = asyncio.ensure_future(anext(batches))
+            await asyncio.wait((following,), timeout=0.3)
+            assert not following.done()
+            await source.ack([batch.token for batch in given])
+            assert len((await following).events) == 4
+    finally:
+        await source.close()
+
+
+def declares(batch: Batch) -> bool:
+    return batch.partition.startswith("snapshot:") and not batch.events and any(batch.end.order if batch.end else b"")
+
+
+def second_chunk(batch: Batch) -> bool:
+    return batch.partition.startswith("snapshot:") and bool(batch.end) and batch.end.order[:8] == (2).to_bytes(8, "big")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("runs", ["0d 1c", "0d 1d 0c", "0d 1d 1c", "1d 1d 0d 1c 0c"])
+async def test_ledgers_agree_on_chunks_whoever_took_which_declaration(database: Database, tmp_path: Path, runs: str) -> None:
+    """Each run dies at a declaration (d) or at its second chunk (c), which only one of the two ledgers took; meanwhile the table
+    grows at its beginning, so that other chunks would be declared."""
+    await fill(database, 20)
+    ledgers = [Ledger(), Ledger()]
+    for epoch, run in enumerate(runs.split(), 1):
+        quick, place = int(run[0]), declares if run[1] == "d" else second_chunk
+        source = make_source(database, tmp_path, **INITIAL)
+        await drive(source, [ledgers[quick], ledgers[1 - quick]], epoch, stop_at=place, lag=1 if run[1] == "d" else 2)
+        await sql(database, "INSERT INTO orders SELECT min(id) - n, 0, '' FROM orders, generate_series(1, 10) AS n GROUP BY n")
+    await drive(make_source(database, tmp_path, **INITIAL), ledgers, 9)
     expected = await table_rows(database)
     for ledger in ledgers:
         ledger.check()
