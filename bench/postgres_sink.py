@@ -1,10 +1,10 @@
 """The postgres sink beside psycopg's bare COPY of the same rows in the same batches, one transaction a batch, in the same run.
 
-Rows of six columns (`shop.orders`: bigint, text, numeric, timestamptz, int, text) in batches of 1,000. The sink writes its ledger
-with each batch, with dedup keys; the yardstick writes rows alone. Both begin with Python values, and take turns. The server is
-PostgreSQL 18, without fsync. Bound: 0.5 of the yardstick's rows a second for insert and for upsert.
+Rows of six columns (bigint, text, numeric, timestamptz, int, text) in batches of 1,000. The sink writes its ledger with each
+batch, and with `--keys` a dedup key a row; the yardstick writes rows alone. Both begin with Python values, and take turns.
+The server is PostgreSQL 18, without fsync. Bound: 0.5 of the yardstick's rows a second.
 
-    python bench/postgres_sink.py [--rows 100000] [--runs 3] [--batch 1000]
+    python bench/postgres_sink.py [--rows 100000] [--runs 3] [--batch 1000] [--keys]
 """
 
 from __future__ import annotations
