@@ -1,39 +1,35 @@
 """One crash round over a changing database: writers at work, runs and servers that are struck, a last run, and the verdict.
 
 There is no undisturbed run to compare with: what has to be there is what the writers committed. Collaborators: `cdc_writer`,
-`cdc_oracle` (expectation), `cdc_scenario` (pipeline, servers), `cdc_strikes` (what is done), `processes`.
+`cdc_scenario` (pipeline, servers), `cdc_strikes` (what is done), `cdc_verdict` (what is wrong), `processes`.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import re
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.testing.cdc_oracle import CLASSES, FAILING, FILTERED, REFUSED, Arrival, Begin, judge
+from penstock.testing.cdc_oracle import Begin
 from penstock.testing.cdc_scenario import (
-    EVENTS,
     SLOT,
-    CdcOutput,
     CdcScenario,
     CdcSettings,
     Servers,
     World,
-    table_checksum,
     write_cdc_pipeline,
 )
 from penstock.testing.cdc_strikes import CdcStrike, disturb, plan_cdc_strikes
+from penstock.testing.cdc_verdict import Verdict
 from penstock.testing.cdc_writer import Writers
 from penstock.testing.processes import Launcher, Process, ProcessOverdue
-from penstock.testing.rounds import MINIMUM_ROWS, RUN_TIMEOUT, Problem, RoundResult
-from penstock.testing.scenario import PIPELINE, Unreadable, read_remains
+from penstock.testing.rounds import RUN_TIMEOUT, Problem, RoundResult
+from penstock.testing.scenario import PIPELINE
 
 ENVIRONMENT = 3
 
@@ -41,8 +37,6 @@ SIGNALS = 0.3
 """How likely another snapshot is asked for between two runs."""
 
 _PAUSE = 0.005
-_ID = re.compile(r"([0-9A-F]+)/([0-9A-F]+)-([0-9]+)(-old)?")
-_FILES = re.compile(rf"{PIPELINE}\.yaml|{re.escape(EVENTS)}|\.penstock/{PIPELINE}\.(db|lock)")
 
 
 @contextmanager
@@ -116,7 +110,7 @@ class CdcRound:
         self._last("the last run")
         self.writers.record.write(self.project.with_name("record.jsonl"))
         if not self.result.problems:
-            self.check()
+            self._judge()
 
     # ---- running
 
@@ -225,97 +219,15 @@ class CdcRound:
             self.writers.allow(so_far - self.allowed)
             self.allowed = so_far
 
-    # ---- judging
-
-    def check(self) -> None:
-        """Outputs, copy and totals against what was committed."""
-        if contradictions := self.writers.record.contradictions():
-            self.problem("record", f"the writers contradict themselves: {contradictions[:3]}")
-        for output in self.scenario.outputs:
-            self._check_output(output)
-        if self.scenario.mirrored:
-            self._check_copy()
-        self._check_state()
-        self._check_slot()
-        files = {str(path.relative_to(self.project)) for path in self.project.rglob("*") if path.is_file()}
-        if odd := sorted(file for file in files if not _FILES.fullmatch(file)):
-            self.problem("leftovers", f"files {odd}")
-
-    def _check_output(self, output: CdcOutput) -> None:
-        without = [FILTERED, FAILING, *([REFUSED] if output.refuses else [])]
-        try:
-            arrivals = output.arrivals(self.world, self.project)
-        except Unreadable as error:
-            self.problem("unreadable", str(error))
-            return
-        findings = judge(self.writers.record.changes(without), arrivals, self.begin, whole_deletes=self.settings.full)
-        if not findings.clean:
-            self.problem("rows", f"{output.name}: {findings}")
-        if len(arrivals) < MINIMUM_ROWS:
-            self.problem("idle", f"{output.name}: only {len(arrivals)} events")
-        self._check_ids(output, arrivals)
-        self.result.rows += len(arrivals)
-
-    def _check_ids(self, output: CdcOutput, arrivals: Sequence[Arrival]) -> None:
-        events = [each.event for each in arrivals if not each.snapshot]
-        places = [_place(event) for event in events]
-        wrong = [events[n + 1] for n in range(len(places) - 1) if places[n] >= places[n + 1]]
-        if wrong:
-            self.problem("ids", f"{output.name}: ids do not rise at {wrong[:3]}")
-
-    def _check_copy(self) -> None:
-        """The copy lacks what its steps did not let through; another sink's refusals do not concern it."""
-        theirs, ours = table_checksum(self.world.source, [FILTERED, FAILING]), table_checksum(self.world.target)
-        if theirs != ours:
-            self.problem("copy", f"{ours[0]} rows instead of {theirs[0]}, or others")
-
-    def _check_state(self) -> None:
-        """Every event that was received has one outcome, and each dead letter is one of them.
-
-        With snapshots, how many there are follows from what arrived; yet not with several ledgers: where one of them has taken a
-        chunk and a crash kept it from another, this other one gets the chunk's rows as they are then.
-        """
-        remains = read_remains(self.project)
-        counts = remains.totals
-        letters = [letter["event_id"] for letter in remains.letters if (letter["status"], letter["repeats"]) == ("open", 0)]
-        if len(letters) != len(remains.letters) or len(set(letters)) != len(letters) or remains.provisional:
-            open_ones = f"{len(set(letters))} of them open, {remains.provisional} provisional"
-            self.problem("dead_letters", f"{len(remains.letters)}, {open_ones}")
-        filtered, dead = counts["filtered"], counts["dead_lettered"]
-        if not self.settings.snapshot:
-            expected = self._expected_totals()
-        elif len(self.scenario.outputs) == 1 and not self.scenario.mirrored:
-            arrived = len(self.scenario.outputs[0].arrivals(self.world, self.project))
-            expected = _totals(arrived + filtered + len(letters), arrived, filtered, len(letters))
-        else:
-            expected = _totals(counts["delivered"] + filtered + dead, counts["delivered"], filtered, dead)
-        if (found := {name: counts.get(name) for name in expected}) != expected:
-            self.problem("totals", f"{found} instead of {expected}")
-
-    def _expected_totals(self) -> dict[str, int]:
-        changes = Counter(change.id % CLASSES for _, change in self.writers.record.changes())
-        filtered, dead = changes[FILTERED], sum(changes[one] for one in self.scenario.dead)
-        return _totals(changes.total(), changes.total() - filtered - dead, filtered, dead)
-
-    def _check_slot(self) -> None:
-        """One, which nobody holds, and all of which is confirmed: another run would read nothing."""
-        slots = self.world.source.execute(
-            "SELECT slot_name, active, confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE database = %s",
-            (self._last_commit(), self.world.source.name),
-        )
-        if slots != [(SLOT, False, True)]:
-            self.problem("slot", f"{slots}")
+    def _judge(self) -> None:
+        """The verdict; and another run reads nothing."""
+        record = self.writers.record
+        Verdict(self.scenario, self.settings, self.world, self.project, record, self.begin, self.result).check()
         before = len(self.log.read_text().splitlines())
         self._last("a run that has nothing to do")
         summary = json.loads(self.log.read_text().splitlines()[before:][-1])
         if summary["received"] or summary["reread"]:
             self.problem("slot", f"a run that has nothing to do reads {summary}")
-
-    def _last_commit(self) -> str:
-        """The LSN of the last event's transaction, as its id tells it."""
-        arrivals = self.scenario.outputs[0].arrivals(self.world, self.project)
-        events = [each.event for each in arrivals if not each.snapshot]
-        return events[-1].partition("-")[0] if events else "0/0"
 
     def problem(self, kind: str, detail: str) -> None:
         self.result.problems.append(Problem(kind, detail))
@@ -326,19 +238,3 @@ class CdcRound:
 
     def log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-1500:].strip() if self.log.exists() else "(no output)"
-
-
-def _totals(received: int, delivered: int, filtered: int, dead: int) -> dict[str, int]:
-    return {
-        "received": received,
-        "delivered": delivered,
-        "filtered": filtered,
-        "deduplicated": 0,
-        "dead_lettered": dead,
-    }
-
-
-def _place(event: str) -> tuple[int, ...]:
-    """Commit LSN and number in the transaction; of a row that moved, the deletion comes before the insertion."""
-    match = _ID.fullmatch(event)
-    return (int(match[1], 16), int(match[2], 16), int(match[3]), 0 if match[4] else 1) if match else ()

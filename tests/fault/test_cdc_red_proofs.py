@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from penstock.testing.strikes import Strike
 
 HERE = str(Path(__file__).parent)
 SETTINGS = CdcSettings(transactions=120, writers=3, full=False, count=3, in_flight=1000, dedup=False, bodies=2000)
+
+LARGE = replace(SETTINGS, bodies=20_000)
+"""Many transactions are streamed in progress."""
 
 
 def kill(fault: str, delay: float = 0.8) -> CdcStrike:
@@ -38,7 +42,8 @@ def test_a_build_that_breaks_change_data_capture_is_caught(build: str, fault: st
             directory = tmp_path / str(seed)
             directory.mkdir()
             strikes = [kill(fault), kill(fault)]
-            result = run_cdc_round(scenario, servers, seed, directory, launcher, strikes=strikes, settings=SETTINGS)
+            settings = LARGE if build == "keeps_what_was_rolled_back" else SETTINGS
+            result = run_cdc_round(scenario, servers, seed, directory, launcher, strikes=strikes, settings=settings)
             reports.append(result.report())
             if any(problem.kind in ("rows", "exit_status") and finding in problem.detail for problem in result.problems):
                 print(reports[-1])
