@@ -147,7 +147,7 @@ class CdcSettings:
     def draw(cls, rng: random.Random) -> CdcSettings:
         """Batches that end in mid-transaction, tight limits, either replica identity."""
         return cls(
-            transactions=rng.randrange(80, 220),
+            transactions=rng.randrange(150, 260),
             writers=rng.randrange(1, 5),
             full=rng.random() < 0.4,
             count=rng.choice([3, 10, 40, 150, 500]),
