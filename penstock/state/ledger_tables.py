@@ -58,7 +58,8 @@ LEDGER_SCHEMA = Schema(
 )
 
 _SELECT = (
-    'SELECT number, instance, source, key_space, "window", epoch, run_id, "group", counts, running '
+    'SELECT number, instance, source, key_space, "window", epoch, run_id, "group", counts, running, '
+    "EXISTS (SELECT 1 FROM penstock_key_generations AS g WHERE g.ledger = penstock_ledgers.number AND g.over = 1) "
     "FROM penstock_ledgers WHERE scope = ?"
 )
 
@@ -75,6 +76,8 @@ class _Row:
     group: int
     counts: str
     running: float
+    sheds: bool
+    """Some of its keys are over, and not all are removed."""
 
 
 class LedgerTables:
@@ -112,7 +115,8 @@ class LedgerTables:
             key_tables.add(connection, row.number, commit.keys, commit.running, row.window)
         if commit.settled:
             key_tables.settle(connection, row.number, commit.settled, commit.running, row.window)
-        key_tables.shed(connection, row.number)
+        if row.sheds or commit.keys or commit.settled:  # with new keys, old ones may be over
+            key_tables.shed(connection, row.number)
         connection.execute(
             'UPDATE penstock_ledgers SET "group" = ?, counts = ?, running = ? WHERE number = ?',
             (commit.group, encode_counts(commit.counts), commit.running, row.number),

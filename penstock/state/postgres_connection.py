@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _IDLE = 0
 """libpq's PQTRANS_IDLE."""
 
+_FEW = 4
+"""Rows up to which a statement for each is quicker than the driver's pipeline."""
+
 _ESCAPE = "\U0010fffe"
 
 
@@ -45,11 +48,15 @@ class PostgresConnection:
         return _Cursor(cursor)
 
     def executemany(self, sql: str, parameters: Iterable[Parameters], /) -> None:
-        rows = [_stored(row) for row in parameters]
-        if rows:
-            with self._connection.cursor() as cursor:
-                cursor.executemany(to_postgres(sql).encode(), rows)
-            self._answered()
+        rows = list(parameters)
+        if len(rows) <= _FEW:
+            for row in rows:
+                self.execute(sql, row)
+            return
+        with self._connection.cursor() as cursor:
+            cursor.executemany(to_postgres(sql).encode(), [_stored(row) for row in rows])
+        self._connection.execute(b"")  # the driver ends with a Flush, which does not start idle_in_transaction_session_timeout
+        self._answered()
 
 
 class _Cursor:
