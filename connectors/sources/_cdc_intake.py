@@ -117,6 +117,8 @@ class Intake:
                 return await self._held().discard(replay.commit.xid)
 
     async def _streamed(self, found: Streamed) -> None:
+        if isinstance(found, StreamAbort) and self._blocks is None:
+            return  # servers tell of rolled back subtransactions also where nothing is streamed
         blocks = self._held()
         if isinstance(found, StreamStart):
             blocks.start(found)

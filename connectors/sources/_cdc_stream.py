@@ -20,6 +20,7 @@ import msgspec
 from connectors._postgres import quoted
 from connectors.sources._cdc_blocks import Blocks
 from connectors.sources._cdc_changes import Changes
+from connectors.sources._cdc_history import check_history
 from connectors.sources._cdc_intake import Intake
 from connectors.sources._cdc_positions import Start
 from connectors.sources._cdc_slot import check_slot, missing, origin_options, read_slot, reader_of
@@ -102,8 +103,6 @@ class Stream:
         """
         self._changes = changes
         self.confirmed = changes.start.end
-        if self._blocks is not None:
-            await self._blocks.open()
         await self._replicate(changes.start)
 
     async def reconnect(self) -> None:
@@ -199,11 +198,14 @@ class Stream:
 
     async def _replicate(self, start: Start) -> None:
         link, deadline = self._link, self._clock.monotonic() + BUSY_SECONDS
+        if self._blocks is not None:
+            await self._blocks.open()
         while True:
             wire = await Wire.connect(link.target)
             try:
                 if link.temporary is not None:
                     start = await self._begin_anew(wire, link.temporary)
+                self.changes.timeline = (await check_history(wire, link.slot, link.pipeline, start)).timeline
                 await wire.start(link.slot, start.end, self._options(wire.server_version))
             except SlotBusy as error:
                 await wire.close()

@@ -374,6 +374,51 @@ async def test_a_full_disk_is_waited_for_and_nothing_is_lost(
     assert left(tmp_path) == []
 
 
+async def test_a_directory_that_could_not_be_made_is_made_later(
+    large: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sql(large, "INSERT INTO orders VALUES (0)")
+    source = make_source(large, tmp_path, count=500, snapshot={"mode": "initial"})
+    with monkeypatch.context() as patched:
+        patched.setattr(SpillDirectory, "_make", _refuse)
+        async with reading(source, {}) as batches:
+            given: list[Batch] = []
+            await sql(large, LARGE.format(1, 2000))
+            with pytest.raises(Unavailable):
+                await take_acknowledged(source, batches, given, 2001)
+            patched.undo()
+            await take_acknowledged(source, source.batches(), given, 2001)
+    assert [event.data["id"] for event in events_of(given)] == list(range(2001))
+
+
+async def take_acknowledged(source: PostgresCdcSource, batches: AsyncIterator[Batch], given: list[Batch], count: int) -> None:
+    """Until there are so many events."""
+    async for batch in batches:
+        given.append(batch)
+        await source.ack([batch.token])
+        if len(events_of(given)) == count:
+            return
+
+
+def _refuse(self: SpillDirectory) -> Path:
+    raise Unavailable("source.spill_disk", "the disk is full")
+
+
+@pytest.mark.parametrize(("end", "ids"), [("COMMIT", [1, *range(5000, 7000), 2]), ("ROLLBACK", [2])])
+async def test_a_rolled_back_savepoint_of_a_large_transaction_is_left_out_without_streaming(
+    large: Database, tmp_path: Path, end: str, ids: list[int]
+) -> None:
+    known = await prepare_slot(make_source(large, tmp_path, streaming="off"))
+    inserts = LARGE.format(10, 2009), LARGE.format(5000, 6999)
+    await sql(
+        large,
+        f"BEGIN; INSERT INTO orders VALUES (1); SAVEPOINT a; {inserts[0]}; ROLLBACK TO a; SAVEPOINT b; {inserts[1]}; {end}",
+    )
+    await sql(large, "INSERT INTO orders VALUES (2)")
+    events = events_of(await read(make_source(large, tmp_path, streaming="off"), known))
+    assert [event.data["id"] for event in events] == ids
+
+
 async def test_a_transaction_beyond_the_bound_stops_the_run_and_names_what_to_do(large: Database, tmp_path: Path) -> None:
     await prepare_slot(make_source(large, tmp_path))
     await sql(large, LARGE.format(1, 9000))
