@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.observe.text import rfc3339
+from penstock.clock import rfc3339
 from penstock.state.records import DeadLetter, Group
 
 

@@ -1,9 +1,10 @@
-"""Clocks are passed in, so that tests decide what time it is."""
+"""Clocks are passed in, so that tests decide what time it is; and how a time is written."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -27,3 +28,8 @@ class SystemClock:
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(asyncio.sleep)
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since 1970 as `2026-11-21T05:00:00.250Z`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

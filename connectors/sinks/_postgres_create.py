@@ -67,7 +67,7 @@ def _type(schema: Any) -> str:
     if not isinstance(schema, dict):
         return "jsonb"
     kind = schema.get("type")
-    kinds = [each for each in (kind if isinstance(kind, list) else [kind]) if each != "null"]
+    kinds = [str(each) for each in (kind if isinstance(kind, list) else [kind]) if each != "null"]
     if len(kinds) != 1:
         return "jsonb"
     if kinds == ["string"]:

@@ -13,8 +13,8 @@ import click
 from penstock.cli.lazy import Settings
 from penstock.cli.terminal import Terminal
 from penstock.cli.times import find_zone, parse_time
+from penstock.clock import rfc3339
 from penstock.errors import UsageError
-from penstock.observe.text import rfc3339
 from penstock.state.records import LetterQuery, Status
 
 STATUSES: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "superseded", "discarded")

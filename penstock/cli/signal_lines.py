@@ -10,7 +10,8 @@ from penstock.cli import numbers
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style
-from penstock.observe.text import printable, rfc3339
+from penstock.clock import rfc3339
+from penstock.observe.text import printable
 from penstock.state.records import Pause, SignalRecord
 from penstock.state.signal_tables import PAUSE, RESUME
 

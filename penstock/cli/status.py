@@ -20,10 +20,10 @@ from penstock.cli.stores import StoreRef, if_it_ran
 from penstock.cli.summary import equation_lines
 from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style, Terminal
-from penstock.clock import SystemClock
+from penstock.clock import SystemClock, rfc3339
 from penstock.errors import EnvironmentFault, ExitStatus
 from penstock.ledger import Counts
-from penstock.observe.text import printable, rfc3339
+from penstock.observe.text import printable
 from penstock.state.records import Inbox, Note, RunRecord, Status
 from penstock.state.signal_tables import PAUSE, RESUME
 from penstock.state.store import StateStore

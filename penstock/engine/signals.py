@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from penstock.clock import rfc3339
 from penstock.engine.flow import Flow
 from penstock.engine.retry import PATIENT, persistently
 from penstock.engine.supervise import bug
 from penstock.errors import Fatal, PenstockError, Permanent, Transient
 from penstock.observe.log import Incident
-from penstock.observe.text import rfc3339
 from penstock.spi import Signal, Signalled, Source
 from penstock.state.records import Pause, SignalOutcome, SignalRecord
 from penstock.state.signal_box import SignalBox

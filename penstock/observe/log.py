@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
-from penstock.clock import Clock
+from penstock.clock import Clock, rfc3339
 from penstock.errors import ConfigurationError, Location, PenstockError
-from penstock.observe.text import printable, rfc3339
+from penstock.observe.text import printable
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 
 # C0 and C1 controls and DEL steer terminals; U+2028/9 end lines; bidirectional and invisible marks make text lie about itself.
 _UNPRINTABLE = re.compile(
@@ -40,8 +39,3 @@ def printable_json(text: bytes) -> bytes:
 def shorten(text: str, length: int) -> str:
     """At most `length` characters, the last one being `…` where something was left out."""
     return text if len(text) <= length else text[: max(0, length - 1)] + "…"
-
-
-def rfc3339(seconds: float) -> str:
-    """Seconds since 1970 as `2026-11-21T05:00:00.250Z`."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -14,9 +14,8 @@ import secrets
 import socket
 from dataclasses import dataclass
 
-from penstock.clock import Clock
+from penstock.clock import Clock, rfc3339
 from penstock.errors import EnvironmentFault, Fenced, PenstockError, Transient
-from penstock.observe.text import rfc3339
 from penstock.postgres import Session
 from penstock.state.dialect import Connection
 from penstock.state.migration import Schema
