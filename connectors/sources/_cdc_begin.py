@@ -6,26 +6,28 @@ because a run died. Only `when_needed` takes a slot's place, of one that cannot 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
 
 from connectors._postgres import TableName, parse_table
 from connectors.sources._cdc_config import PostgresCdcConfig
+from connectors.sources._cdc_history import DIVERGED, behind, check_history
 from connectors.sources._cdc_positions import Start
 from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
-from connectors.sources._cdc_slot import Slot, check_slot, creation, drop, in_the_way, made_later, missing, read_slot, reset
+from connectors.sources._cdc_slot import Slot, check_slot, creation, drop, in_the_way, made_later, missing, read_slot
 from connectors.sources._cdc_snapshot_export import export_snapshot
 from connectors.sources._cdc_snapshot_positions import INITIAL
 from connectors.sources._cdc_snapshot_tables import Layout, inspect, published
 from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_tables import Selection
-from connectors.sources._cdc_wire import Target, Wire
+from connectors.sources._cdc_wire import BUSY_SECONDS, SlotBusy, Target, Wire
 from connectors.sources._pg_replication import lsn_text, parse_lsn
 from penstock.errors import ComponentError, EnvironmentFault, Fatal
 from penstock.postgres import Session
 
-_GAPS = ("slot.lost", "slot.ahead")
+_GAPS = ("slot.lost", "slot.ahead", DIVERGED)
 _WAL_END = "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text"
 
 
@@ -79,7 +81,7 @@ class Beginning:
             return known
         start = Start(0, 0, await self._make_slot() if slot is None else slot.confirmed)
         if checkpoint is not None and start.end < checkpoint.commit:
-            raise _behind(self._names, start.end, checkpoint)
+            raise behind(self._names.slot, self._names.pipeline, start.end, checkpoint)
         if slot is not None:
             await self._plan_beside(start.end)
         return start
@@ -99,10 +101,18 @@ class Beginning:
         return fault
 
     async def drop_slot(self) -> None:
-        """Once the server has noticed that nobody reads it any more."""
+        """Once the server has noticed that nobody reads it any more.
+
+        :raises SlotBusy: somebody does, after 10 seconds.
+        """
         wire = await Wire.connect(self._target)
         try:
-            await wire.query(f'DROP_REPLICATION_SLOT "{self._names.slot}" WAIT')
+            async with asyncio.timeout(BUSY_SECONDS):
+                await wire.query(f'DROP_REPLICATION_SLOT "{self._names.slot}" WAIT')
+        except TimeoutError:
+            raise SlotBusy(
+                "slot.busy", f"the slot {self._names.slot} is in use, and stays: it could not be dropped at the end of the run"
+            ) from None
         finally:
             await wire.close()
 
@@ -114,6 +124,7 @@ class Beginning:
             if slot is not None:
                 database = await self._session.run(lambda c: c.info.dbname)
                 check_slot(slot, database, pipeline, end)
+                await self._check_history(checkpoint)
                 return slot, checkpoint
             if checkpoint is not None or self._config.slot.create == "never":
                 raise missing(name, pipeline, end)
@@ -124,10 +135,18 @@ class Beginning:
             if slot is None and self._config.slot.create == "never":
                 raise
             self.gap = fault.message
-            if fault.code == "slot.lost":
+            if fault.code in ("slot.lost", DIVERGED):
                 await self._session.run(lambda c: c.execute(drop(name).encode()))
                 slot = None
             return slot, None
+
+    async def _check_history(self, checkpoint: Start | None) -> None:
+        if checkpoint is not None:
+            wire = await Wire.connect(self._target)
+            try:
+                await check_history(wire, self._names.slot, self._names.pipeline, checkpoint)
+            finally:
+                await wire.close()
 
     async def _publish(self, *, fresh: bool) -> None:
         config, publication = self._config, self._names.publication
@@ -207,13 +226,4 @@ def refuse_keyless(layout: Layout, config: PostgresCdcConfig) -> None:
         f"no key tells the rows of {table} apart, so that a snapshot could not go on where it was interrupted",
         help=f"ALTER TABLE {layout.relation.removeprefix('ONLY ')} ADD PRIMARY KEY (…); or "
         "`snapshot: { keyless: at_least_once }`, which reads it in one go, and anew after a crash; or `keyless: skip`",
-    )
-
-
-def _behind(names: Names, end: int, checkpoint: Start) -> EnvironmentFault:
-    return EnvironmentFault(
-        "slot.behind",
-        f"the slot {names.slot} stands at {lsn_text(end)}, and the pipeline has seen changes up to {lsn_text(checkpoint.commit)}",
-        why="the server's log ends before that: it was restored, or a stand-by took over that lacked the last changes",
-        help=f"{reset(names.pipeline)}: reading begins anew",
     )

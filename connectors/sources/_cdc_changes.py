@@ -70,6 +70,7 @@ class Changes:
     :ivar size: bytes of the messages that they were made from.
     :ivar in_transaction: between the begin of a transaction and its commit.
     :ivar end: end of the last complete transaction, or LSN of the last keepalive: what may be confirmed once all is durable.
+    :ivar timeline: of the server's log; whoever feeds sets it, once it is known.
     :ivar keys: primary keys by table OID, for tables with REPLICA IDENTITY FULL; whoever feeds fills them in when `feed` says so.
     :ivar tap: is told which changes are given, while tables are read beside the stream.
     :ivar unsent: events that lack values, which are refused unless whoever takes has filled them in (`_cdc_toast`).
@@ -118,6 +119,7 @@ class Changes:
     def restart(self, start: Start) -> None:
         """A new connection, which sends on from `start.end`: forget what was not taken, and what tables look like."""
         self._start = start
+        self.timeline = start.timeline
         self.end = self._acknowledged = start.end
         self._reached = order(start.commit, start.place)
         self.in_transaction = False
@@ -263,15 +265,15 @@ class Changes:
         batch = Batch(
             self._options.partition,
             events,
-            position(at, self.end, looks),
+            position(at, self.end, looks, self.timeline),
             token,
             self.size,
             rejects,
-            cutter(events, self._marks, self._base, looks),
+            cutter(events, self._marks, self._base, looks, self.timeline),
         )
         self._acknowledged = self.end
         self._reached = at
-        self._start = Start(int.from_bytes(at[:8], "big"), int.from_bytes(at[8:], "big"), self.end)
+        self._start = Start(int.from_bytes(at[:8], "big"), int.from_bytes(at[8:], "big"), self.end, self.timeline)
         self._clear()
         return batch
 

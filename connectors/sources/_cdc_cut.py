@@ -40,19 +40,23 @@ def selected(
 
 
 def cutter(
-    events: Sequence[Event], marks: Sequence[tuple[bytes, int]], base: int, looks: msgspec.Raw | None = None
+    events: Sequence[Event],
+    marks: Sequence[tuple[bytes, int]],
+    base: int,
+    looks: msgspec.Raw | None = None,
+    timeline: int = 0,
 ) -> Callable[[int], Position]:
     """`Batch.cut` for events of the stream.
 
     :param marks: ends of transactions and keepalives among them, as order and LSN.
     :param base: the LSN to go on from before the first mark.
-    :param looks: of tables, as `position` takes them.
+    :param looks, timeline: as `position` takes them.
     """
 
     def cut(count: int) -> Position:
         at = events[count - 1].position
         before = bisect_left(marks, (at, 0))
-        return position(at, marks[before - 1][1] if before else base, looks)
+        return position(at, marks[before - 1][1] if before else base, looks, timeline)
 
     return cut
 

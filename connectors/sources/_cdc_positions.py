@@ -25,27 +25,36 @@ order = _ORDER.pack
 """(commit LSN, place) as bytes."""
 
 
-class Detail(msgspec.Struct, frozen=True):
-    """Where reading begins again: the end of the last transaction of which everything lies at or before the position."""
+class Detail(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where reading begins again: the end of the last transaction of which everything lies at or before the position.
+
+    :ivar timeline: of the server's log that it is an LSN of; 0 where it is not known.
+    """
 
     version: int
     end: int
+    timeline: int = 0
 
 
-class Looks(msgspec.Struct, frozen=True):
+class Looks(msgspec.Struct, frozen=True, omit_defaults=True):
     """A detail that also holds what tables looked like (`_cdc_drift`), by `schema.table`."""
 
     version: int
     end: int
+    timeline: int = 0
     tables: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class Start(msgspec.Struct, frozen=True):
-    """What a stream goes on from: everything up to (commit, place) is known; the server sends on from `end`."""
+    """What a stream goes on from: everything up to (commit, place) is known; the server sends on from `end`.
+
+    :ivar timeline: of the server's log; 0 where it is not known.
+    """
 
     commit: int
     place: int
     end: int
+    timeline: int = 0
 
 
 _decode = msgspec.json.Decoder(Looks).decode
@@ -53,9 +62,9 @@ _decode_tables = msgspec.json.Decoder(dict[str, dict[str, tuple[int, int]]]).dec
 _encode = msgspec.json.Encoder().encode
 
 
-def position(at: bytes, end: int, looks: msgspec.Raw | None = None) -> Position:
+def position(at: bytes, end: int, looks: msgspec.Raw | None = None, timeline: int = 0) -> Position:
     """:param looks: what tables looked like, as JSON; None where they are not held to it."""
-    return Position(at, _encode(Detail(VERSION, end) if looks is None else Looks(WITH_LOOKS, end, looks)))
+    return Position(at, _encode(Detail(VERSION, end, timeline) if looks is None else Looks(WITH_LOOKS, end, timeline, looks)))
 
 
 def looks_of(found: Position) -> dict[str, dict[str, tuple[int, int]]]:
@@ -72,7 +81,7 @@ def start_of(found: Position) -> Start:
         raise _unknown("it cannot be read", str(cause)) from cause
     if detail.version not in (VERSION, WITH_LOOKS):  # Invariant 11
         raise _unknown(f"it has version {detail.version}, and this program knows {VERSION} and {WITH_LOOKS}", None)
-    return Start(commit, place, detail.end)
+    return Start(commit, place, detail.end, detail.timeline)
 
 
 def order_text(at: bytes) -> str:

@@ -24,14 +24,11 @@ from connectors.sources._cdc_history import check_history
 from connectors.sources._cdc_intake import Intake
 from connectors.sources._cdc_positions import Start
 from connectors.sources._cdc_slot import check_slot, missing, origin_options, read_slot, reader_of
-from connectors.sources._cdc_wire import SlotBusy, Target, Wire
+from connectors.sources._cdc_wire import BUSY_SECONDS, SlotBusy, Target, Wire
 from connectors.sources._pg_replication import Keepalive, microseconds_since_2000, parse_lsn
 from penstock.clock import Clock
 from penstock.errors import ComponentError, Fatal, Transient
 from penstock.postgres import Session
-
-BUSY_SECONDS = 10.0
-"""How long `open` waits for another connection to leave the slot: that of a run that has just ended does at once."""
 
 _BUSY_PAUSE = 0.1
 _SILENT = 3
