@@ -135,3 +135,56 @@ async def table_rows(database: Database, table: str = "orders", key: tuple[str, 
 
 def snapshots_of(ledger: Ledger) -> list[Event]:
     return [event for event in ledger.events if event.record["op"] == "snapshot"]
+
+
+class Running:
+    """A source in the middle of a run, given batch by batch to a ledger, each acknowledged at once."""
+
+    def __init__(self, source: PostgresCdcSource, ledger: Ledger, epoch: int = 1, *, once: bool = False) -> None:
+        self.source = source
+        self.ledger = ledger
+        self._resume = Resume(epoch, ledger.positions, once=once)
+        self._batches: Any = None
+
+    async def __aenter__(self) -> Running:
+        await self.source.open(self._resume)
+        self._batches = self.source.batches()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._batches.aclose()
+        await self.source.close()
+
+    async def step(self) -> Batch:
+        """The next batch."""
+        async with asyncio.timeout(SECONDS):
+            batch: Batch = await anext(self._batches)
+        self.ledger.take(batch)
+        await self.source.ack([batch.token])
+        return batch
+
+    async def until(self, condition: Callable[[Batch], bool]) -> Batch:
+        """Up to and including the first batch of which this is true."""
+        while not condition(batch := await self.step()):
+            pass
+        return batch
+
+    async def finish(self) -> None:
+        """Up to the end of all snapshots."""
+        while self.source.gauges()["snapshot_tables_left"]:
+            await self.step()
+
+    async def holding(self, rows: int) -> None:
+        """Until so many chunks were read and not given, whatever their number."""
+        tables = self.source._snapshots._tables
+        async with asyncio.timeout(SECONDS):
+            while sum(len(table.held) for table in tables) < rows:
+                await asyncio.sleep(0.005)
+
+    async def sent(self, database: Database) -> None:
+        """Until the server has sent what was committed before now."""
+        ((end,),) = await sql(database, "SELECT pg_current_wal_flush_lsn()::text")
+        query = f"SELECT 1 FROM pg_stat_replication AS r WHERE r.sent_lsn >= '{end}' AND application_name LIKE 'penstock:%'"
+        async with asyncio.timeout(SECONDS):
+            while not await sql(database, query):
+                await asyncio.sleep(0.005)
