@@ -16,12 +16,13 @@ from contextlib import aclosing
 from typing import Any
 
 from connectors.sources._cdc_changes import Changes
+from connectors.sources._cdc_positions import END
 from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_stream import Stream
 from connectors.sources._cdc_toast import Reselection
 from penstock.clock import Clock
 from penstock.errors import Fatal, Transient
-from penstock.spi import Batch
+from penstock.spi import Batch, Token
 
 _QUIET = 1.0
 """Seconds between two batches that carry nothing but an LSN to confirm."""
@@ -31,7 +32,6 @@ class Reading:
     """Reads one run.
 
     :ivar tasks: beside the reading; one that ends, ends the run with its reason.
-    :ivar given: the last LSN that was given to be confirmed.
     :ivar sound: the last `batches` ended by itself or was stopped from outside.
     :param snapshot_only: end once everything of the snapshots was given.
     """
@@ -40,7 +40,7 @@ class Reading:
         self, stream: Stream, snapshots: Snapshots, reselection: Reselection, clock: Clock, *, snapshot_only: bool
     ) -> None:
         self.tasks: Sequence[asyncio.Task[None]] = ()
-        self.given = 0
+        self._last: Token | None = 0  # nothing was given
         self.sound = False
         self._stream = stream
         self._snapshots = snapshots
@@ -68,11 +68,13 @@ class Reading:
         try:
             async with aclosing(self._exported()) as exported:
                 async for batch in exported:
+                    self._last = batch.token
                     yield batch
             if not self._has_all:
                 await self._connect()
                 async with aclosing(self._beside(count, size)) as beside:
                     async for batch in beside:
+                        self._last = batch.token
                         yield batch
             self.sound = True
         except Transient:
@@ -82,6 +84,15 @@ class Reading:
         except (asyncio.CancelledError, GeneratorExit):
             self.sound = True
             raise
+
+    def is_settled(self, confirmed: int) -> bool:
+        """Whether nothing is left of what was given: a token acknowledges what came before it, too.
+
+        :param confirmed: the last LSN that was acknowledged.
+        """
+        changes, last = self._changes, self._last
+        whole = changes is not None and not changes.in_transaction and changes.start.place in (0, END)
+        return self.sound and whole and not self._snapshots.busy and isinstance(last, int) and confirmed >= last
 
     async def _connect(self) -> None:
         if self._changes is None:
@@ -101,7 +112,7 @@ class Reading:
         while (plan := snapshots.take_plan()) is not None:
             yield plan
         if (first := changes.take()) is not None:
-            yield self._noted(first)
+            yield first
         while snapshots.exporting:
             self._check()
             snapshots.news.clear()
@@ -134,7 +145,7 @@ class Reading:
             told = changes.count or stream.asked or over or fault or now >= due
             if told and (batch := changes.take()) is not None:
                 due = now + _QUIET
-                yield self._noted(batch)
+                yield batch
             if fault is not None:
                 raise fault
             stream.asked = False
@@ -155,10 +166,6 @@ class Reading:
         if self._snapshots.busy:
             return False
         return self._snapshot_only or (self._goal is not None and changes.end >= self._goal)
-
-    def _noted(self, batch: Batch) -> Batch:
-        self.given = batch.token or self.given
-        return batch
 
     async def _wait(self, seconds: float) -> None:
         """Until more arrives, an LSN is to be handed on, rows were read, or a task beside the stream has ended."""

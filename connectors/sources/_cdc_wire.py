@@ -11,6 +11,7 @@ Everything happens on the loop's thread, so that status messages go out while a 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 COMPONENT = "postgres_cdc"
 WHAT = "the source database"
+BUSY_SECONDS = 10.0
+"""How long another connection is given to leave the slot: that of a run that has just ended does at once."""
 _BUSY = "55006"
 
 
@@ -61,16 +64,12 @@ class Wire:
     async def connect(cls, target: Target) -> Wire:
         """:raises ComponentError: as `classify` says."""
         psycopg = driver(COMPONENT)
-        settings = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
+        settings = [f"-c {name}={value}" for name, value in SESSION_SETTINGS.items()]
         try:
-            connection = await psycopg.AsyncConnection.connect(
-                target.dsn,
-                **{"connect_timeout": 10, **target.parameters},
-                replication="database",
-                application_name=target.application[:63],
-                options=settings,
-                autocommit=True,
-            )
+            given = psycopg.conninfo.conninfo_to_dict(target.dsn, **target.parameters)
+            options = [str(given.get("options") or os.environ.get("PGOPTIONS", "")), *settings]  # of two the last one counts
+            own = {"replication": "database", "application_name": target.application[:63], "options": " ".join(options)}
+            connection = await psycopg.AsyncConnection.connect(**{"connect_timeout": 10, **given, **own}, autocommit=True)
         except psycopg.ProgrammingError:  # its text quotes the DSN (Invariant 9)
             raise invalid_dsn(WHAT) from None
         except psycopg.Error as error:

@@ -177,7 +177,7 @@ class PostgresCdcSource:
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
-        self._reading.tasks = ()
+        settled, self._reading.tasks = self._reading.is_settled(self._stream.confirmed), ()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -186,8 +186,8 @@ class PostgresCdcSource:
             await self._stream.close()
         finally:
             await self._session.close()
-        sound, self._reading.sound = self._reading.sound, False
-        if sound and self.config.slot.drop_on_stop and self._stream.confirmed >= self._reading.given:
+        self._reading.sound = False
+        if settled and self.config.slot.drop_on_stop:
             await self._beginning.drop_slot()
 
     def readmit(self, event: Event, code: str) -> Event:

@@ -1,0 +1,70 @@
+"""Who gives a slot up, and when: what is dropped at the end of a run, and who is ended for the next one."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cdc_parts import ORDERS, make_source, prepare_slot, read, sql
+
+from connectors.sources import _cdc_begin
+from penstock.errors import Transient
+from penstock.spi import Position, Resume
+from penstock.testing.servers import Database
+
+
+@pytest.fixture
+def shop(database: Database) -> Database:
+    database.execute(ORDERS)
+    return database
+
+
+async def slots(database: Database) -> list[str]:
+    found = await sql(database, f"SELECT slot_name FROM pg_replication_slots WHERE database = '{database.name}'")
+    return [name for (name,) in found]
+
+
+def dropping(database: Database) -> dict[str, Any]:
+    return {"slot": {"name": f"slot_{database.name}", "drop_on_stop": True}}
+
+
+@pytest.mark.parametrize("rows", ["in mid-transaction", "of a snapshot"])
+async def test_a_run_that_leaves_rows_unacknowledged_keeps_its_slot(shop: Database, tmp_path: Path, rows: str) -> None:
+    known: dict[str, Position] = {}
+    if rows == "in mid-transaction":
+        known = await prepare_slot(make_source(shop, tmp_path))
+    await sql(shop, "INSERT INTO orders SELECT n FROM generate_series(1, 20) AS n")
+    mode = "never" if known else "initial"
+    source = make_source(shop, tmp_path, snapshot={"mode": mode}, **dropping(shop))
+    await source.open(Resume(1, known))
+    async with aclosing(source.batches()) as batches:
+        async for batch in batches:
+            if batch.events:
+                break  # a sink refuses it
+            await source.ack([batch.token])
+    await source.close()
+    assert await slots(shop) == [f"slot_{shop.name}"]
+
+
+async def test_a_slot_that_another_has_taken_is_not_waited_for_at_the_end(
+    shop: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cdc_begin, "BUSY_SECONDS", 0.2)
+    known = await prepare_slot(make_source(shop, tmp_path))
+    other = make_source(shop, tmp_path)
+    await other.open(Resume(1, known))
+    try:
+        with pytest.raises(Transient) as caught:
+            await make_source(shop, tmp_path, **dropping(shop))._beginning.drop_slot()
+    finally:
+        await other.close()
+    assert caught.value.code == "slot.busy"
+    assert await slots(shop) == [f"slot_{shop.name}"]
+
+
+async def test_a_run_that_has_nothing_to_give_drops_its_slot(shop: Database, tmp_path: Path) -> None:
+    known = await prepare_slot(make_source(shop, tmp_path))
+    await read(make_source(shop, tmp_path, **dropping(shop)), known, ack=True)
+    assert await slots(shop) == []
