@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from connectors._postgres import TableName, parse_table, quoted
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_mask import Masks, masked_key
-from penstock.errors import EnvironmentFault
+from penstock.errors import EnvironmentFault, Transient
 
 if TYPE_CHECKING:
     import psycopg
@@ -18,9 +18,9 @@ _PUBLISHED = (
     "SELECT schemaname::pg_catalog.text, tablename::pg_catalog.text FROM pg_catalog.pg_publication_tables WHERE pubname = %s"
 )
 _TABLES = """
-SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind = 'p'
+SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.oid::pg_catalog.int8, c.relkind = 'p'
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
+WHERE c.relkind IN ('r', 'p') AND (NOT c.relispartition OR %s) AND c.relpersistence = 'p'
 """
 _COLUMNS = """
 SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
@@ -38,8 +38,15 @@ WHERE CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END
 """
 _WITH_ROOTS = 130000
 _WITH_SCHEMAS = 150000
+_ATTEMPTS = 3
+_DROPPED = "could not open relation with OID"
 _SHOWN = 5
 """Tables whose columns an error lists."""
+
+
+class _Found(NamedTuple):
+    oid: int
+    partitioned: bool
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
@@ -57,14 +64,14 @@ def prepare_publication(connection: psycopg.Connection[Any], config: PostgresCdc
     """:param fresh: there is no slot yet, so that the publication may be made now: of changes before it, none could be read.
     :raises EnvironmentFault: `source.no_table`, `source.no_partitions`, `source.no_schemas`, `publication.missing`,
         `publication.tables`, `publication.operations`.
+    :raises Transient: `publication.busy`: tables come and go too fast to be looked at.
     """
-    roots = {TableName(schema, table): partitioned for schema, table, partitioned in connection.execute(_TABLES)}
-    present = set(roots)
+    present = _tables(connection)
     tables = [parse_table(text) for text in config.tables]
     row = connection.execute(_PUBLICATION, (name,)).fetchone()
     if row is None:
         _refuse_absent(tables, present)
-        partitioned = [table for table in tables if roots[table]]
+        partitioned = [table for table in tables if present[table].partitioned]
         command = creation(name, tables, config.schemas, partitioned, connection.info.server_version)
         if config.publication.create == "never" or not fresh:
             raise EnvironmentFault(
@@ -118,12 +125,13 @@ def _check(
     name: str,
     found: dict[str, Any],
     tables: list[TableName],
-    present: set[TableName],
+    before: Mapping[TableName, _Found],
 ) -> None:
-    published = {TableName(*row) for row in connection.execute(_PUBLISHED, (name,))}
+    published, present = _published(connection, name), _tables(connection)
     lacking = [table for table in tables if table not in published]
     _refuse_absent(lacking, present)
-    in_schemas = [schema for schema in config.schemas if any(t.schema == schema and t not in published for t in present)]
+    stood = {table.schema for table, found in present.items() if before.get(table) == found and table not in published}
+    in_schemas = [schema for schema in config.schemas if schema in stood]  # a table that was made meanwhile says nothing
     if lacking or in_schemas:
         parts = [f"TABLE {_listed(lacking)}"] * bool(lacking) + [f"TABLES IN SCHEMA {_schemas(in_schemas)}"] * bool(in_schemas)
         raise EnvironmentFault(
@@ -142,11 +150,32 @@ def _check(
         )
 
 
-def _refuse_absent(tables: list[TableName], present: set[TableName]) -> None:
+def _tables(connection: psycopg.Connection[Any]) -> dict[TableName, _Found]:
+    """The tables that can be named: partitions where they cannot be published as their root."""
+    rows = connection.execute(_TABLES, (connection.info.server_version < _WITH_ROOTS,))
+    return {TableName(schema, table): _Found(oid, partitioned) for schema, table, oid, partitioned in rows}
+
+
+def _published(connection: psycopg.Connection[Any], name: str) -> set[TableName]:
+    """The server fails where a table is dropped while it lists those of a publication."""
+    from psycopg.errors import InternalError_
+
+    for _ in range(_ATTEMPTS):
+        try:
+            return {TableName(*row) for row in connection.execute(_PUBLISHED, (name,))}
+        except InternalError_ as error:
+            if _DROPPED not in (error.diag.message_primary or ""):
+                raise
+    raise Transient("publication.busy", f"tables of the publication {name} are dropped while they are listed")
+
+
+def _refuse_absent(tables: list[TableName], present: Collection[TableName]) -> None:
     absent = [str(table) for table in tables if table not in present]
     if absent:
         raise EnvironmentFault(
-            "source.no_table", f"there is no table {', '.join(absent)}", help="correct `tables`; a partition is read by its root"
+            "source.no_table",
+            f"there is no table {', '.join(absent)}",
+            help="correct `tables`; a partition is read by its root, from PostgreSQL 13 on",
         )
 
 

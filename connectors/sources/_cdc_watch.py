@@ -77,14 +77,15 @@ class Watch:
         return await ask(self._session, _caught(lambda c: prepare_publication(c, config, publication, fresh=False)))
 
     async def _beat(self, message: str) -> None:
+        """A heartbeat that could not be written is told, and tried again: it ends nothing."""
+        signature = _SIGNATURE
         try:
-            await ask(self._session, lambda c: c.execute(_BEAT, (message,)))
-        except EnvironmentFault as fault:
             signature = await ask(self._session, lambda c: _SIGNATURE + _FLUSH * (c.info.server_version >= _WITH_FLUSH))
-            grant = f"GRANT EXECUTE ON FUNCTION pg_logical_emit_message({signature}) TO the pipeline's user"
-            self._fault = f"no heartbeat could be written: {fault.code}: {fault}; {grant}"
+            await ask(self._session, lambda c: c.execute(_BEAT, (message,)))
         except ComponentError as error:
             self._fault = f"no heartbeat could be written: {error.code}: {error}"
+            if isinstance(error, EnvironmentFault):
+                self._fault += f"; GRANT EXECUTE ON FUNCTION pg_logical_emit_message({signature}) TO the pipeline's user"
 
     def _refuse_lag(self) -> None:
         config, lag = self._watched.config, self._lag
