@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,9 +17,10 @@ from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_history import DIVERGED, behind, check_history
 from connectors.sources._cdc_positions import Start
 from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
-from connectors.sources._cdc_slot import Slot, check_slot, creation, drop, in_the_way, made_later, missing, read_slot
-from connectors.sources._cdc_snapshot_export import export_snapshot
+from connectors.sources._cdc_slot import Slot, check_slot, creation, drop, in_the_way, made_later, missing, read_slot, waited_for
+from connectors.sources._cdc_snapshot_export import Export
 from connectors.sources._cdc_snapshot_positions import INITIAL
+from connectors.sources._cdc_snapshot_reader import FIRST
 from connectors.sources._cdc_snapshot_tables import Layout, inspect, published
 from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_tables import Selection
@@ -28,6 +30,8 @@ from penstock.errors import ComponentError, EnvironmentFault, Fatal
 from penstock.postgres import Session
 
 _GAPS = ("slot.lost", "slot.ahead", DIVERGED)
+_LOOK = 1.0
+"""Seconds between two looks at whom the making of a slot waits for."""
 _WAL_END = "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text"
 
 
@@ -43,6 +47,7 @@ class Beginning:
     """Prepares one run.
 
     :ivar gap: why changes were lost before it, where `when_needed` took a snapshot for that.
+    :ivar waits: whom the slot waits for that is being made.
     :param reader: makes a session that reads rows, not open yet.
     """
 
@@ -57,6 +62,7 @@ class Beginning:
         snapshots: Snapshots,
     ) -> None:
         self.gap: str | None = None
+        self.waits: str | None = None
         self._config = config
         self._names = names
         self._selection = selection
@@ -168,29 +174,53 @@ class Beginning:
     async def _make_slot(self) -> int:
         """The slot's place; its snapshot is planned, where it has to be read."""
         config, names = self._config, self._names
-        tables = [] if config.snapshot.mode == "never" else await self._initial_tables()
-        if not tables:
+        if config.snapshot.mode == "never":
             wire = await Wire.connect(self._target)
             try:
-                row = await wire.query(creation(names.slot, config.slot, wire.server_version))
+                row = await self._create(wire, "nothing")
             finally:
                 await wire.close()
             return parse_lsn(row[1])
-        sessions = [self._reader() for _ in range(min(config.snapshot.parallel_tables, len(tables)))]
+        tables = await self._initial_tables()
+        sessions = [self._reader() for _ in range(max(1, min(config.snapshot.parallel_tables, len(tables))))]
         try:
-            taken, tables = await export_snapshot(
-                sessions,
+            export = Export(
                 lambda: Wire.connect(self._target),
-                lambda version: creation(names.slot, config.slot, version, snapshot="export"),
+                lambda wire: self._create(wire, "export"),
+                lambda wire: wire.query(f'DROP_REPLICATION_SLOT "{names.slot}"'),
                 self._initial_tables,
+                self._session,
             )
+            taken, tables = await export.take(sessions)
         except BaseException:
             for session in sessions:
                 await session.close()
             raise
+        if not tables:
+            for session in sessions:
+                await session.close()
+            return taken.lsn
         self._snapshots.export(taken, sessions)
         self._snapshots.plan(INITIAL + lsn_text(taken.lsn), tables, exported=True)
         return taken.lsn
+
+    async def _create(self, wire: Wire, snapshot: Literal["nothing", "export"]) -> tuple[Any, ...]:
+        """Make the slot, which the server does once every transaction in progress has ended."""
+        await wire.query(FIRST[0])
+        (pid,) = await wire.query("SELECT pg_catalog.pg_backend_pid()")
+        command = creation(self._names.slot, self._config.slot, wire.server_version, snapshot=snapshot)
+        making = asyncio.ensure_future(wire.query(command))
+        try:
+            while not (await asyncio.wait((making,), timeout=_LOOK))[0]:
+                whom = await self._session.run(lambda c: waited_for(c, pid))
+                self.waits = (
+                    whom and f"slot.waits: the slot {self._names.slot} is made once these transactions have ended: {whom}"
+                )
+            return making.result()
+        finally:
+            self.waits = None
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)
 
     async def _plan_beside(self, end: int) -> None:
         """The initial snapshot, read beside a stream that begins at `end`."""

@@ -19,6 +19,11 @@ _WITH_ORIGIN = 160000
 _WITH_FAILOVER = 170000
 _READER = "SELECT application_name FROM pg_catalog.pg_stat_activity WHERE pid = %s"
 
+_BLOCKERS = """
+SELECT a.pid, a.application_name, pg_catalog.date_trunc('second', a.xact_start)::pg_catalog.text
+FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = ANY (pg_catalog.pg_blocking_pids(%s)) ORDER BY a.xact_start
+"""
+
 
 class Slot(msgspec.Struct, frozen=True):
     """A row of pg_replication_slots, of whichever version."""
@@ -58,6 +63,13 @@ def reader_of(connection: psycopg.Connection[Any], pid: int) -> str:
     """Who holds a slot, in words."""
     row = connection.execute(_READER, (pid,)).fetchone()
     return f"pid {pid}" + (f" ({row[0]})" if row and row[0] else "")
+
+
+def waited_for(connection: psycopg.Connection[Any], pid: int) -> str | None:
+    """Whom this connection, which makes a slot, waits for to end; None where for nobody."""
+    rows = connection.execute(_BLOCKERS, (pid,)).fetchall()
+    found = [f"pid {number}" + (f" ({name})" if name else "") + f", since {since}" for number, name, since in rows]
+    return ", ".join(found) or None
 
 
 def check_slot(slot: Slot, database: str, pipeline: str, checkpoint: int | None) -> None:

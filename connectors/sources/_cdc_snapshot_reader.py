@@ -1,8 +1,9 @@
 """Reading rows of a table: bounds of chunks, chunks, whole tables; and who is writing to one. Blocking, on a session's thread.
 
-A session either stands in the exported snapshot of a new slot, in one transaction from its first to its last row, or each chunk
-is a transaction of its own, with a moment of its own (`_cdc_snapshot_touched`). Either way the table is locked against DDL before
-the snapshot is taken: one that rewrites a table leaves nothing in it for older snapshots, and would lose every row unseen.
+A session either stands in the exported snapshot of a new slot, in one transaction from its first to its last row
+(`_cdc_snapshot_export`), or each chunk is a transaction of its own, with a moment of its own (`_cdc_snapshot_touched`), and the
+table is locked against DDL before the snapshot is taken: one that rewrites a table leaves nothing in it for older snapshots, and
+would lose every row unseen.
 """
 
 from __future__ import annotations
@@ -46,12 +47,22 @@ _CURSOR = "penstock_rows"
 
 def begin(connection: psycopg.Connection[Any], tables: Sequence[Layout] = ()) -> None:
     """Begin a transaction that keeps these tables as they are, and has no snapshot yet."""
-    connection.execute("; ".join((_BEGIN, *(f"LOCK TABLE {table.relation} IN ACCESS SHARE MODE" for table in tables))).encode())
+    connection.execute("; ".join((_BEGIN, *map(_lock, tables))).encode())
+
+
+def lock(connection: psycopg.Connection[Any], tables: Sequence[Layout]) -> None:
+    """Keep these tables as they are, in the transaction under way."""
+    if tables:
+        connection.execute("; ".join(map(_lock, tables)).encode())
 
 
 def adopt(connection: psycopg.Connection[Any], snapshot: str) -> None:
     """Stand in an exported snapshot, in the transaction that was begun. The one who exported it may go then."""
     connection.execute(b"SET TRANSACTION SNAPSHOT '" + snapshot.replace("'", "''").encode() + b"'")
+
+
+def _lock(table: Layout) -> str:
+    return f"LOCK TABLE {table.relation} IN ACCESS SHARE MODE"
 
 
 def now(connection: psycopg.Connection[Any]) -> Moment:

@@ -202,7 +202,13 @@ class PostgresCdcSource:
     def health(self) -> str | None:
         """A slot that is too far behind or cannot be watched, a server that cannot be told what is durable, a snapshot that waits
         or makes up for changes that were lost."""
-        found = self._watch.health() or self._stream.fault or self._snapshots.health() or (self._signals and self._signals.fault)
+        found = (
+            self._beginning.waits
+            or self._watch.health()
+            or self._stream.fault
+            or self._snapshots.health()
+            or (self._signals and self._signals.fault)
+        )
         return found or (self._beginning.gap if self._snapshots.busy else None)
 
     def _blocks(self) -> Blocks | None:
@@ -222,6 +228,7 @@ class PostgresCdcSource:
             self.context.clock,
             self.batch_count,
             self.batch_bytes,
+            lambda title, look: self._drift.judge(title, look) if self._drift else None,
         )
 
     def _reader(self) -> Session:
