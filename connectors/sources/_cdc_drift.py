@@ -70,18 +70,27 @@ class Drift:
         if self._policy != "evolve":
             self._hold(name, look, source, index)
 
-    def _hold(self, name: str, look: Look, source: str, index: int) -> None:
-        accepted = self._accepted.get(name)
-        if accepted is None:
-            self._accepted[name] = look
+    def judge(self, title: str, look: Look) -> Permanent | None:
+        """Why rows of a table with this look may not go on; a table's first look is accepted.
+
+        :param title: `schema.table`.
+        :raises EnvironmentFault: `source.schema_changed` with `freeze`.
+        """
+        if self._policy == "evolve":
+            return None
+        accepted = self._accepted.setdefault(title, look)
+        if accepted is look:
             self._keep()
-        if accepted is None or accepted == look:
-            if source in self._active or self._switches:
-                self._switches.append((index, source, None))
-            return
+        if accepted == look:
+            return None
         if self._policy == "freeze":
-            raise EnvironmentFault(CODE, self._told(name, accepted, look), why=_FROZEN, help=self._way_on())
-        self._switches.append((index, source, Permanent(CODE, self._told(name, accepted, look), why=_HELD, help=self._way_on())))
+            raise EnvironmentFault(CODE, self._told(title, accepted, look), why=_FROZEN, help=self._way_on())
+        return Permanent(CODE, self._told(title, accepted, look), why=_HELD, help=self._way_on())
+
+    def _hold(self, name: str, look: Look, source: str, index: int) -> None:
+        fault = self.judge(name, look)
+        if fault is not None or source in self._active or self._switches:
+            self._switches.append((index, source, fault))
 
     def mark(self, events: Sequence[Event], rejects: dict[int, ComponentError]) -> None:
         """Refuse the events of a batch whose table looked otherwise; called once, when the batch is complete."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     :ivar columns: names, places in the result, converters.
     :ivar key: places of the key's columns in the result; none where rows are told apart by their physical place, which is first.
+    :ivar look: type OID and modifier of each column.
     :ivar key_masks: what makes the key's texts fit to be seen, a function a column; none where no column of it is masked.
     """
 
@@ -46,6 +47,7 @@ class Shape(msgspec.Struct, frozen=True):
     key_masks: tuple[Converter, ...]
     include_before: bool
     where: Program | None
+    look: Mapping[str, tuple[int, int]] = {}
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -83,6 +85,7 @@ def shape(
         key_masks if any(mask is not bytes for mask in key_masks) else (),
         include_before,
         where,
+        layout.look,
     )
 
 
@@ -93,12 +96,19 @@ def keys_of(result: PGresult, shape: Shape) -> list[RawKey]:
 
 
 def events_of(
-    result: PGresult, shape: Shape, chunk: int, taken: Taken, keys: Sequence[RawKey], left_out: Collection[int]
+    result: PGresult,
+    shape: Shape,
+    chunk: int,
+    taken: Taken,
+    keys: Sequence[RawKey],
+    left_out: Collection[int],
+    refused: Permanent | None = None,
 ) -> tuple[list[Event], dict[int, ComponentError], int]:
     """Events of a chunk, what is wrong with some of them, and how many bytes the rows had.
 
     :param keys: as `keys_of` gives them; none where there is no key.
     :param left_out: rows that do not become events.
+    :param refused: why none of them may go on.
     """
     events: list[Event] = []
     rejects: dict[int, ComponentError] = {}
@@ -108,7 +118,7 @@ def events_of(
             continue
         row, fault, length = _row(result, n, shape.columns)
         size += length
-        if fault is not None:
+        if (fault := refused or fault) is not None:
             rejects[len(events)] = fault
         name = key_text(_seen(keys[n], shape.key_masks)) if keys else _place_text(result, n)
         event = _event(shape, name, row, lsn, taken.time)

@@ -30,7 +30,8 @@ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 """
 _SIZE = "SELECT sum(pg_table_size(oid))::int8, sum(greatest(reltuples, 0))::int8 FROM pg_class WHERE oid = ANY(%s::oid[])"
 _COLUMNS = """
-SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, a.atttypmod), a.attgenerated::text <> '', a.attnotnull
+SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, a.atttypmod), a.attgenerated::text <> '', a.attnotnull,
+       a.atttypmod
 FROM pg_attribute AS a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 _KEYS = """
@@ -72,6 +73,7 @@ class Layout(msgspec.Struct, frozen=True):
     :ivar columns: what is selected, with the OIDs of the types; the first `emitted` of them are those of events.
     :ivar conditions: of rows that are read, as SQL.
     :ivar row_bytes: of a row on disk, on average; 0 where nobody knows.
+    :ivar look: type OID and modifier of each column of events.
     """
 
     oid: int
@@ -84,6 +86,7 @@ class Layout(msgspec.Struct, frozen=True):
     emitted: int
     conditions: tuple[str, ...]
     row_bytes: int
+    look: Mapping[str, tuple[int, int]] = {}
 
     @property
     def title(self) -> str:
@@ -172,6 +175,7 @@ def inspect(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publ
     _refuse_unreadable(table, role, readable=readable, secured=secured)
     described = connection.execute(_COLUMNS, (oid,)).fetchall()
     types = {name: kind for name, kind, *_ in described}
+    modifiers = {name: modifier for name, *_, modifier in described}
     key = _key(connection, oid, identity, described)
     emitted = _emitted(config, found[0], described, connection.info.server_version)
     names = [*emitted, *(column.name for column in key if column.name not in emitted)]
@@ -187,6 +191,7 @@ def inspect(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publ
         len(emitted),
         _conditions(config, found[0], table),
         size // rows if rows and size else 0,
+        {name: (types[name], modifiers[name]) for name in emitted},
     )
 
 
@@ -220,7 +225,7 @@ def _unpublished(publication: str, table: TableName) -> EnvironmentFault:
 def _key(connection: psycopg.Connection[Any], oid: int, identity: str, described: Sequence[Any]) -> tuple[KeyColumn, ...]:
     """What tells rows apart, and does not change without the stream saying so: the replica identity's own index, where it has
     one; else the primary key, or whatever is unique and never NULL."""
-    columns = {name: (kind, text) for name, kind, text, _, filled in described if filled}
+    columns = {name: (kind, text) for name, kind, text, _, filled, _ in described if filled}
     for replica, names, collations in connection.execute(_KEYS, (oid,)):
         if set(names) <= columns.keys() and (replica or identity != "i"):
             return tuple(KeyColumn(name, *columns[name], place) for name, place in zip(names, collations, strict=True))
@@ -232,7 +237,7 @@ def _emitted(config: PostgresCdcConfig, found: Mapping[str, Any], described: Seq
     sent = found.get("attnames")
     names = [
         name
-        for name, _, _, generated, _ in described
+        for name, _, _, generated, *_ in described
         if (sent is None or name in sent) and (not generated or version >= _GENERATED_PUBLISHED)
     ]
     if config.columns is not None:

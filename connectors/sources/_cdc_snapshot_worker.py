@@ -15,6 +15,7 @@ import msgspec
 from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import TableName
 from connectors.sources._cdc_config import PostgresCdcConfig
+from connectors.sources._cdc_drift import Look
 from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, Progress, Reached
 from connectors.sources._cdc_snapshot_reader import (
     begin,
@@ -35,7 +36,7 @@ from connectors.sources._cdc_snapshot_tap import Listener, Tap
 from connectors.sources._cdc_snapshot_touched import Moment, Touched
 from connectors.sources._cdc_tables import Selection
 from penstock.clock import Clock
-from penstock.errors import EnvironmentFault
+from penstock.errors import EnvironmentFault, Permanent
 from penstock.postgres import Session
 from penstock.spi import Program
 
@@ -160,6 +161,7 @@ class Setup(msgspec.Struct, frozen=True):
     """What all workers need.
 
     :ivar rows, size: of a batch.
+    :ivar judge: of rows of a table with these columns, as `Drift.judge`.
     """
 
     config: PostgresCdcConfig
@@ -170,6 +172,7 @@ class Setup(msgspec.Struct, frozen=True):
     clock: Clock
     rows: int
     size: int
+    judge: Callable[[str, Look], Permanent | None]
 
 
 class Worker:

@@ -266,7 +266,8 @@ class Snapshots:
         taken = self._exported if held.seen is None else Taken(held.seen.end, held.seen.time)
         if taken is None:
             raise AssertionError("rows without a moment are of the exported snapshot")
-        events, rejects, size = events_of(held.result, held.shape, table.chunk, taken, keys, older)
+        refused = self._setup().judge(table.progress.title, held.shape.look)
+        events, rejects, size = events_of(held.result, held.shape, table.chunk, taken, keys, older, refused)
         self._rows += len(events)
         end = position(table.chunk, END_OF_CHUNK, held.progress)
         return Batch(held.progress.partition, events, end, None, size, rejects)

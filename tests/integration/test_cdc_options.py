@@ -14,7 +14,7 @@ from server_parts import MakeDatabase
 
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.errors import EnvironmentFault, Fatal
-from penstock.spi import Batch, Position, Resume
+from penstock.spi import Batch, Position, Resume, Signal
 from penstock.testing.servers import Database
 
 KEY = "sixteen bytes, or more"
@@ -267,6 +267,45 @@ async def test_quarantine_keeps_changed_tables_apart_until_they_are_what_they_we
     assert json.loads(held.original or b"")["after"] == {"id": 2, "status": None, "body": None, "note": None}
     again = await read(make_source(shop, tmp_path, count=1, **fields), known)
     assert (ids(again), rejected(again)) == (ids(batches), rejected(batches))
+
+
+@pytest.mark.parametrize("policy", ["freeze", "quarantine"])
+async def test_rows_of_a_snapshot_are_held_to_what_the_table_looked_like(shop: Database, tmp_path: Path, policy: str) -> None:
+    fields: dict[str, Any] = {"schema_change": policy, "snapshot": {"mode": "initial"}}
+    await sql(shop, "ALTER TABLE orders ADD code varchar(9); INSERT INTO orders VALUES (1, 'a', 'b', 'c')")
+    first = await taken(make_source(shop, tmp_path, **fields), {})
+    await sql(shop, "INSERT INTO orders VALUES (2, 'a', 'b', 'c')")
+    second = await taken(make_source(shop, tmp_path, **fields), positions(first))
+    assert [event.data["id"] for event in events_of(first + second)] == [1, 2]  # the look of rows is that of changes
+    assert rejected(first + second) == {}
+    known = positions(first + second)
+    await sql(shop, "ALTER TABLE orders ADD note text DEFAULT 'n'")
+    source = make_source(shop, tmp_path, **fields)
+    if policy == "freeze":
+        with pytest.raises(EnvironmentFault, match=r"table public\.orders has added note"):
+            await taken(source, known, Signal(1, "snapshot", ("orders",)))
+        return
+    held = await taken(source, known, Signal(1, "snapshot", ("orders",)))
+    assert set(rejected(held).values()) == {"source.schema_changed"}
+    assert [json.loads(event.original or b"")["after"]["note"] for event in events_of(held)] == ["n", "n"]
+
+
+async def taken(source: PostgresCdcSource, known: dict[str, Position], signal: Signal | None = None) -> list[Batch]:
+    """All that there is, acknowledged as it comes."""
+    await source.open(Resume(1, known, once=True))
+    asking = [asyncio.create_task(source.signal(signal))] if signal else []
+    given: list[Batch] = []
+    try:
+        while asking and not source.gauges()["snapshot_tables_left"]:
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(SECONDS):
+            async for batch in source.batches():
+                given.append(batch)
+                await source.ack([batch.token])
+    finally:
+        await asyncio.gather(*[one for one in asking if one.cancel()], return_exceptions=True)
+        await source.close()
+    return given
 
 
 async def test_evolve_follows_and_counts_and_other_columns_do_not_matter(shop: Database, tmp_path: Path) -> None:
