@@ -47,6 +47,11 @@ def test_inserts_of_six_columns(benchmark: BenchmarkFixture, numeric: NumericMod
     assert len(benchmark(lambda: [decode(message) for message in INSERTS])) == BATCH
 
 
+def test_inserts_without_the_message_around_them(benchmark: BenchmarkFixture) -> None:
+    insert = decoder().insert
+    assert len(benchmark(lambda: [insert(message) for message in INSERTS])) == BATCH
+
+
 def test_inserts_of_which_two_columns_are_wanted(benchmark: BenchmarkFixture) -> None:
     decode = decoder(wanted={"id", "status"}).decode
     assert len(benchmark(lambda: [decode(message) for message in INSERTS])) == BATCH
