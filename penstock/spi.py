@@ -89,12 +89,14 @@ class Resume:
     :ivar epoch: the run's epoch; part of ids that must differ between runs (rule 13).
     :ivar positions: by partition; a partition that is missing starts at its beginning.
     :ivar once: end `batches()` when all that is there now has been read, instead of following.
-    :ivar identity: names the source as the ledgers know it (`Source.identity`).
+    :ivar take_over: this run fences the one before it (`pipe run --take-over`): what that one holds outside of the ledgers may be
+        taken from it.
     """
 
     epoch: int
     positions: Mapping[str, Position]
     once: bool = False
+    take_over: bool = False
 
 
 class Expressions(Protocol):

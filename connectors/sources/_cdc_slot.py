@@ -17,6 +17,11 @@ _SLOT = "SELECT pg_catalog.to_jsonb(s) FROM pg_catalog.pg_replication_slots AS s
 _WITH_OPTIONS = 150000
 _WITH_ORIGIN = 160000
 _WITH_FAILOVER = 170000
+_END_READER = """
+SELECT pg_catalog.pg_terminate_backend(a.pid)
+FROM pg_catalog.pg_replication_slots AS s JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid
+WHERE s.slot_name = %s AND a.backend_type = 'walsender'
+"""
 _READER = "SELECT application_name FROM pg_catalog.pg_stat_activity WHERE pid = %s"
 
 _BLOCKERS = """
@@ -63,6 +68,14 @@ def reader_of(connection: psycopg.Connection[Any], pid: int) -> str:
     """Who holds a slot, in words."""
     row = connection.execute(_READER, (pid,)).fetchone()
     return f"pid {pid}" + (f" ({row[0]})" if row and row[0] else "")
+
+
+def end_reader(connection: psycopg.Connection[Any], slot: str) -> None:
+    """End the connection that reads this slot, if there is one.
+
+    :raises psycopg.errors.InsufficientPrivilege: it is another role's.
+    """
+    connection.execute(_END_READER, (slot,))
 
 
 def waited_for(connection: psycopg.Connection[Any], pid: int) -> str | None:

@@ -23,7 +23,7 @@ from connectors.sources._cdc_changes import Changes
 from connectors.sources._cdc_history import check_history
 from connectors.sources._cdc_intake import Intake
 from connectors.sources._cdc_positions import Start
-from connectors.sources._cdc_slot import check_slot, missing, origin_options, read_slot, reader_of
+from connectors.sources._cdc_slot import check_slot, end_reader, missing, origin_options, read_slot, reader_of
 from connectors.sources._cdc_wire import BUSY_SECONDS, SlotBusy, Target, Wire
 from connectors.sources._pg_replication import Keepalive, microseconds_since_2000, parse_lsn
 from penstock.clock import Clock
@@ -61,6 +61,7 @@ class Stream:
     :ivar confirmed: the LSN that the server was told to be durable.
     :ivar asked: the server wants to know what is durable, or the end is awaited: the next batch should not wait.
     :ivar fault: why the last status message did not go out.
+    :ivar take_over: the next connection may end the one that holds the slot.
     :param blocks: where transactions in progress wait; None: the server is to keep them.
     """
 
@@ -76,6 +77,7 @@ class Stream:
         self.confirmed = 0
         self.asked = False
         self.fault: str | None = None
+        self.take_over = False
 
     @property
     def connected(self) -> bool:
@@ -206,6 +208,9 @@ class Stream:
                 await wire.start(link.slot, start.end, self._options(wire.server_version))
             except SlotBusy as error:
                 await wire.close()
+                if self.take_over:
+                    self.take_over = False  # once: whoever comes then may have taken it over from this run
+                    await self._session.run(lambda c: end_reader(c, link.slot))
                 if self._clock.monotonic() >= deadline:
                     raise await self._busy() from error
                 await self._clock.sleep(_BUSY_PAUSE)
@@ -214,7 +219,7 @@ class Stream:
                 raise
             else:
                 break
-        self._wire = wire
+        self._wire, self.take_over = wire, False
         self._intake = Intake(wire, self.changes, self._blocks, self._session, self._hear)
         self._received = start.end
         await self.check(start)  # held by this connection now: whoever confirmed something in it has done so before

@@ -133,6 +133,7 @@ class PostgresCdcSource:
         """
         found = resume.positions.get(self.slot)
         checkpoint = None if found is None else start_of(found)
+        self._stream.take_over = resume.take_over
         try:
             await self._session.open()
             self._snapshots.resume(resume.positions, resume.epoch, initial=self.config.snapshot.mode != "never")

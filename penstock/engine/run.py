@@ -126,7 +126,7 @@ class Run:
         source = assembly.source
         stack.push_async_callback(source.close)
         set_batching(source, self.pipeline.batching, self.options.max_events)
-        resume = Resume(claimed.epoch, claimed.standing.positions, self.options.once)
+        resume = Resume(claimed.epoch, claimed.standing.positions, self.options.once, self.options.take_over)
         await self._persistently(lambda: source.open(resume))
         if isinstance(source, Progress):
             self.status.progress = source.progress

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cdc_parts import ORDERS, make_source, prepare_slot, read, sql
+from cdc_parts import ORDERS, events_of, make_source, prepare_slot, read, sql
 
-from connectors.sources import _cdc_begin
+from connectors.sources import _cdc_begin, _cdc_stream
+from connectors.sources._cdc_wire import Wire
 from penstock.errors import Transient
 from penstock.spi import Position, Resume
 from penstock.testing.servers import Database
@@ -68,3 +69,26 @@ async def test_a_run_that_has_nothing_to_give_drops_its_slot(shop: Database, tmp
     known = await prepare_slot(make_source(shop, tmp_path))
     await read(make_source(shop, tmp_path, **dropping(shop)), known, ack=True)
     assert await slots(shop) == []
+
+
+@pytest.mark.parametrize("take_over", [False, True])
+async def test_who_takes_over_ends_the_connection_that_holds_the_slot_and_nobody_else_does(
+    shop: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: bool
+) -> None:
+    monkeypatch.setattr(_cdc_stream, "BUSY_SECONDS", 10.0 if take_over else 0.2)
+    known = await prepare_slot(make_source(shop, tmp_path))
+    await sql(shop, "INSERT INTO orders VALUES (1)")
+    source = make_source(shop, tmp_path)
+    stuck = await Wire.connect(source._target)  # of a run that hangs
+    try:
+        await stuck.start(source.slot, 0, [("proto_version", "1"), ("publication_names", source.publication)])
+        if not take_over:
+            with pytest.raises(Transient, match="is in use by"):
+                await source.open(Resume(2, known, once=True))
+            return
+        await source.open(Resume(2, known, once=True, take_over=True))
+        given = [batch async for batch in source.batches()]
+        assert [event.data["id"] for event in events_of(given)] == [1]
+    finally:
+        await source.close()
+        await stuck.close()
