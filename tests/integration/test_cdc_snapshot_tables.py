@@ -8,12 +8,16 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from cdc_parts import SECONDS, make_source, sql
 from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of
 from pgoutput_parts import CASES, TYPES_SQL
 from server_parts import MakeDatabase
 
+from connectors._postgres import TableName
+from connectors.sources._cdc_snapshot_tables import Layout, inspect
+from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.errors import EnvironmentFault
 from penstock.spi import Batch, Resume
 from penstock.testing.servers import Database
@@ -224,6 +228,28 @@ async def test_the_replica_identitys_index_is_the_key(shop: Database, tmp_path: 
     ledger.check()
     rows = {(code,): {"id": identity, "code": code, "n": n} for identity, code, n in await sql(shop, "TABLE orders")}
     assert ledger.rows["orders"] == rows
+
+
+async def test_the_order_is_that_of_the_keys_index(database: Database, tmp_path: Path) -> None:
+    """Its collation may be another than the column's: what is equal, and what comes first, is what the index says."""
+    await sql(
+        database,
+        'CREATE TABLE orders (code text COLLATE "C" NOT NULL, n int NOT NULL);'
+        'CREATE UNIQUE INDEX k ON orders (n, code COLLATE "POSIX");'
+        "ALTER TABLE orders REPLICA IDENTITY USING INDEX k; CREATE PUBLICATION p FOR TABLE orders",
+    )
+    source = make_source(database, tmp_path)
+    layout = await asyncio.to_thread(inspected, database, source)
+    place = 'pg_catalog."POSIX"'
+    order = f'"n", "code" COLLATE {place}'
+    assert layout.rows_sql(behind=True).endswith(
+        f"WHERE ({order}) > ($1::integer, $2::text) AND ({order}) <= ($3::integer, $4::text) ORDER BY {order}"
+    )
+
+
+def inspected(database: Database, source: PostgresCdcSource) -> Layout:
+    with psycopg.connect(database.dsn, autocommit=True, options="-c search_path=pg_catalog") as connection:
+        return inspect(connection, source.config, "p", TableName("public", "orders"))
 
 
 async def fault_of(database: Database, directory: Path, dsn: str | None = None, **fields: Any) -> EnvironmentFault:
