@@ -11,7 +11,7 @@ from typing import Any
 from cdc_parts import SECONDS, sql
 
 from connectors.sources.postgres_cdc import PostgresCdcSource
-from penstock.event import Event
+from penstock.event import UNSET, Event
 from penstock.spi import Batch, Position, Resume
 from penstock.testing.servers import Database
 
@@ -47,6 +47,8 @@ class Ledger:
         record = event.record
         self.ids.append((event.source, event.id))
         self.events.append(event)
+        if record is UNSET:  # stands in for what is no row
+            return
         table = self.rows.setdefault(record["table"], {})
         if record["op"] == "truncate":
             table.clear()
@@ -134,7 +136,7 @@ async def table_rows(database: Database, table: str = "orders", key: tuple[str, 
 
 
 def snapshots_of(ledger: Ledger) -> list[Event]:
-    return [event for event in ledger.events if event.record["op"] == "snapshot"]
+    return [event for event in ledger.events if event.type.endswith(".snapshot")]
 
 
 class Running:

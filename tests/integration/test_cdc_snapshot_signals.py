@@ -1,0 +1,195 @@
+"""Snapshots on request, by a signal and by a table: read beside the stream, once for each id, refused where not exact."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cdc_parts import SECONDS, make_source, sql
+from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of, table_rows
+
+from penstock.engine.embed import load, run
+from penstock.errors import EnvironmentFault, Permanent
+from penstock.spi import Batch, Signal, Signalled
+from penstock.testing.servers import Database
+
+TABLES: dict[str, Any] = {"tables": ["orders", "items"]}
+BY_TABLE: dict[str, Any] = {**TABLES, "signals": {"table": "public.asks"}}
+
+
+@pytest.fixture
+async def shop(database: Database) -> Database:
+    await sql(
+        database,
+        "CREATE TABLE orders (id int PRIMARY KEY, v int); INSERT INTO orders SELECT n, 0 FROM generate_series(1, 10) AS n;"
+        "CREATE TABLE items (id int PRIMARY KEY, v int); INSERT INTO items SELECT n, 0 FROM generate_series(1, 6) AS n;"
+        "CREATE TABLE other (id int PRIMARY KEY); CREATE TABLE bare (n int);"
+        "CREATE TABLE asks (id serial PRIMARY KEY, kind text, arguments text[])",
+    )
+    return database
+
+
+def titles(ledger: Ledger) -> list[str]:
+    return [event.record["table"] for event in snapshots_of(ledger)]
+
+
+async def asked(running: Running, number: int, *tables: str) -> None:
+    """A signal that is taken while batches are read."""
+    task = asyncio.create_task(running.source.signal(Signal(number, "snapshot", tables)))
+    while not task.done():
+        step = asyncio.create_task(running.step())
+        await asyncio.wait((task, step), return_when=asyncio.FIRST_COMPLETED)
+        await step
+    await task
+
+
+async def test_tables_are_read_on_request_while_changes_come(shop: Database, tmp_path: Path) -> None:
+    ledger = Ledger()
+    async with Running(make_source(shop, tmp_path, **TABLES), ledger) as running:
+        assert isinstance(running.source, Signalled)
+        assert running.source.signals == {"snapshot"}
+        await asked(running, 7, "orders", "public.items", "orders")
+        await sql(shop, "UPDATE orders SET v = 1 WHERE id = 10; DELETE FROM items WHERE id = 6")
+        await running.finish()
+        await sql(shop, "INSERT INTO items VALUES (100, 0)")
+        await running.until(lambda batch: any(event.data["id"] == 100 for event in batch.events))
+    ledger.check()
+    assert ledger.rows == {"orders": await table_rows(shop), "items": await table_rows(shop, "items")}
+    assert sorted(name for name in ledger.positions if name.startswith("snapshot:")) == [
+        "snapshot:signal-7:public.items",
+        "snapshot:signal-7:public.orders",
+    ]
+    assert snapshots_of(ledger)[0].id == "signal-7-1"
+
+
+async def test_a_request_that_comes_again_changes_nothing(shop: Database, tmp_path: Path) -> None:
+    ledger = Ledger()
+    async with Running(make_source(shop, tmp_path, **TABLES), ledger) as running:
+        await asked(running, 1, "orders")
+        await running.until(lambda batch: bool(batch.events))
+    async with Running(make_source(shop, tmp_path, **TABLES), ledger, 2) as running:
+        await running.source.signal(Signal(1, "snapshot", ("orders",)))
+        await running.finish()
+        await asked(running, 2, "orders")
+        await running.finish()
+    ledger.check()
+    assert titles(ledger) == ["orders"] * 20
+
+
+async def test_a_run_that_dies_between_the_plans_of_a_request_plans_the_rest(shop: Database, tmp_path: Path) -> None:
+    ledger = Ledger()
+    async with Running(make_source(shop, tmp_path, **TABLES), ledger) as running:
+        asking = asyncio.create_task(running.source.signal(Signal(1, "snapshot", ("orders", "items"))))
+        await running.until(lambda batch: batch.partition.startswith("snapshot:"))
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    assert len([name for name in ledger.positions if name.startswith("snapshot:")]) == 1
+    async with Running(make_source(shop, tmp_path, **TABLES), ledger, 2) as running:
+        await asked(running, 1, "orders", "items")
+        await running.finish()
+    assert sorted(titles(ledger)) == ["items"] * 6 + ["orders"] * 10
+
+
+async def test_requests_wait_for_each_other(shop: Database, tmp_path: Path) -> None:
+    ledger = Ledger()
+    source = make_source(shop, tmp_path, **TABLES, snapshot={"mode": "initial"})
+    async with Running(source, ledger) as running:
+        await running.until(lambda batch: bool(batch.events))
+        await asked(running, 1, "items")
+        await asked(running, 2, "orders")
+        await running.finish()
+    assert [event.id.split("-")[0] for event in snapshots_of(ledger)].count("initial") == 16
+    assert [event.id.rpartition("-")[0] for event in snapshots_of(ledger)][16:] == ["signal-1"] * 6 + ["signal-2"] * 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "help"),
+    [
+        (("other",), "snapshot.not_published", 'ALTER PUBLICATION "penstock_test" ADD TABLE "public"."other"'),
+        (("bare",), "snapshot.not_published", None),
+        (("orders", "nothing"), "source.no_table", None),
+        (("no table at all",), "signal.table", None),
+        ((), "signal.table", "pipe signal PIPELINE snapshot TABLE…"),
+    ],
+)
+async def test_what_cannot_be_read_is_refused(
+    shop: Database, tmp_path: Path, arguments: tuple[str, ...], code: str, help: str | None
+) -> None:
+    ledger = Ledger()
+    async with Running(make_source(shop, tmp_path, **TABLES), ledger) as running:
+        with pytest.raises(Permanent) as caught:
+            await running.source.signal(Signal(1, "snapshot", arguments))
+        assert caught.value.code == code
+        assert help is None or caught.value.help == help
+        with pytest.raises(Permanent):
+            await running.source.signal(Signal(2, "dance", ("orders",)))
+        assert running.source.gauges()["snapshot_tables_left"] == 0
+
+
+async def test_a_published_table_that_the_pipeline_does_not_read_is_refused(shop: Database, tmp_path: Path) -> None:
+    await sql(shop, "ALTER TABLE bare REPLICA IDENTITY FULL; CREATE PUBLICATION wide FOR TABLE orders, other, bare")
+    source = make_source(shop, tmp_path, publication={"name": "wide"}, tables=["orders"])
+    async with Running(source, Ledger()) as running:
+        with pytest.raises(Permanent) as caught:
+            await running.source.signal(Signal(1, "snapshot", ("other",)))
+        assert (caught.value.code, caught.value.help) == ("signal.table", "add it to `tables`")
+        with pytest.raises(Permanent) as caught:
+            await running.source.signal(Signal(2, "snapshot", ("bare",)))
+        assert caught.value.code == "snapshot.no_key"
+
+
+async def test_rows_of_a_table_ask_for_snapshots_once(shop: Database, tmp_path: Path) -> None:
+    ledger, batches = Ledger(), list[Batch]()
+    async with Running(make_source(shop, tmp_path, **BY_TABLE), ledger) as running:
+        await sql(
+            shop, "INSERT INTO asks (kind, arguments) VALUES ('snapshot', '{items}'), ('dance', '{}'), ('snapshot', '{other}')"
+        )
+        while len(titles(ledger)) < 6 or sum(len(batch.rejects) for batch in batches) < 2:
+            batches.append(await running.step())
+    assert sorted(error.code for batch in batches for error in batch.rejects.values()) == [
+        "signal.kind",
+        "snapshot.not_published",
+    ]
+    refused = [event for batch in batches if batch.rejects for event in batch.events]
+    assert [(event.id, event.type, event.data) for event in refused] == [
+        ("table-2", "asks.signal", {"id": "2", "kind": "dance", "arguments": []}),
+        ("table-3", "asks.signal", {"id": "3", "kind": "snapshot", "arguments": ["other"]}),
+    ]
+    before = len(ledger.events)
+    async with Running(make_source(shop, tmp_path, **BY_TABLE), ledger, 2) as running:
+        await sql(shop, "INSERT INTO asks (kind, arguments) VALUES ('snapshot', '{public.orders}')")
+        await running.until(lambda batch: bool(batch.events))
+        await running.finish()
+    ledger.check()
+    assert titles(ledger) == ["items"] * 6 + ["orders"] * 10
+    assert len(ledger.events) == before + 10
+
+
+async def test_a_table_for_signals_that_is_not_there_is_told_at_once(shop: Database, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        await drive(make_source(shop, tmp_path, signals={"table": "nothing"}), [Ledger()], 1)
+    assert caught.value.code == "signals.table"
+    assert (caught.value.help or "").startswith('CREATE TABLE "public"."nothing" (id bigint')
+
+
+PIPELINE = """
+pipeline: shop
+source:
+  postgres_cdc: {{ dsn: "{dsn}", tables: [orders, items], signals: {{ table: asks }} }}
+sink: {{ file: {{ path: {directory}/out.jsonl }} }}
+state: sqlite:{directory}/state
+"""
+
+
+async def test_a_pipeline_takes_signals_and_keeps_what_was_refused(shop: Database, tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(PIPELINE.format(dsn=shop.dsn, directory=tmp_path))
+    pipeline = load(file)
+    assert (await run(pipeline, once=True)).counts.delivered == 16
+    await sql(shop, "INSERT INTO asks (kind, arguments) VALUES ('snapshot', '{items}'), ('dance', '{}')")
+    async with asyncio.timeout(SECONDS):
+        summary = await run(pipeline, max_events=7)
+    assert (summary.counts.delivered, summary.counts.dead_lettered) == (6, 1)
+    assert (await run(pipeline, once=True)).counts.received == 0
