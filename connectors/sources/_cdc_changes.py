@@ -16,6 +16,7 @@ import msgspec
 
 from connectors.sources._cdc_cut import cutter, selected
 from connectors.sources._cdc_drift import Drift
+from connectors.sources._cdc_keys import NO_KEY, Key, unknown_key
 from connectors.sources._cdc_positions import END, Start, order, position
 from connectors.sources._cdc_readmit import kept
 from connectors.sources._cdc_snapshot_tap import Tap
@@ -88,7 +89,7 @@ class Changes:
         self.decoder = decoder
         self.tap = Tap() if tap is None else tap
         self._drift = drift
-        self.keys: dict[int, tuple[str, ...]] = {}
+        self.keys: dict[int, Key] = {}
         self._selection = selection
         self._options = options
         self._time_text = TimeTexts()
@@ -308,7 +309,7 @@ class Changes:
         """The first change of a table that was described."""
         selection = self._selection
         try:
-            table = selection.table(relation, self.keys.get(relation.oid, ()))
+            table = selection.table(relation, self.keys.get(relation.oid, NO_KEY))
             self._drift.see(relation, selection.wanted(relation), bool(table.types), table.source, len(self.events))
         except Fatal:
             self._change -= 1  # it was not given: the next run meets it again
@@ -336,7 +337,10 @@ class Changes:
             if "insert" in table.types:
                 self._give(table, "insert", place, None, found.new, found.unchanged, found.fault)
         elif "update" in table.types:
-            self._give(table, "update", place, None if found.old_is_key else old, found.new, found.unchanged, found.fault)
+            fault = found.fault
+            if old is not None and not found.old_is_key and _rekeyed(old, found.new, table.doubtful):
+                fault = unknown_key(table.title, table.doubtful)
+            self._give(table, "update", place, None if found.old_is_key else old, found.new, found.unchanged, fault)
 
     def _delete(self, found: Delete) -> None:
         self._change += 1

@@ -16,6 +16,7 @@ from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import ask
 from connectors.sources._cdc_blocks import STREAM_STOP, Blocks, Replay
 from connectors.sources._cdc_changes import Changes
+from connectors.sources._cdc_keys import COLUMNS_QUERY, NumberedColumn, key_of
 from connectors.sources._cdc_wire import Wire
 from connectors.sources._pg_replication import XLOG_DATA, XLOG_HEADER, Keepalive, frame, protocol_error
 from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity, StreamAbort, Streamed, StreamStart
@@ -23,11 +24,6 @@ from penstock.postgres import Session
 
 _TURN = 2_000
 """Messages after which other tasks have their turn, where they made no batch."""
-_PRIMARY_KEY = """
-SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-WHERE i.indisprimary AND i.indrelid = %s
-"""
 
 
 class Intake:
@@ -147,7 +143,8 @@ class Intake:
             rows = await ask(self._session, lambda c: c.execute(TYPES_QUERY).fetchall())
             changes.decoder.types = TypeCatalog.of(rows)
         if relation.identity is ReplicaIdentity.FULL:
-            rows = await ask(self._session, lambda c: c.execute(_PRIMARY_KEY, (relation.oid,)).fetchall())
-            changes.keys[relation.oid] = tuple(name for (name,) in rows)
+            rows = await ask(self._session, lambda c: c.execute(COLUMNS_QUERY, (relation.oid,)).fetchall())
+            columns = [NumberedColumn(*row) for row in rows]
+            changes.keys[relation.oid] = key_of(relation, columns, changes.keys.get(relation.oid))
         else:
             changes.keys.pop(relation.oid, None)

@@ -8,6 +8,7 @@ import msgspec
 
 from connectors._postgres import parse_table
 from connectors.sources._cdc_config import Operation, PostgresCdcConfig
+from connectors.sources._cdc_keys import Key
 from connectors.sources._cdc_mask import Masks, masked_key
 from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity
 
@@ -24,6 +25,8 @@ class Table(msgspec.Struct):
     key: tuple[str, ...]
     """Columns whose change makes a delete and an insert, where the stream does not tell: those of the primary key, with
     REPLICA IDENTITY FULL."""
+    doubtful: tuple[str, ...] = ()
+    """Columns that may have been among them: nobody can tell any more."""
 
     @property
     def title(self) -> str:
@@ -62,21 +65,22 @@ class Selection:
         """`source` of the events of a table."""
         return f"postgres_cdc:{self._slot}/{schema}.{name}"
 
-    def table(self, relation: Relation, key: tuple[str, ...]) -> Table:
+    def table(self, relation: Relation, key: Key) -> Table:
         """:param key: the columns of the primary key, where the replica identity is FULL.
 
         :raises EnvironmentFault: `source.masked_key`.
         """
         reads = self.reads(relation.schema, relation.name)
         if reads:
-            self._refuse_masked(relation, key if relation.identity is ReplicaIdentity.FULL else relation.key)
+            self._refuse_masked(relation, key.names if relation.identity is ReplicaIdentity.FULL else relation.key)
         wanted = self.wanted(relation)
         return Table(
             relation.schema,
             relation.name,
             self.source(relation.schema, relation.name),
             {operation: f"{relation.name}.{operation}" for operation in self._operations} if reads else {},
-            key if wanted is None or set(key) <= set(wanted) else (),
+            key.names if wanted is None or set(key.names) <= set(wanted) else (),
+            key.doubtful,
         )
 
     def _refuse_masked(self, relation: Relation, key: tuple[str, ...]) -> None:

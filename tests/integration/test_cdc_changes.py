@@ -81,6 +81,27 @@ async def test_a_changed_key_is_a_delete_and_an_insert(shop: Database, tmp_path:
     assert ids(await read(make_source(shop, tmp_path), {batch.partition: batch.cut(1)})) == ids(whole)[1:]
 
 
+async def test_a_key_that_was_renamed_before_its_change_is_read_is_still_the_key(shop: Database, tmp_path: Path) -> None:
+    await sql(shop, "ALTER TABLE orders REPLICA IDENTITY FULL; INSERT INTO orders VALUES (1, 'a', 'b')")
+    known = await prepare_slot(make_source(shop, tmp_path))
+    await sql(shop, "UPDATE orders SET id = 2; UPDATE orders SET status = 'c'; ALTER TABLE orders RENAME id TO number")
+    assert [kind for kind, _ in told(await read(make_source(shop, tmp_path), known))] == [
+        "orders.delete",
+        "orders.insert",
+        "orders.update",
+    ]
+
+
+async def test_a_change_of_what_may_have_been_the_key_is_a_reject(shop: Database, tmp_path: Path) -> None:
+    await sql(shop, "ALTER TABLE orders REPLICA IDENTITY FULL; INSERT INTO orders VALUES (1, 'a', 'b')")
+    known = await prepare_slot(make_source(shop, tmp_path))
+    await sql(shop, "UPDATE orders SET id = 2; UPDATE orders SET status = 'c'; ALTER TABLE orders DROP id")
+    batches = await read(make_source(shop, tmp_path), known)
+    assert [kind for kind, _ in told(batches)] == ["orders.update", "orders.update"]
+    assert [error.code for batch in batches for error in batch.rejects.values()] == ["source.unknown_key"]
+    assert [index for batch in batches for index in batch.rejects] == [0]
+
+
 async def test_before_is_known_with_replica_identity_full(shop: Database, tmp_path: Path) -> None:
     await sql(shop, "ALTER TABLE orders REPLICA IDENTITY FULL; INSERT INTO orders VALUES (1, 'new', 'a')")
     fields = {"include_before": True, "where": ".before.status != .after.status", "columns": ["id", "status"]}
