@@ -44,6 +44,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     :ivar snapshot: the snapshot's id.
     :ivar key, types: the columns of the key and their types; none where the table is read in one go.
+    :ivar collations: by which the key was sorted; none where nothing of it has one, and in positions of older versions.
     :ivar attempt: a table that is read in one go begins anew after a crash, in another partition.
     :ivar after: the key behind which the next chunk begins; None: at the table's beginning.
     :ivar bounds: the last keys of the chunks that were declared and not yet given.
@@ -63,6 +64,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     complete: bool = False
     done: bool = False
     refused: str | None = None
+    collations: tuple[str, ...] = ()
 
     @property
     def partition(self) -> str:

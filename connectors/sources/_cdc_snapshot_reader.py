@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from connectors._pg_types import SESSION_SETTINGS
 from connectors._pg_values import timestamp_utc
+from connectors._postgres import TableName
+from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_snapshot_positions import Key
-from connectors.sources._cdc_snapshot_tables import Layout
+from connectors.sources._cdc_snapshot_tables import Layout, inspect
 from connectors.sources._cdc_snapshot_touched import Moment, moment
 from penstock.errors import EnvironmentFault, Transient
 
@@ -31,10 +33,15 @@ FIRST = (
 """Timeouts of the role or database are meant for those who hold locks that others wait for."""
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_LOOK = (
-    "SELECT string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod), ',' ORDER BY attnum) "
-    "FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped"
-)
+_LOOK = """
+SELECT concat_ws(';',
+    (SELECT string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation, attnotnull), ',' ORDER BY attnum)
+     FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+    (SELECT string_agg(concat_ws(' ', indkey, indcollation, indclass, indisprimary, indisreplident), ','
+     ORDER BY indkey::text, indcollation::text, indclass::text, indisprimary, indisreplident)
+     FROM pg_index WHERE indrelid = c.oid AND indisunique AND indisvalid))
+FROM pg_class AS c WHERE c.oid = %s
+"""
 _MOMENT = "SELECT txid_current_snapshot()::text, (pg_current_wal_insert_lsn() - '0/0')::int8, clock_timestamp()::text"
 _WRITERS = """
 SELECT DISTINCT virtualtransaction FROM pg_locks
@@ -80,7 +87,7 @@ def end(connection: psycopg.Connection[Any]) -> None:
 
 
 def look_of(connection: psycopg.Connection[Any], oid: int) -> str:
-    """The columns of a table, to be compared."""
+    """The columns of a table and what sorts its rows, to be compared."""
     row = connection.execute(_LOOK, (oid,)).fetchone()
     return str(row[0]) if row else ""
 
@@ -91,6 +98,42 @@ def writers(connection: psycopg.Connection[Any], layout: Layout) -> set[str]:
     A transaction gives up its locks only after others see that it has ended, whatever its COMMIT waits for in between.
     """
     return {str(name) for (name,) in connection.execute(_WRITERS, (list(layout.parts),))}
+
+
+def inspect_alone(
+    connection: psycopg.Connection[Any], config: PostgresCdcConfig, publication: str, table: TableName
+) -> tuple[Layout, str]:
+    """As `inspect`, and how the table looks at that moment."""
+    begin(connection)
+    try:
+        layout = inspect(connection, config, publication, table)
+        return layout, look_of(connection, layout.oid)
+    finally:
+        end(connection)
+
+
+def begin_alone(connection: psycopg.Connection[Any], layout: Layout, look: str) -> Moment:
+    """Begin a transaction in which the table still looks like that, and its moment. Ended by the caller, also where this fails.
+
+    :param look: of the table, when its layout was asked for.
+    :raises Transient: `snapshot.table_changed`.
+    """
+    begin(connection, (layout,))
+    seen = now(connection)
+    if look_of(connection, layout.oid) != look:
+        raise Transient("snapshot.table_changed", f"columns of {layout.title} were changed while its rows were read")
+    return seen
+
+
+def read_bounds_alone(
+    connection: psycopg.Connection[Any], layout: Layout, after: Key | None, rows: int, count: int, look: str
+) -> tuple[tuple[Key, ...], bool]:
+    """As `read_bounds`, in a transaction of its own. Raises as `begin_alone`."""
+    try:
+        begin_alone(connection, layout, look)
+        return read_bounds(connection, layout, after, rows, count)
+    finally:
+        end(connection)
 
 
 def read_bounds(
@@ -114,16 +157,9 @@ def read_chunk(connection: psycopg.Connection[Any], layout: Layout, after: Key |
 def read_chunk_alone(
     connection: psycopg.Connection[Any], layout: Layout, after: Key | None, last: Key, look: str
 ) -> tuple[PGresult, Moment]:
-    """The same in a transaction of its own, and its moment.
-
-    :param look: of the table, when its layout was asked for.
-    :raises Transient: `snapshot.table_changed`.
-    """
-    begin(connection, (layout,))
+    """The same in a transaction of its own, and its moment. Raises as `begin_alone`."""
     try:
-        seen = now(connection)
-        if look_of(connection, layout.oid) != look:
-            raise Transient("snapshot.table_changed", f"columns of {layout.title} were changed while its rows were read")
+        seen = begin_alone(connection, layout, look)
         return read_chunk(connection, layout, after, last), seen
     finally:
         end(connection)

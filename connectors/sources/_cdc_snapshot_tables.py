@@ -12,6 +12,7 @@ import msgspec
 
 from connectors._postgres import TableName, parse_table, quoted
 from connectors.sources._cdc_config import PostgresCdcConfig
+from connectors.sources._cdc_snapshot_keys import KeyColumn, compare, find_key, ordering
 from penstock.errors import EnvironmentFault
 
 if TYPE_CHECKING:
@@ -30,40 +31,10 @@ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 """
 _SIZE = "SELECT sum(pg_table_size(oid))::int8, sum(greatest(reltuples, 0))::int8 FROM pg_class WHERE oid = ANY(%s::oid[])"
 _COLUMNS = """
-SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, a.atttypmod), a.attgenerated::text <> '', a.attnotnull,
-       a.atttypmod
+SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, a.atttypmod), a.attgenerated::text <> '', a.atttypmod
 FROM pg_attribute AS a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
-_KEYS = """
-SELECT i.indisreplident,
-       ARRAY(SELECT a.attname::text
-             FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
-             JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
-             WHERE k.place <= i.indnkeyatts ORDER BY k.place),
-       ARRAY(SELECT CASE WHEN l.oid <> a.attcollation THEN quote_ident(n.nspname) || '.' || quote_ident(l.collname) ELSE '' END
-             FROM unnest(i.indkey::int2[], i.indcollation::oid[]) WITH ORDINALITY AS k(number, coll, place)
-             JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
-             LEFT JOIN pg_collation AS l ON l.oid = k.coll LEFT JOIN pg_namespace AS n ON n.oid = l.collnamespace
-             WHERE k.place <= i.indnkeyatts ORDER BY k.place)
-FROM pg_index AS i
-WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-  AND (i.indimmediate OR i.indisprimary)
-ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid
-"""
 _GENERATED_PUBLISHED = 180000
-
-
-class KeyColumn(msgspec.Struct, frozen=True):
-    """A column of a key, with its type for a cast and the collation of its index, where that is not the column's."""
-
-    name: str
-    type_oid: int
-    type: str
-    collation: str = ""
-
-    @property
-    def sql(self) -> str:
-        return quoted(self.name) + (f" COLLATE {self.collation}" if self.collation else "")
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -106,6 +77,12 @@ class Layout(msgspec.Struct, frozen=True):
         return tuple(column.type for column in self.key)
 
     @property
+    def key_collations(self) -> tuple[str, ...]:
+        """Of the index; none where no column has one."""
+        found = tuple(column.sorted_by for column in self.key)
+        return found if any(found) else ()
+
+    @property
     def key_places(self) -> tuple[int, ...]:
         """Of the key's columns among `columns`."""
         names = [name for name, _ in self.columns]
@@ -122,19 +99,19 @@ class Layout(msgspec.Struct, frozen=True):
     def rows_sql(self, *, behind: bool) -> str:
         """The rows of a chunk: parameters are the key it begins behind, where it does, and its last key."""
         width = len(self.key)
-        parts = [self._compare(">", 1)] * behind + [self._compare("<=", 1 + width * behind)]
+        parts = [compare(self.key, ">", 1)] * behind + [compare(self.key, "<=", 1 + width * behind)]
         where = self._all(parts)
-        return f"SELECT {self._selected} FROM {self.relation} WHERE {where} ORDER BY {self._order}"  # noqa: S608 - names are quoted
+        return f"SELECT {self._selected} FROM {self.relation} WHERE {where} ORDER BY {ordering(self.key)}"  # noqa: S608 - names are quoted
 
     def bounds_sql(self, rows: int, count: int, *, behind: bool) -> str:
         """The last keys of so many chunks of so many rows, and whether nothing lies behind each."""
         keys = ", ".join(f"{quoted(column.name)} AS k{n}" for n, column in enumerate(self.key))
         names = ", ".join(f"k{n}" for n in range(len(self.key)))
-        where = self._all([self._compare(">", 1)] * behind)
+        where = self._all([compare(self.key, ">", 1)] * behind)
         return (  # names are quoted, conditions are the server's or the configuration's
             f"SELECT {names}, more IS NULL FROM (SELECT {keys}, row_number() OVER w AS n, lead(1) OVER w AS more "  # noqa: S608
-            f"FROM {self.relation} WHERE {where} WINDOW w AS (ORDER BY {self._order}) "
-            f"ORDER BY {self._order} LIMIT {rows * count}) AS q WHERE n % {rows} = 0 OR more IS NULL ORDER BY n"
+            f"FROM {self.relation} WHERE {where} WINDOW w AS (ORDER BY {ordering(self.key)}) "
+            f"ORDER BY {ordering(self.key)} LIMIT {rows * count}) AS q WHERE n % {rows} = 0 OR more IS NULL ORDER BY n"
         )
 
     def whole_sql(self) -> str:
@@ -142,17 +119,8 @@ class Layout(msgspec.Struct, frozen=True):
         places = f"tableoid::int8::text || ctid::text, {self._selected}"
         return f"SELECT {places} FROM {self.relation} WHERE {self._all([])}"  # noqa: S608 - as above
 
-    def _compare(self, sign: str, first: int) -> str:
-        left = ", ".join(column.sql for column in self.key)
-        right = ", ".join(f"${first + n}::{column.type}" for n, column in enumerate(self.key))
-        return f"({left}) {sign} ({right})" if len(self.key) > 1 else f"{left} {sign} {right}"
-
     def _all(self, parts: Sequence[str]) -> str:
         return " AND ".join((*parts, *(f"({condition}\n)" for condition in self.conditions))) or "true"
-
-    @property
-    def _order(self) -> str:
-        return ", ".join(column.sql for column in self.key)
 
 
 def published(connection: psycopg.Connection[Any], publication: str) -> list[TableName]:
@@ -176,7 +144,7 @@ def inspect(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publ
     described = connection.execute(_COLUMNS, (oid,)).fetchall()
     types = {name: kind for name, kind, *_ in described}
     modifiers = {name: modifier for name, *_, modifier in described}
-    key = _key(connection, oid, identity, described)
+    key = find_key(connection, oid, identity)
     emitted = _emitted(config, found[0], described, connection.info.server_version)
     names = [*emitted, *(column.name for column in key if column.name not in emitted)]
     size, rows = connection.execute(_SIZE, (parts,)).fetchone() or (0, 0)
@@ -222,22 +190,12 @@ def _unpublished(publication: str, table: TableName) -> EnvironmentFault:
     )
 
 
-def _key(connection: psycopg.Connection[Any], oid: int, identity: str, described: Sequence[Any]) -> tuple[KeyColumn, ...]:
-    """What tells rows apart, and does not change without the stream saying so: the replica identity's own index, where it has
-    one; else the primary key, or whatever is unique and never NULL."""
-    columns = {name: (kind, text) for name, kind, text, _, filled, _ in described if filled}
-    for replica, names, collations in connection.execute(_KEYS, (oid,)):
-        if set(names) <= columns.keys() and (replica or identity != "i"):
-            return tuple(KeyColumn(name, *columns[name], place) for name, place in zip(names, collations, strict=True))
-    return ()
-
-
 def _emitted(config: PostgresCdcConfig, found: Mapping[str, Any], described: Sequence[Any], version: int) -> list[str]:
     """Columns of events: those that the stream has, too."""
     sent = found.get("attnames")
     names = [
         name
-        for name, _, _, generated, *_ in described
+        for name, _, _, generated, _ in described
         if (sent is None or name in sent) and (not generated or version >= _GENERATED_PUBLISHED)
     ]
     if config.columns is not None:

@@ -16,15 +16,15 @@ from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import TableName
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_drift import Look
-from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, Progress, Reached
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, Key, Progress, Reached
 from connectors.sources._cdc_snapshot_reader import (
-    begin,
+    begin_alone,
     close_whole,
     end,
-    look_of,
-    now,
+    inspect_alone,
     open_whole,
     read_bounds,
+    read_bounds_alone,
     read_chunk,
     read_chunk_alone,
     read_whole,
@@ -194,28 +194,34 @@ class Worker:
         """
         while not table.is_done:
             try:
-                layout, shape = await self._look_at(table)
+                layout, shape, look = await self._look_at(table)
                 if layout.key:
                     await self._settle(table, layout)
-                    await self._read_chunks(table, layout, shape)
+                    await self._read_chunks(table, layout, shape, look)
                 else:
-                    await self._read_whole(table, layout, shape)
+                    await self._read_whole(table, layout, shape, look)
                 await table.given()
             except ReadAgain:
                 await self._setup.clock.sleep(_PAUSE)
 
-    async def _look_at(self, table: Table) -> tuple[Layout, Shape]:
+    async def _look_at(self, table: Table) -> tuple[Layout, Shape, str]:
+        """The table as it is now; in the exported snapshot as it was then, which nobody has changed since."""
         setup, progress = self._setup, table.progress
         name = TableName(progress.schema, progress.table)
-        layout = await self._session.run(lambda c: inspect(c, setup.config, setup.publication, name))
-        if (layout.key_names, layout.key_types) != (progress.key, progress.types):
+        if table.exported:
+            layout, look = await self._session.run(lambda c: inspect(c, setup.config, setup.publication, name)), ""
+        else:
+            layout, look = await self._session.run(lambda c: inspect_alone(c, setup.config, setup.publication, name))
+        known = progress.collations or layout.key_collations
+        if (layout.key_names, layout.key_types, layout.key_collations) != (progress.key, progress.types, known):
             raise _key_changed(progress, layout)
         types = TypeCatalog()
         if types.missing(oid for _, oid in layout.columns):
             types = TypeCatalog.of(await self._session.run(lambda c: c.execute(TYPES_QUERY).fetchall()))
         source = setup.selection.source(layout.schema, layout.name)
         config, mask = setup.config, setup.selection.masks.converter
-        return layout, shape(layout, progress.snapshot, source, types, config.numeric, mask, config.include_before, setup.where)
+        found = shape(layout, progress.snapshot, source, types, config.numeric, mask, config.include_before, setup.where)
+        return layout, found, look
 
     async def _settle(self, table: Table, layout: Layout) -> None:
         """Listen to the stream, and wait for those who were writing when that began: see `_cdc_snapshot_touched`."""
@@ -236,22 +242,27 @@ class Worker:
             waited &= await self._session.run(lambda c: writers(c, layout))
         table.waits_for, table.settled = 0, True
 
-    async def _read_chunks(self, table: Table, layout: Layout, shape: Shape) -> None:
+    async def _read_chunks(self, table: Table, layout: Layout, shape: Shape, look: str) -> None:
         setup = self._setup
         rows = layout.chunk_rows(setup.config.snapshot.batch_rows or setup.rows, setup.size)
         ahead = table.progress
-        look = await self._session.run(lambda c: look_of(c, layout.oid))
         if table.repeat:
             await self._hold(table, Held(ahead))
         while not ahead.done:
             if ahead.bounds:
                 ahead, held = await self._read_chunk(table, layout, shape, ahead, look)
             else:
-                after = ahead.after
-                bounds, complete = await self._session.run(lambda c, a=after: read_bounds(c, layout, a, rows, DECLARED))  # type: ignore[misc]
+                bounds, complete = await self._read_bounds(table, layout, ahead.after, rows, look)
                 ahead = ahead.declared(bounds, complete)
                 held = Held(ahead)
             await self._hold(table, held)
+
+    async def _read_bounds(
+        self, table: Table, layout: Layout, after: Key | None, rows: int, look: str
+    ) -> tuple[tuple[Key, ...], bool]:
+        if table.exported:
+            return await self._session.run(lambda c: read_bounds(c, layout, after, rows, DECLARED))
+        return await self._session.run(lambda c: read_bounds_alone(c, layout, after, rows, DECLARED, look))
 
     async def _read_chunk(self, table: Table, layout: Layout, shape: Shape, ahead: Progress, look: str) -> tuple[Progress, Held]:
         after, last, passed = ahead.after, ahead.bounds[0], ahead.passed()
@@ -261,13 +272,12 @@ class Worker:
         result, seen = await self._session.run(lambda c: read_chunk_alone(c, layout, after, last, look))
         return passed, Held(passed, result, shape, seen)
 
-    async def _read_whole(self, table: Table, layout: Layout, shape: Shape) -> None:
+    async def _read_whole(self, table: Table, layout: Layout, shape: Shape, look: str) -> None:
         """A table without a key, in one go."""
         rows = layout.chunk_rows(self._setup.config.snapshot.batch_rows or self._setup.rows, self._setup.size)
         run, progress, seen = self._session.run, table.progress, None
         if not table.exported:
-            await run(lambda c: begin(c, (layout,)))
-            seen = await run(now)
+            seen = await run(lambda c: begin_alone(c, layout, look))
         await run(lambda c: open_whole(c, layout))
         while not progress.done:
             result = await run(lambda c: read_whole(c, rows))
@@ -281,13 +291,16 @@ class Worker:
 
 
 def _key_changed(progress: Progress, layout: Layout) -> EnvironmentFault:
-    def listed(names: tuple[str, ...], types: tuple[str, ...]) -> str:
-        return ", ".join(f"{name} {kind}" for name, kind in zip(names, types, strict=True)) or "none"
+    def listed(names: tuple[str, ...], types: tuple[str, ...], collations: tuple[str, ...]) -> str:
+        sortings = [f" COLLATE {collation}" if collation else "" for collation in collations] or [""] * len(names)
+        columns = zip(names, types, sortings, strict=True)
+        return ", ".join(f"{name} {kind}{sorting}" for name, kind, sorting in columns) or "none"
 
     return EnvironmentFault(
         "snapshot.key_changed",
         f"the key of {layout.title} was changed while its snapshot {progress.snapshot} was read",
-        why=f"it was {listed(progress.key, progress.types)}, and is {listed(layout.key_names, layout.key_types)}: "
+        why=f"it was {listed(progress.key, progress.types, progress.collations)}, and is "
+        f"{listed(layout.key_names, layout.key_types, layout.key_collations)}: "
         "what was read cannot be told from what was not",
         help="put the old key back; or `snapshot: { mode: never }` gives an initial snapshot up, and `pipe signal PIPELINE "
         f"snapshot {layout.title}` asks for another",

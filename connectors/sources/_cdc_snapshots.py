@@ -63,6 +63,8 @@ class Snapshots:
         :raises EnvironmentFault: `source.unknown_checkpoint`.
         """
         self._epoch = epoch
+        self._tables.clear()  # of a start that failed and is tried again
+        self._plans.clear()
         found = reached(positions)
         last = max((one.progress.snapshot for one in found if one.progress.snapshot.startswith(INITIAL)), key=_lsn, default="")
         for one in found:
@@ -85,6 +87,7 @@ class Snapshots:
         for layout in layouts:
             if layout.title not in known:
                 progress = Progress(VERSION, snapshot, layout.schema, layout.name, layout.key_names, layout.key_types)
+                progress = msgspec.structs.replace(progress, collations=layout.key_collations)
                 table = known[layout.title] = Table(Reached(progress), exported=exported)
                 self._tables.append(table)
                 self._announce(table)
