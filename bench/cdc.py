@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from penstock.engine.embed import load, run
+from penstock.engine.garbage import collect_less
 from penstock.testing.servers import Database, PostgresServer
 
 BOUND = 0.6
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--profile", help="where cProfile's figures of the last run go, which is slower for it")
     options = parser.parse_args()
+    collect_less()  # as `pipe run` does
     with PostgresServer(18, durable=False) as server:
         database = server.create_database("bench")
         database.execute(TABLE)

@@ -16,6 +16,7 @@ from penstock.cli.supervise import Outcome, Supervisor, worst
 from penstock.cli.terminal import Style, Terminal, paint_error
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
+from penstock.engine.garbage import collect_less
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import PenstockError, UsageError
 from penstock.faults import Faults
@@ -67,6 +68,7 @@ async def run_all(pipelines: Sequence[Pipeline], request: Request, settings: Set
         for warning in pipeline.warnings:
             log(Incident("warning", "config.warning", warning, pipeline=pipeline.name))
     faults = Faults.from_environment()
+    collect_less()
     runs = [Run(pipeline, request.options(log, faults)) for pipeline in pipelines]
     talk = _Talk(request, settings, terminal, display, log, several=len(runs) > 1)
     supervisor = Supervisor(runs, log, talk.failed, talk.ended)

@@ -21,6 +21,7 @@ from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings, make_context
 from penstock.engine.chain import Chain, compile_chain
+from penstock.engine.garbage import collect_less
 from penstock.engine.prepare import Preparer
 from penstock.engine.tally import Tally
 from penstock.engine.wire import (
@@ -98,6 +99,7 @@ def main() -> None:
     )
     chain.entering = talk.enter
     preparer = Preparer.compile(task.pipeline.event, expressions)
+    collect_less()
     _limit_memory(task.memory)
     talk.say(ANSWER)
     with asyncio.Runner() as runner:
