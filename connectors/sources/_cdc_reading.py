@@ -151,7 +151,7 @@ class Reading:
             stream.asked = False
             if over:
                 return
-            if (rows := snapshots.take(changes.end)) is not None:
+            if (rows := snapshots.take_plan() or snapshots.take(changes.end)) is not None:  # asked for meanwhile
                 yield rows
             elif not more:
                 await self._wait(due - now)
