@@ -16,7 +16,7 @@ from connectors._postgres import TableName, parse_table
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_history import DIVERGED, behind, check_history
 from connectors.sources._cdc_positions import Start
-from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication
+from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication, refuse_standby
 from connectors.sources._cdc_slot import Slot, check_slot, creation, drop, in_the_way, made_later, missing, read_slot, waited_for
 from connectors.sources._cdc_snapshot_export import Export
 from connectors.sources._cdc_snapshot_positions import INITIAL
@@ -32,7 +32,10 @@ from penstock.postgres import Session
 _GAPS = ("slot.lost", "slot.ahead", DIVERGED)
 _LOOK = 1.0
 """Seconds between two looks at whom the making of a slot waits for."""
-_WAL_END = "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text"
+_WAL_END = """
+SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+        ELSE pg_catalog.pg_current_wal_insert_lsn() END)::pg_catalog.text
+"""
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -225,6 +228,7 @@ class Beginning:
     async def _plan_beside(self, end: int) -> None:
         """The initial snapshot, read beside a stream that begins at `end`."""
         if self._config.snapshot.mode != "never":
+            await self._session.run(refuse_standby)
             self._snapshots.plan(INITIAL + lsn_text(end), await self._initial_tables())
 
     async def _initial_tables(self) -> list[Layout]:

@@ -115,7 +115,7 @@ class Reading(msgspec.Struct, frozen=True):
     @property
     def reads_rows(self) -> bool:
         """Whether events need more than the stream tells."""
-        return self.config.toast == "reselect"
+        return self.config.toast == "reselect" or self.config.snapshot.mode != "never"
 
     @property
     def wants_before(self) -> bool:

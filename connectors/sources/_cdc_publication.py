@@ -60,6 +60,21 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
         )
 
 
+def refuse_standby(connection: psycopg.Connection[Any]) -> None:
+    """Before tables are read beside the stream.
+
+    :raises EnvironmentFault: `snapshot.standby`.
+    """
+    (standby,) = connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone() or (False,)
+    if standby:
+        raise EnvironmentFault(
+            "snapshot.standby",
+            "rows of tables cannot be read exactly beside the changes of a stand-by",
+            why="it does not tell which transactions were in progress when they were read",
+            help="connect to the primary; or `snapshot: { mode: never }`",
+        )
+
+
 def prepare_publication(connection: psycopg.Connection[Any], config: PostgresCdcConfig, name: str, *, fresh: bool) -> None:
     """:param fresh: there is no slot yet, so that the publication may be made now: of changes before it, none could be read.
     :raises EnvironmentFault: `source.no_table`, `source.no_partitions`, `source.no_schemas`, `publication.missing`,

@@ -12,6 +12,7 @@ from typing import Any
 from connectors._postgres import TableName, ask, parse_table, quoted
 from connectors.sources._cdc_begin import Names, refuse_keyless
 from connectors.sources._cdc_config import PostgresCdcConfig
+from connectors.sources._cdc_publication import refuse_standby
 from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, VERSION, Progress, order, position
 from connectors.sources._cdc_snapshot_tables import Layout, inspect
 from connectors.sources._cdc_snapshot_worker import Token
@@ -57,6 +58,7 @@ class Requests:
     async def _layout(self, name: TableName) -> Layout:
         config, publication = self._config, self._publication
         try:
+            await ask(self._session, refuse_standby)
             layout = await ask(self._session, lambda c: inspect(c, config, publication, name))
             refuse_keyless(layout, config)
         except EnvironmentFault as fault:  # refused alone: the run goes on

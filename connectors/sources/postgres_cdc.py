@@ -47,8 +47,13 @@ from penstock.spi import Batch, Context, Finding, Position, Resume, Signal, Toke
 
 _DEADLINE = 30.0
 """Seconds for one question to the server beside the stream."""
-_NUDGE = "SELECT pg_catalog.pg_logical_emit_message(false, 'penstock', 'snapshot')"
-_NOW = "SELECT pg_catalog.pg_current_wal_flush_lsn()::pg_catalog.text"
+_NUDGE = """
+SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_logical_emit_message(false, 'penstock', 'snapshot') END
+"""
+_NOW = """
+SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+        ELSE pg_catalog.pg_current_wal_flush_lsn() END)::pg_catalog.text
+"""
 
 
 class PostgresCdcSource:

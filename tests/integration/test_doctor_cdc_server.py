@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from cdc_parts import ORDERS, SECONDS, make_source, prepare_slot, sql
+from cdc_parts import ORDERS, SECONDS, events_of, make_source, prepare_slot, read, sql
 from doctor_parts import dsn_of, role_of, sound, wrong
 from server_parts import StartPostgres
 
@@ -16,7 +16,8 @@ from connectors.sources._cdc_doctor import replication_connection
 from connectors.sources._cdc_wire import Target
 from penstock._postgres_checks import encryption
 from penstock.clock import SystemClock
-from penstock.errors import Transient
+from penstock.errors import EnvironmentFault, Permanent, Transient
+from penstock.spi import Resume, Signal
 from penstock.testing.contracts import make_context
 from penstock.testing.servers import Database, PostgresServer
 
@@ -189,3 +190,26 @@ async def test_a_standby(version: int, severity: str, postgres_template: Path, t
     assert found["source.standby"].help == (
         "connect to the primary: a dsn with several hosts and target_session_attrs=read-write finds it"
     )
+
+
+async def test_changes_of_a_standby_are_read_and_no_rows_beside_them(postgres_template: Path, tmp_path: Path) -> None:
+    with StandbyServer(18, durable=False, template=postgres_template) as server:
+        shop = server.create_database("shop")
+        await sql(shop, ORDERS)
+        known = await prepare_slot(make_source(shop, tmp_path))
+        await sql(shop, "INSERT INTO orders VALUES (1)")
+        server.stop()
+        (server.data / "standby.signal").touch()
+        server.start()
+        await reachable(server)
+        assert [event.data["id"] for event in events_of(await read(make_source(shop, tmp_path), known))] == [1]
+        with pytest.raises(EnvironmentFault) as caught:
+            await read(make_source(shop, tmp_path, snapshot={"mode": "initial"}))
+        source = make_source(shop, tmp_path)
+        await source.open(Resume(1, known))
+        try:
+            with pytest.raises(Permanent) as refused:
+                await source.signal(Signal(1, "snapshot", ("orders",)))
+        finally:
+            await source.close()
+    assert (caught.value.code, refused.value.code) == ("snapshot.standby", "snapshot.standby")

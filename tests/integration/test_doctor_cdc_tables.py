@@ -360,8 +360,13 @@ async def test_columns_that_no_table_has(shop: Database, tmp_path: Path) -> None
 async def test_values_that_are_read_again_need_select(shop: Database, tmp_path: Path) -> None:
     with role_of(shop, "REPLICATION") as role:
         await sql(shop, f"CREATE PUBLICATION penstock_test FOR TABLE orders; GRANT USAGE ON SCHEMA public TO {role}")
-        for toast, severity in (("fail", "warning"), ("reselect", "error")):
-            found = await found_in(shop, tmp_path, toast=toast, dsn=dsn_of(shop, role))
+        for toast, mode, severity in (
+            ("fail", "never", "warning"),
+            ("reselect", "never", "error"),
+            ("fail", "initial", "error"),
+            ("fail", "when_needed", "error"),
+        ):
+            found = await found_in(shop, tmp_path, toast=toast, snapshot={"mode": mode}, dsn=dsn_of(shop, role))
             assert {code: finding.severity for code, finding in found.items()} == {"source.no_select": severity}
 
 
