@@ -25,6 +25,7 @@ T = TypeVar("T")
 LONGEST_NAME = 63
 """Bytes of an identifier that PostgreSQL keeps; it cuts longer ones silently, so they are refused here."""
 
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _PART = r'(?:"(?:[^"\x00]|"")+"|[^\W\d][\w$]*)'
 _PARTS = re.compile(_PART)
 _TABLE = re.compile(rf"{_PART}(?:\.{_PART})?")
@@ -98,6 +99,12 @@ def quoted(*names: str) -> str:
         if not name or "\x00" in name or len(name.encode()) > LONGEST_NAME:
             raise Permanent("postgres.invalid_name", f"{name[:LONGEST_NAME]!r} is no name that PostgreSQL can have")
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)  # Invariant 12
+
+
+def sql_name(schema: str, table: str) -> str:
+    """A table's name as one writes it: in quotes where it is not of lower case letters, digits and underscores."""
+    plain = _PLAIN.fullmatch(schema) and _PLAIN.fullmatch(table)
+    return f"{schema}.{table}" if plain else quoted(schema, table)
 
 
 def quoted_list(names: Iterable[str]) -> str:

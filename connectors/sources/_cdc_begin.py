@@ -15,6 +15,7 @@ import msgspec
 from connectors._postgres import TableName, parse_table
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_history import DIVERGED, behind, check_history
+from connectors.sources._cdc_mask import Masks, masked_key
 from connectors.sources._cdc_positions import Start
 from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication, refuse_standby
 from connectors.sources._cdc_slot import Slot, check_slot, creation, drop, in_the_way, made_later, missing, read_slot, waited_for
@@ -244,14 +245,17 @@ class Beginning:
             )
         layouts = [await self._session.run(lambda c, n=name: inspect(c, config, publication, n)) for name in names]  # type: ignore[misc]
         if config.snapshot.keyless == "skip":
-            return [layout for layout in layouts if layout.key]
+            layouts = [layout for layout in layouts if layout.key]
         for layout in layouts:
             refuse_keyless(layout, config)
         return layouts
 
 
 def refuse_keyless(layout: Layout, config: PostgresCdcConfig) -> None:
-    """:raises EnvironmentFault: `snapshot.no_key`, unless tables without a key may be read."""
+    """:raises EnvironmentFault: `snapshot.no_key`, unless tables without a key may be read; `source.masked_key`."""
+    same = Masks(config.mask, config.mask_key).undistinguished(layout.key_names)
+    if same:
+        raise masked_key(layout.title, same)
     if layout.key or config.snapshot.keyless != "fail":
         return
     table = TableName(layout.schema, layout.name)

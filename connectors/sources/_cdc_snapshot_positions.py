@@ -12,13 +12,12 @@ belongs to the snapshot, and nothing was declared yet.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from struct import Struct, error
 
 import msgspec
 
-from connectors._postgres import quoted
+from connectors._postgres import TableName, sql_name
 from penstock.errors import EnvironmentFault
 from penstock.spi import Position
 
@@ -30,7 +29,6 @@ INITIAL = "initial-"
 
 _ORDER = Struct("!QQ")
 _FIRST_LSN = 1 << 24  # the WAL begins with its second segment
-_PLAIN = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 
 order = _ORDER.pack
 """(chunk, place) as bytes."""
@@ -72,16 +70,25 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def title(self) -> str:
-        return f"{self.schema}.{self.table}"
+        return sql_name(self.schema, self.table)
+
+    @property
+    def name(self) -> TableName:
+        return TableName(self.schema, self.table)
 
     def declared(self, bounds: tuple[Key, ...], complete: bool) -> Progress:
         """These chunks come next."""
-        return msgspec.structs.replace(self, bounds=bounds, complete=complete, done=complete and not bounds)
+        return msgspec.structs.replace(self, bounds=bounds, complete=complete)._settled()
 
     def passed(self) -> Progress:
         """The first of the declared chunks was given."""
         rest = self.bounds[1:]
-        return msgspec.structs.replace(self, after=self.bounds[0], bounds=rest, done=self.complete and not rest)
+        return msgspec.structs.replace(self, after=self.bounds[0], bounds=rest)._settled()
+
+    def _settled(self) -> Progress:
+        """Nothing that is not needed any more is kept."""
+        done = self.complete and not self.bounds
+        return msgspec.structs.replace(self, done=True, after=None, key=(), types=(), collations=()) if done else self
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -103,9 +110,7 @@ _encode = msgspec.json.Encoder().encode
 
 def partition_of(snapshot: str, schema: str, table: str, attempt: int = 1) -> str:
     """The partition of a table of a snapshot."""
-    plain = _PLAIN.fullmatch(schema) and _PLAIN.fullmatch(table)
-    name = f"{schema}.{table}" if plain else quoted(schema, table)
-    return f"{PREFIX}{snapshot}:{name}" + (f"#{attempt}" if attempt > 1 else "")
+    return f"{PREFIX}{snapshot}:{sql_name(schema, table)}" + (f"#{attempt}" if attempt > 1 else "")
 
 
 def position(chunk: int, place: int, progress: Progress) -> Position:

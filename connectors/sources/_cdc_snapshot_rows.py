@@ -33,6 +33,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     :ivar columns: names, places in the result, converters.
     :ivar key: places of the key's columns in the result; none where rows are told apart by their physical place, which is first.
+    :ivar masks: of the columns of a table without a key: what leaves of them.
     :ivar look: type OID and modifier of each column.
     :ivar key_masks: what makes the key's texts fit to be seen, a function a column; none where no column of it is masked.
     """
@@ -47,6 +48,7 @@ class Shape(msgspec.Struct, frozen=True):
     key_masks: tuple[Converter, ...]
     include_before: bool
     where: Program | None
+    masks: tuple[Converter, ...] = ()
     look: Mapping[str, tuple[int, int]] = {}
 
 
@@ -85,6 +87,7 @@ def shape(
         key_masks if any(mask is not bytes for mask in key_masks) else (),
         include_before,
         where,
+        () if layout.key else tuple(mask(name, bytes) for name, _ in layout.columns),
         layout.look,
     )
 
@@ -120,7 +123,7 @@ def events_of(
         size += length
         if (fault := refused or fault) is not None:
             rejects[len(events)] = fault
-        name = key_text(_seen(keys[n], shape.key_masks)) if keys else _place_text(result, n)
+        name = key_text(_seen(keys[n], shape.key_masks)) if keys else _place_text(result, n, shape.masks)
         event = _event(shape, name, row, lsn, taken.time)
         event.position = order(chunk, n + 1)
         event.origin = len(events)
@@ -129,6 +132,13 @@ def events_of(
     for index in rejects:
         events[index].original = encode(events[index].record)
     return events, rejects, size
+
+
+def _masked(mask: Converter, value: bytes | None) -> bytes | None:
+    if value is None or mask is bytes:
+        return value
+    seen = mask(value)
+    return None if seen is None else str(seen).encode()
 
 
 def _seen(key: RawKey, masks: Sequence[Converter]) -> RawKey:
@@ -201,10 +211,11 @@ def key_text(key: RawKey) -> str:
     return f"blake2b:{digest.hexdigest()}"  # longer than any key that stands as it is
 
 
-def _place_text(result: PGresult, n: int) -> str:
-    """The physical place of a row and a digest of its values: the same as long as nobody moves or changes it."""
+def _place_text(result: PGresult, n: int, masks: Sequence[Converter]) -> str:
+    """The physical place of a row and a digest of its values, masked (Invariant 9): the same as long as nobody moves or changes
+    it."""
     digest = blake2b(digest_size=8)
-    for place in range(1, result.nfields):
-        value = result.get_value(n, place)
+    for place, mask in enumerate(masks, 1):
+        value = _masked(mask, result.get_value(n, place))
         digest.update(b"-" if value is None else b"+" + len(value).to_bytes(4, "big") + value)
     return f"{(result.get_value(n, 0) or b'').decode()}-{digest.hexdigest()}"

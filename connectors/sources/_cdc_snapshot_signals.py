@@ -51,8 +51,8 @@ class Requests:
         names = list(dict.fromkeys(_table(text) for text in arguments))
         if not names:
             raise Permanent("signal.table", "no table was named", help=f"pipe signal PIPELINE {KIND} TABLE…")
-        known = {table.progress.title for table in self._snapshots.knows(snapshot)}
-        layouts = [await self._layout(name) for name in names if str(name) not in known]
+        known = {table.progress.name for table in self._snapshots.knows(snapshot)}
+        layouts = [await self._layout(name) for name in names if name not in known]
         return self._snapshots.plan(snapshot, layouts)
 
     async def _layout(self, name: TableName) -> Layout:

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from connectors._postgres import TableName
 from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, VERSION, Progress, Reached, position, reached
 from connectors.sources._cdc_snapshot_rows import Taken, events_of, keys_of
 from connectors.sources._cdc_snapshot_tables import Layout
@@ -81,14 +82,15 @@ class Snapshots:
 
         :return: settled once that is durable.
         """
-        known = {table.progress.title: table for table in self.knows(snapshot)}
+        known = {table.progress.name: table for table in self.knows(snapshot)}
         if snapshot.startswith(INITIAL):
             self._give_up_others(snapshot)
         for layout in layouts:
-            if layout.title not in known:
+            name = TableName(layout.schema, layout.name)
+            if name not in known:
                 progress = Progress(VERSION, snapshot, layout.schema, layout.name, layout.key_names, layout.key_types)
                 progress = msgspec.structs.replace(progress, collations=layout.key_collations)
-                table = known[layout.title] = Table(Reached(progress), exported=exported)
+                table = known[name] = Table(Reached(progress), exported=exported)
                 self._tables.append(table)
                 self._announce(table)
         self.start_workers()
@@ -269,7 +271,7 @@ class Snapshots:
         taken = self._exported if held.seen is None else Taken(held.seen.end, held.seen.time)
         if taken is None:
             raise AssertionError("rows without a moment are of the exported snapshot")
-        refused = self._setup().judge(table.progress.title, held.shape.look)
+        refused = self._setup().judge(str(table.progress.name), held.shape.look)
         events, rejects, size = events_of(held.result, held.shape, table.chunk, taken, keys, older, refused)
         self._rows += len(events)
         end = position(table.chunk, END_OF_CHUNK, held.progress)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from connectors._postgres import parse_table
+from connectors._postgres import parse_table, sql_name
 from connectors.sources._cdc_config import Operation, PostgresCdcConfig
 from connectors.sources._cdc_keys import Key
 from connectors.sources._cdc_mask import Masks, masked_key
@@ -62,8 +62,8 @@ class Selection:
         return None
 
     def source(self, schema: str, name: str) -> str:
-        """`source` of the events of a table."""
-        return f"postgres_cdc:{self._slot}/{schema}.{name}"
+        """`source` of the events of a table: names as in SQL, so that no two tables have the same."""
+        return f"postgres_cdc:{self._slot}/{sql_name(schema, name)}"
 
     def table(self, relation: Relation, key: Key) -> Table:
         """:param key: the columns of the primary key, where the replica identity is FULL.
