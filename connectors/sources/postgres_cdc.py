@@ -16,7 +16,8 @@ from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import ask, make_session, tls_parameters
 from connectors.sources._cdc_begin import Beginning, Names
 from connectors.sources._cdc_blocks import Blocks
-from connectors.sources._cdc_changes import Changes, Options
+from connectors.sources._cdc_changes import Changes
+from connectors.sources._cdc_collected import Options
 from connectors.sources._cdc_config import PostgresCdcConfig, default_name
 from connectors.sources._cdc_doctor import examine
 from connectors.sources._cdc_drift import Drift
