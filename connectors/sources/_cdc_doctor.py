@@ -6,8 +6,10 @@ server stands in `penstock._postgres_checks`. Where a run would stop, the findin
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import tls_parameters
@@ -52,7 +54,17 @@ async def examine(config: PostgresCdcConfig, context: Context, checkpoint: Mappi
     found = await examine_server(config, context, WHAT, [*checks, doctor.tables, doctor.publication, doctor.slot])
     if not any(finding.severity == "error" and finding.code in _CANNOT_REPLICATE for finding in found):
         found += await replication_connection(doctor.target)
-    return found
+    return [*found, *check_spill(context.project / config.spill.directory)] if config.streaming != "off" else found
+
+
+def check_spill(directory: Path) -> Iterator[Finding]:
+    """Whether the directory of transactions in progress is there, or can be made, by the user who asks."""
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "cannot be written" if there.is_dir() else "is no directory"
+        help = "name another in `spill.directory`; or `streaming: off`"
+        why = "transactions in progress wait there for their commit"
+        yield Finding("error", "source.spill", f"{there} {what}", why, help)
 
 
 _CANNOT_REPLICATE = ("source.no_replication", "source.wal_senders")

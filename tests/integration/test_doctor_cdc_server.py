@@ -213,3 +213,14 @@ async def test_changes_of_a_standby_are_read_and_no_rows_beside_them(postgres_te
         finally:
             await source.close()
     assert (caught.value.code, refused.value.code) == ("snapshot.standby", "snapshot.standby")
+
+
+async def test_a_directory_for_transactions_in_progress_that_cannot_be_made(shop: Database, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    fields = {"spill": {"directory": "taken/spill"}}
+    found = wrong(await make_source(shop, tmp_path, max_slot_lag="1GiB", **fields).examine({}))
+    assert found["source.spill"].message == f"{tmp_path / 'taken'} is no directory"
+    found = wrong(await make_source(shop, tmp_path, max_slot_lag="1GiB", streaming="off", **fields).examine({}))
+    assert "source.spill" not in found
+    found = wrong(await make_source(shop, tmp_path, max_slot_lag="1GiB").examine({}))
+    assert "source.spill" not in found
