@@ -111,13 +111,17 @@ class SignalTable:
         """Look once a second, for ever."""
         while True:
             try:
-                for identity, kind, arguments in await ask(self._session, self._rows):
-                    await self._take(str(identity), str(kind), arguments or [])
-                    self._seen.add(identity)
+                await self.look()
                 self.fault = None
             except ComponentError as error:
                 self.fault = f"the table {self._table} cannot be looked at for signals: {error.code}: {error}"
             await self._clock.sleep(_TICK)
+
+    async def look(self) -> None:
+        """Plan what is asked for by now."""
+        for identity, kind, arguments in await ask(self._session, self._rows):
+            await self._take(str(identity), str(kind), arguments or [])
+            self._seen.add(identity)
 
     async def _take(self, identity: str, kind: str, arguments: Sequence[str]) -> None:
         snapshot = f"table-{identity}"
@@ -141,7 +145,9 @@ class SignalTable:
         return list(connection.execute(sql.encode(), (list(self._seen),)).fetchall())
 
 
-def _table(text: str) -> TableName:
+def _table(text: object) -> TableName:
+    if not isinstance(text, str):
+        raise Permanent("signal.table", f"{text!r} names no table", help="arguments are a list of names, each with a text")
     try:
         return parse_table(text)
     except ValueError as error:

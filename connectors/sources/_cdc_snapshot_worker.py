@@ -16,7 +16,7 @@ from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import TableName
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_drift import Look
-from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, Key, Progress, Reached
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, Key, Progress, Reached
 from connectors.sources._cdc_snapshot_reader import (
     begin_alone,
     close_whole,
@@ -36,7 +36,7 @@ from connectors.sources._cdc_snapshot_tap import Listener, Tap
 from connectors.sources._cdc_snapshot_touched import Moment, Touched
 from connectors.sources._cdc_tables import Selection
 from penstock.clock import Clock
-from penstock.errors import EnvironmentFault, Permanent
+from penstock.errors import EnvironmentFault, Fatal, Permanent
 from penstock.postgres import Session
 from penstock.spi import Program
 
@@ -49,6 +49,7 @@ HELD = 4
 """Chunks of a table that are held at most."""
 _PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
+_WAY_ON = "or, to go on without its rows: pipe checkpoint reset PIPELINE --partition '%s'"
 
 
 class Token:
@@ -75,12 +76,14 @@ class Held(msgspec.Struct, frozen=True):
     :ivar progress: of the table, once it is given.
     :ivar result: the rows; None: a declaration.
     :ivar seen: what the rows hold; None: they are of the exported snapshot, which nothing was given before.
+    :ivar fault: why the table is read no further.
     """
 
     progress: Progress
     result: PGresult | None = None
     shape: Shape | None = None
     seen: Moment | None = None
+    fault: EnvironmentFault | None = None
 
 
 class Table:
@@ -139,6 +142,11 @@ class Table:
         self._thrown_away = True
         self._moved.set()
 
+    def abandon(self) -> None:
+        """What is held is not given, and not read again."""
+        self.held.clear()
+        self._thrown_away = False
+
     def forget(self) -> None:
         """Nobody reads any more, and what is held comes again."""
         self.held.clear()
@@ -190,7 +198,7 @@ class Worker:
         """The rest of a table, until all of it was given.
 
         :raises Transient: `snapshot.table_changed`; the connection was lost.
-        :raises EnvironmentFault: `snapshot.key_changed`; as `inspect` says.
+        :raises EnvironmentFault: `snapshot.key_changed`, or as `inspect` says, of a table of the initial snapshot.
         """
         while not table.is_done:
             try:
@@ -203,6 +211,32 @@ class Worker:
                 await table.given()
             except ReadAgain:
                 await self._setup.clock.sleep(_PAUSE)
+            except Fatal as fault:
+                await self._give_up(table, await self._reason(table, fault))
+
+    async def _reason(self, table: Table, fault: Fatal) -> EnvironmentFault:
+        """Why a table cannot be read, in the terms of what is wrong with it: it may have been dropped in mid-query."""
+        if isinstance(fault, EnvironmentFault):
+            return fault
+        try:
+            await self._session.run(end)
+            await self._look_at(table)
+        except EnvironmentFault as found:
+            return found
+        raise fault
+
+    async def _give_up(self, table: Table, fault: EnvironmentFault) -> None:
+        """A table that was asked for is refused, and everything else goes on; one of the initial snapshot ends the run.
+
+        :raises EnvironmentFault: how to go on without the table.
+        """
+        progress = table.progress
+        if progress.snapshot.startswith(INITIAL):
+            raise EnvironmentFault(fault.code, fault.message, why=fault.why, help=f"{fault.help}; {_WAY_ON % progress.partition}")
+        table.abandon()
+        left = msgspec.structs.replace(progress, done=True, after=None, bounds=(), refused=f"{fault.code}: {fault.message}")
+        await self._hold(table, Held(left, fault=fault))
+        await table.given()
 
     async def _look_at(self, table: Table) -> tuple[Layout, Shape, str]:
         """The table as it is now; in the exported snapshot as it was then, which nobody has changed since."""

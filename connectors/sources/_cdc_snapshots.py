@@ -21,12 +21,13 @@ from typing import Any
 import msgspec
 
 from connectors._postgres import TableName
-from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, VERSION, Progress, Reached, position, reached
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, VERSION, Progress, Reached, order, position, reached
 from connectors.sources._cdc_snapshot_rows import Taken, events_of, keys_of
 from connectors.sources._cdc_snapshot_tables import Layout
 from connectors.sources._cdc_snapshot_worker import Held, Setup, Table, Token, Worker
 from penstock.clock import Clock
-from penstock.errors import ComponentError, EnvironmentFault
+from penstock.errors import ComponentError, EnvironmentFault, Permanent
+from penstock.event import Event
 from penstock.postgres import Session
 from penstock.spi import Batch, Position
 
@@ -188,7 +189,10 @@ class Snapshots:
             return None
         table, held = found
         table.release()
-        batch = self._declaration(table, held) if held.result is None else self._rows_of(table, held)
+        if held.fault is not None:
+            batch = self._refusal(table, held.progress, held.fault)
+        else:
+            batch = self._declaration(table, held) if held.result is None else self._rows_of(table, held)
         table.progress = held.progress
         self._tables.append(self._tables.pop(self._tables.index(table)))  # each in its turn
         if table.is_done and table.listener is not None:
@@ -254,6 +258,15 @@ class Snapshots:
             else:
                 return table, held
         return None
+
+    def _refusal(self, table: Table, progress: Progress, fault: EnvironmentFault) -> Batch:
+        """A table that was asked for and cannot be read any more: a dead letter in the place of its rows (Invariant 13)."""
+        table.chunk += 1
+        told = {"snapshot": progress.snapshot, "table": progress.title}
+        source = self._setup().selection.source(progress.schema, progress.table)
+        event = Event(progress.snapshot, source, f"{progress.table}.signal", decoded=told, position=order(table.chunk, 1))
+        error = Permanent(fault.code, fault.message, why=fault.why, help=fault.help)
+        return Batch(progress.partition, [event], position(table.chunk, END_OF_CHUNK, progress), None, rejects={0: error})
 
     def _declaration(self, table: Table, held: Held) -> Batch:
         table.declared, table.repeat = Token(), False

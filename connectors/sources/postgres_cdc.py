@@ -146,6 +146,7 @@ class PostgresCdcSource:
             start = await self._beginning.prepare(checkpoint)
             if self._signals is not None:
                 await self._signals.check()
+                await self._signals.look()
             changes = self._changes(await self._types(), start, {} if found is None else looks_of(found))
             await self._reading.begin(changes, await self._flushed() if resume.once else None)
         except BaseException:

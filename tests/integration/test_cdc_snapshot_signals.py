@@ -167,6 +167,60 @@ async def test_rows_of_a_table_ask_for_snapshots_once(shop: Database, tmp_path: 
     assert len(ledger.events) == before + 10
 
 
+@pytest.mark.parametrize("arguments", ["ARRAY[NULL]::text[]", "ARRAY[ARRAY['public.orders']]", "'{}'", "NULL"])
+async def test_a_row_that_makes_no_sense_is_a_dead_letter_and_ends_nothing(
+    shop: Database, tmp_path: Path, arguments: str
+) -> None:
+    await sql(shop, f"INSERT INTO asks (kind, arguments) VALUES ('snapshot', {arguments}), ('snapshot', '{{items}}')")
+    ledger = Ledger()
+    async with Running(make_source(shop, tmp_path, **BY_TABLE), ledger, once=True) as running:
+        refused = await running.until(lambda batch: bool(batch.rejects))
+        await running.finish()
+    assert [error.code for error in refused.rejects.values()] == ["signal.table"]
+    assert titles(ledger) == ["items"] * 6
+
+
+async def test_a_run_that_ends_takes_what_was_asked_for_before_it(shop: Database, tmp_path: Path) -> None:
+    await sql(shop, "INSERT INTO asks (kind, arguments) VALUES ('snapshot', '{orders}')")
+    ledger = Ledger()
+    for epoch in (1, 2):
+        await drive(make_source(shop, tmp_path, **BY_TABLE), [ledger], epoch)
+        assert titles(ledger) == ["orders"] * 10
+
+
+@pytest.mark.parametrize("change", ["DROP TABLE s.items", "ALTER TABLE s.items DROP CONSTRAINT items_pkey"])
+async def test_a_table_that_goes_while_it_is_read_on_request_is_refused(shop: Database, tmp_path: Path, change: str) -> None:
+    await sql(shop, "CREATE SCHEMA s; ALTER TABLE items SET SCHEMA s; ALTER TABLE orders SET SCHEMA s")
+    fields: dict[str, Any] = {"tables": [], "schemas": ["s"]}
+    ledger = Ledger()
+    async with Running(make_source(shop, tmp_path, count=2, **fields), ledger) as running:
+        await asked(running, 1, "s.items")
+        await running.until(lambda batch: batch.partition.startswith("snapshot:") and bool(batch.events))
+    await sql(shop, f"{change}; INSERT INTO s.orders VALUES (11, 0)")
+    async with Running(make_source(shop, tmp_path, count=2, **fields), ledger, 2) as running:
+        refused = await running.until(lambda batch: bool(batch.rejects))
+        while not any(event.type == "orders.insert" for event in ledger.events):
+            await running.step()
+    assert [event.data for event in refused.events] == [{"snapshot": "signal-1", "table": "s.items"}]
+    async with Running(make_source(shop, tmp_path, **fields), ledger, 3) as running:
+        assert running.source.gauges()["snapshot_tables_left"] == 0
+
+
+async def test_a_table_of_the_initial_snapshot_that_goes_names_the_way_on(shop: Database, tmp_path: Path) -> None:
+    await sql(shop, "CREATE SCHEMA s; ALTER TABLE items SET SCHEMA s; ALTER TABLE orders SET SCHEMA s")
+    fields: dict[str, Any] = {"tables": [], "schemas": ["s"], "snapshot": {"mode": "initial"}}
+    ledger = Ledger()
+    await drive(make_source(shop, tmp_path, count=2, **fields), [ledger], 1, stop_after=4)
+    await sql(shop, "DROP TABLE s.items")
+    with pytest.raises(EnvironmentFault) as caught:
+        await drive(make_source(shop, tmp_path, **fields), [ledger], 2)
+    name = next(name for name in ledger.positions if name.endswith(":s.items"))
+    assert f"pipe checkpoint reset PIPELINE --partition '{name}'" in (caught.value.help or "")
+    del ledger.positions[name]
+    await drive(make_source(shop, tmp_path, **fields), [ledger], 3)
+    assert len([title for title in titles(ledger) if title == "orders"]) == 10
+
+
 async def test_a_table_for_signals_that_is_not_there_is_told_at_once(shop: Database, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault) as caught:
         await drive(make_source(shop, tmp_path, signals={"table": "nothing"}), [Ledger()], 1)
