@@ -47,6 +47,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     :ivar after: the key behind which the next chunk begins; None: at the table's beginning.
     :ivar bounds: the last keys of the chunks that were declared and not yet given.
     :ivar complete: nothing lies behind the last of these bounds.
+    :ivar sealed: `after` and `bounds` are to be opened (`_cdc_snapshot_seal`).
     :ivar refused: why a signal of this id was refused.
     """
 
@@ -63,6 +64,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     done: bool = False
     refused: str | None = None
     collations: tuple[str, ...] = ()
+    sealed: bool = False
 
     @property
     def partition(self) -> str:

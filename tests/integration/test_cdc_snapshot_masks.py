@@ -54,6 +54,25 @@ async def test_a_snapshot_that_is_done_keeps_no_key(database: Database, tmp_path
     assert (b"bob" in detail, b'"done":true' in detail) == (False, True)
 
 
+async def test_positions_hold_no_masked_key_and_are_read_on(database: Database, tmp_path: Path) -> None:
+    await sql(
+        database,
+        "CREATE TABLE orders (id int, mail text, PRIMARY KEY (mail, id));"
+        "INSERT INTO orders SELECT n, 'u' || n || '@shop.example' FROM generate_series(1, 20) AS n",
+    )
+    fields: dict[str, Any] = {"mask": {"mail": "hash"}, "mask_key": "k" * 32, **INITIAL}
+    ledger = Ledger()
+    for epoch, count in enumerate((4, 3), 1):
+        await drive(make_source(database, tmp_path, **fields), [ledger], epoch, stop_after=count)
+        assert not [at for at in ledger.positions.values() if b"shop.example" in at.detail]
+    with pytest.raises(EnvironmentFault) as caught:
+        await drive(make_source(database, tmp_path, **{**fields, "mask_key": "o" * 32}), [ledger], 4)
+    assert caught.value.code == "snapshot.mask_key"
+    await drive(make_source(database, tmp_path, **fields), [ledger], 5)
+    ledger.check()
+    assert sorted(ledger.rows["orders"]) == [(n,) for n in range(1, 21)]
+
+
 async def test_two_tables_whose_names_read_the_same_are_both_read(database: Database, tmp_path: Path) -> None:
     await sql(
         database,
