@@ -13,9 +13,9 @@ from connectors._postgres import TableName, ask, parse_table, quoted
 from connectors.sources._cdc_begin import Names, refuse_keyless
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_publication import refuse_standby
+from connectors.sources._cdc_snapshot_held import Token
 from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, VERSION, Progress, order, position
 from connectors.sources._cdc_snapshot_tables import Layout, inspect
-from connectors.sources._cdc_snapshot_worker import Token
 from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_tables import Selection
 from penstock.clock import Clock

@@ -21,11 +21,12 @@ from typing import Any
 import msgspec
 
 from connectors._postgres import TableName
+from connectors.sources._cdc_snapshot_held import Held, Table, Token
 from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, VERSION, Progress, Reached, order, position, reached
 from connectors.sources._cdc_snapshot_rows import Taken, events_of, keys_of
 from connectors.sources._cdc_snapshot_seal import Seal
 from connectors.sources._cdc_snapshot_tables import Layout
-from connectors.sources._cdc_snapshot_worker import Held, Setup, Table, Token, Worker
+from connectors.sources._cdc_snapshot_worker import Setup, Worker
 from penstock.clock import Clock
 from penstock.errors import ComponentError, EnvironmentFault, Permanent
 from penstock.event import Event

@@ -25,13 +25,13 @@ from connectors.sources._cdc_positions import Start, looks_of, order_text, start
 from connectors.sources._cdc_reading import Reading
 from connectors.sources._cdc_readmit import readmitted
 from connectors.sources._cdc_slot import creation
+from connectors.sources._cdc_snapshot_held import Token as SnapshotToken
 from connectors.sources._cdc_snapshot_positions import order_text as snapshot_text
 from connectors.sources._cdc_snapshot_reader import FIRST, SETTINGS
 from connectors.sources._cdc_snapshot_seal import Seal
 from connectors.sources._cdc_snapshot_signals import KIND, Requests, SignalTable
 from connectors.sources._cdc_snapshot_tap import Tap
 from connectors.sources._cdc_snapshot_worker import Setup
-from connectors.sources._cdc_snapshot_worker import Token as SnapshotToken
 from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_spill import SpillDirectory
 from connectors.sources._cdc_stream import Link, Stream
