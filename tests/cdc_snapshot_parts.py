@@ -135,6 +135,14 @@ async def table_rows(database: Database, table: str = "orders", key: tuple[str, 
     return {tuple(row[name] for name in key): row for (row,) in rows}
 
 
+async def drop_slot(database: Database, name: str) -> None:
+    """Once the server has noticed that the connection which read it is closed."""
+    async with asyncio.timeout(SECONDS):
+        while await sql(database, f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{name}' AND active"):
+            await asyncio.sleep(0.01)
+    await sql(database, f"SELECT pg_drop_replication_slot('{name}')")
+
+
 def snapshots_of(ledger: Ledger) -> list[Event]:
     return [event for event in ledger.events if event.type.endswith(".snapshot")]
 

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from cdc_parts import SECONDS, events_of, ids, make_source, positions, read, sql
-from cdc_snapshot_parts import Between, Ledger, drive, earliest, snapshots_of, table_rows
+from cdc_snapshot_parts import Between, Ledger, drive, drop_slot, earliest, snapshots_of, table_rows
 from server_parts import MakeDatabase, MakeProxy, StartPostgres
 
 from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK
@@ -111,7 +111,7 @@ async def test_a_run_may_die_after_any_batch_of_the_handoff(database: Database, 
         for ledger in ledgers:
             ledger.check()
             assert ledger.rows["orders"] == expected
-        await sql(database, f"SELECT pg_drop_replication_slot('{slot['name']}')")
+        await drop_slot(database, slot["name"])
         await sql(database, "TRUNCATE orders; INSERT INTO orders SELECT n, 0, 'x' FROM generate_series(1, 20) AS n")
         if given < died:
             break
@@ -311,7 +311,7 @@ async def test_when_needed_takes_another_snapshot_where_changes_were_lost(shop: 
     await fill(shop, 6)
     ledger = Ledger()
     await drive(make_source(shop, tmp_path, **fields), [ledger], 1)
-    await sql(shop, f"SELECT pg_drop_replication_slot('slot_{shop.name}')")
+    await drop_slot(shop, f"slot_{shop.name}")
     await sql(shop, "UPDATE orders SET v = 1 WHERE id = 1; INSERT INTO orders VALUES (7, 0, '')")
     if lost == "ahead":
         await sql(shop, f"SELECT pg_create_logical_replication_slot('slot_{shop.name}', 'pgoutput')")
