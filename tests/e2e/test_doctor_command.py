@@ -86,12 +86,12 @@ def test_a_broken_pipeline_is_told_what_mends_it(database: Database, project: Pa
             "      why: the role lacks REPLICATION",
             f"      help: ALTER ROLE {role} REPLICATION",
         ]
-        assert lines[-1].startswith("✗ 1 pipeline: 5 errors, 1 warning; ")
+        assert lines[-1].startswith("✗ 1 pipeline: 6 errors; ")
         status, out, _ = doctor(project, "shop", "--json")
     assert status == 4
     assert parts(out) == [
         ("source", "error", "source.no_replication"),
-        ("source", "warning", "source.no_select"),
+        ("source", "error", "source.no_select"),
         ("source", "error", "publication.may_not_create"),
         ("source", "error", "publication.may_not_create"),
         ("table", "error", "sink.missing_table"),
