@@ -52,6 +52,8 @@ def settings(schema: str) -> Mapping[str, str]:
         **SESSION_SETTINGS,
         "search_path": quoted(schema),
         "default_transaction_read_only": "off",
+        "default_transaction_isolation": "read committed",  # a statement sees the table as it is once its lock is granted
+        "array_nulls": "on",  # the NULLs of parameters that are arrays
         "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT:g}s",
     }
 

@@ -1,14 +1,17 @@
 """Operations in the order of their events to steps that the server carries out at once, with the same rows in the end. No I/O.
 
 Within a layer no two operations concern one row: of several that do, the last stands for all where it says everything that they
-said. Rows of different keys do not depend on each other, so a layer's deletions come first, then its rows in order; where the
-table lets rows depend on each other (`Rules.strict`), a deletion behind a row begins a new layer.
+said. Rows of different keys do not depend on each other, so a layer's deletions come first, then its rows, those of the same
+columns together. Where rows may depend on each other (`Rules.strict`), a deletion behind a row begins a new layer, and so does a
+row of other columns. Rows that are not put together keep their order whatever their columns: an identity column counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
 from connectors.sinks._postgres_rows import Op
@@ -32,10 +35,10 @@ class Rules:
 
 @dataclass(slots=True)
 class Layer:
-    """Deletions, then rows, by the names of their columns."""
+    """Deletions, then rows in groups of the same columns."""
 
     deletes: Sequence[Op] = ()
-    puts: Mapping[tuple[str, ...], Sequence[Op]] = field(default_factory=dict)
+    puts: Sequence[Sequence[Op]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class _Collecting:
         self._deletes: dict[tuple[str | None, ...], Op] = {}
         self._puts: dict[tuple[str | None, ...], Op] = {}
         self._all: list[Op] = []
+        self._names: tuple[str, ...] | None = None
 
     def take(self, op: Op) -> bool:
         """False where the operation has to wait for the next layer."""
@@ -90,6 +94,9 @@ class _Collecting:
         return True
 
     def _put(self, op: Op) -> bool:
+        if self._rules.strict and self._folds and self._names not in (None, op.names):
+            return False  # the older row may be the same one under another text of its key
+        self._names = op.names
         before = self._puts.get(op.key)
         if before is not None and self._folds:
             if self._rules.on_conflict == "ignore":
@@ -103,7 +110,11 @@ class _Collecting:
         return True
 
     def closed(self) -> list[Layer]:
-        puts: dict[tuple[str, ...], list[Op]] = {}
-        for op in self._puts.values() if self._folds else self._all:
-            puts.setdefault(op.names, []).append(op)
+        puts = self._gathered() if self._folds else [list(run) for _, run in groupby(self._all, attrgetter("names"))]
         return [Layer(list(self._deletes.values()), puts)] if puts or self._deletes else []
+
+    def _gathered(self) -> list[list[Op]]:
+        puts: dict[tuple[str, ...], list[Op]] = {}
+        for op in self._puts.values():
+            puts.setdefault(op.names, []).append(op)
+        return list(puts.values())

@@ -51,8 +51,15 @@ _FULL_PRECISION = 0xFFFF
 _ANY_JSON: Converters = MappingProxyType(dict.fromkeys((str, int, float, bool, dict, list, tuple), values.json))
 _TEXT: Converters = MappingProxyType({**_ANY_JSON, str: None})
 _AS_TEXT: Converters = MappingProxyType({str: None})
-_INTEGER: Converters = MappingProxyType({int: values.integer, float: values.whole, str: None})
-_BOOLEAN: Converters = MappingProxyType({bool: lambda value: "t" if value else "f", str: None})
+_INTEGER: Converters = MappingProxyType({int: values.integer, float: values.whole, str: values.integer_text})
+
+
+def _unsigned(bits: int) -> Converters:
+    text, number, real = values.unsigned(bits)
+    return {str: text, int: number, float: real}
+
+
+_BOOLEAN: Converters = MappingProxyType({bool: lambda value: "t" if value else "f", str: values.boolean_text})
 _BYTES: Converters = MappingProxyType({str: values.binary, bytes: lambda value: "\\x" + value.hex()})
 _FLOAT4: Converters = MappingProxyType({float: values.single, int: values.single_from_integer, str: values.single_from_text})
 _FLOAT8: Converters = MappingProxyType({float: values.real, int: values.double_from_integer, str: values.double_from_text})
@@ -62,7 +69,9 @@ _FIXED: Mapping[int, Converters] = MappingProxyType(
         17: _BYTES,
         18: {str: values.char},
         19: {str: values.name},
-        **dict.fromkeys((20, 21, 23, 26, 28, 29, 5069), _INTEGER),
+        **dict.fromkeys((20, 21, 23), _INTEGER),
+        **dict.fromkeys((26, 28, 29), _unsigned(32)),
+        5069: _unsigned(64),
         25: _TEXT,
         114: _ANY_JSON,
         700: _FLOAT4,

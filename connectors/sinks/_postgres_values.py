@@ -39,6 +39,11 @@ _CENTS = re.compile(r"\.\d\d\d", re.ASCII)
 _DECIMAL = re.compile(r"\s*[+-]?\d*\.?(?P<fraction>\d*)\s*", re.ASCII)
 _OCTAL = re.compile(r"\\[0-3][0-7]{2}", re.ASCII)
 _SPECIAL = re.compile(r"\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE | re.ASCII)
+_INTEGER = re.compile(r"[ \t\n\v\f\r]*[+-]?\d+[ \t\n\v\f\r]*", re.ASCII)
+_UNSIGNED = re.compile(r"0|[1-9]\d{0,19}", re.ASCII)
+_BLANKS = " \t\n\v\f\r"
+_TRUE = frozenset(("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"))
+_FALSE = frozenset(("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"))
 _NAME_BYTES = 63
 _MOST_DIMENSIONS = 6
 
@@ -57,6 +62,43 @@ def whole(value: float) -> str:
     if not value.is_integer():
         raise Unfit(f"{value!r} is no integer", "round it before, or make the column numeric")
     return integer(int(value))
+
+
+def integer_text(value: str) -> str:
+    """The one text of an integer, for texts of keys are compared."""
+    if value.isdigit() and value.isascii() and value[0] != "0":
+        return value
+    try:
+        if _INTEGER.fullmatch(value):
+            return str(int(value))
+        return str(int(value.strip(_BLANKS), 0)) if value.isascii() else value
+    except ValueError:
+        return value  # the server says what is wrong with it
+
+
+def unsigned(bits: int) -> tuple[Convert, Convert, Convert]:
+    """For text, integers and floats: the server would take a sign or too large a number for another number, and reads digits
+    behind a zero as octal in some versions."""
+
+    def number(value: int) -> str:
+        if not 0 <= value < 1 << bits:
+            raise Unfit(f"{integer(value)[:60]} is no number from 0 to {(1 << bits) - 1}")
+        return str(value)
+
+    def text(value: str) -> str:
+        if _UNSIGNED.fullmatch(value) is None:
+            raise Unfit(f"{value[:60]!r} is no number from 0 to {(1 << bits) - 1}")
+        return number(int(value))
+
+    return text, number, lambda value: number(int(whole(value)))
+
+
+def boolean_text(value: str) -> str:
+    """As `t` or `f`, for texts of keys are compared."""
+    word = value.strip(_BLANKS).lower()
+    if word in _TRUE:
+        return "t"
+    return "f" if word in _FALSE else value
 
 
 def real(value: float) -> str:

@@ -121,8 +121,8 @@ class Writer:
                 continue
             if step.deletes:
                 self._delete(connection, step.deletes)
-            for names, ops in step.puts.items():
-                self._put(connection, names, ops)
+            for ops in step.puts:
+                self._put(connection, ops[0].names, ops)
         # Behind the first statement that touched the table, so that nobody can alter it before this transaction ends.
         if signature_of(connection, self.table.oid) != self.table.signature:
             raise Outdated
