@@ -78,11 +78,12 @@ def answer_lines(name: str, record: SignalRecord, pid: int | None, before: Pause
     """What became of a signal that was not refused, so far."""
     said = {PAUSE: _paused, RESUME: _resumed}.get(record.kind, _other)(record, pid)
     lines = [f"{style.bold(printable(name))}: {printable(said)}"]
-    if record.kind == PAUSE and before is not None:
+    ended = record.kind == PAUSE and record.why is not None
+    if record.kind == PAUSE and before is not None and not ended:
         lines = [f"{style.bold(printable(name))}: was paused already, {pause_line(before, now)}"]
     elif record.kind == RESUME and before is None:
         lines = [f"{style.bold(printable(name))}: was not paused"]
-    hints = [(f"pipe resume {shlex.quote(name)}", "goes on")] if record.kind == PAUSE else []
+    hints = [(f"pipe resume {shlex.quote(name)}", "goes on")] if record.kind == PAUSE and not ended else []
     if pid is not None and record.outcome is None:
         hints.append((f"pipe signal {shlex.quote(name)}", "whether it was taken"))
     return [*lines, *hint_lines(hints, style)] if hints else lines
@@ -91,6 +92,8 @@ def answer_lines(name: str, record: SignalRecord, pid: int | None, before: Pause
 def _paused(record: SignalRecord, pid: int | None) -> str:
     if pid is None:
         return "paused; no run is alive: the next one waits until it is resumed"
+    if record.why is not None:
+        return f"not paused: {record.why}"
     if record.outcome is not None:
         return "paused; everything that was read is committed"
     if record.taken_at is not None:

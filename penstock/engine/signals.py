@@ -33,6 +33,9 @@ TICK = 1.0
 SETTLING = 0.1
 """The same while somebody waits for the answer to a pause, or a drained source for its last signal."""
 
+RESUMED = "it was resumed meanwhile"
+"""Why a pause that was accepted is none."""
+
 
 @dataclass(slots=True)
 class Signals:
@@ -72,8 +75,10 @@ class Signals:
         """Until cancelled."""
         while True:
             await self._rest()
-            with suppress(Transient):  # the commits wait for the same store, and report it
+            try:
                 await self.look()
+            except Transient:  # the commits wait for the same store, and report it
+                await self.options.clock.sleep(TICK)
 
     async def _rest(self) -> None:
         """Until the next look, or until what was waited for has happened."""
@@ -100,9 +105,12 @@ class Signals:
 
     async def end(self) -> None:
         """Everything that was read is committed: a pause that nobody has answered yet is answered."""
+        if not self._pauses:
+            return
         with suppress(Transient):  # the next run answers it
+            why = None if await self.box.paused() else RESUMED
             for identity in sorted(self._pauses):
-                await self.box.decide(self.epoch, identity, "accepted")
+                await self.box.decide(self.epoch, identity, "accepted", why)
 
     async def close(self) -> None:
         """Let go of the signal that is being taken: it waits for the next run."""
@@ -123,6 +131,7 @@ class Signals:
                 self._calling, self._taken = None, True
             free = self._calling is None  # asked before the store: what it says to wait is not being taken then
             inbox = await self.box.inbox()
+            self._pauses &= {signal.id for signal in inbox.waiting}  # the answer to one may have been stored, and the reply lost
             await self._follow(inbox.pause)
             for signal in inbox.waiting:
                 if signal.kind in (PAUSE, RESUME):
@@ -155,13 +164,13 @@ class Signals:
         self.options.log(Incident("warning", "run.paused", f"{name}: {text}: {reads}{what}", f"pipe resume {name}"))
 
     async def _answer(self, signal: SignalRecord) -> None:
-        """A pause is answered when everything that was read is committed; with a resume at once."""
+        """A pause is answered when everything that was read is committed; with a resume at once, and then it says so."""
         if signal.kind == PAUSE and self.flow.paused and self.flow.batches:
             if signal.id not in self._pauses:
                 await self.box.take(self.epoch, signal.id)
                 self._pauses.add(signal.id)
             return
-        await self._decide(signal, "accepted")
+        await self._decide(signal, "accepted", RESUMED if signal.kind == PAUSE and not self.flow.paused else None)
         self._pauses.discard(signal.id)
 
     def _unknown(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_parts import (
@@ -30,11 +31,14 @@ from engine_signal_parts import quick_looks as quick_looks
 from waiting import until_async
 
 from penstock.config.model import Batching, Pipeline
+from penstock.engine.flow import Flow
 from penstock.engine.run import Run, RunOptions
+from penstock.engine.signals import Signals
 from penstock.engine.upkeep import REPORT_AFTER
 from penstock.errors import Transient
 from penstock.ledger import Counts
 from penstock.observe.log import Incident
+from penstock.state.records import Inbox, Pause
 from penstock.testing.clock import FakeClock
 
 
@@ -176,7 +180,56 @@ async def test_paused_and_resumed_between_two_looks_both_are_answered(pipeline: 
     async with signals_of(pipeline, create=True) as box:
         ids = [await box.pause("ann@here"), await box.resume("ann@here"), await box.pause("bob@there"), await box.resume("b")]
         assert (await run_once(pipeline)).counts == delivered(4)
-        assert [(await outcome(box, identity)).outcome for identity in ids] == ["accepted"] * 4
+        found = [await outcome(box, identity) for identity in ids]
+        ended = "it was resumed meanwhile"
+        assert [(one.outcome, one.why) for one in found] == [("accepted", ended), ("accepted", None)] * 2
+
+
+async def test_a_pause_that_is_resumed_before_it_is_answered_says_so(tmp_path: Path, feed: Feed, shelf: Shelf) -> None:
+    gate = Gate()
+    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), steps=[step("gate", gate, batched=True)])
+    async with running(pipeline) as run, signals_of(pipeline) as box:
+        await eventually(lambda: gate.waiting and run.status.in_flight_events == 4)
+        pause = await box.pause("ann@here")
+        await eventually(lambda: run.status.paused)
+        await outcome(box, await box.resume("bob@there"))
+        answer = await outcome(box, pause)
+        assert (answer.outcome, answer.why) == ("accepted", "it was resumed meanwhile")
+        gate.open.set()
+        await eventually(lambda: len(shelf.ids) == 4)
+
+
+class LostBox:
+    """Signals in a state store that is lost, once a pause was taken; or that stored the answer to it, and lost the reply."""
+
+    def __init__(self, error: Transient | None) -> None:
+        self.error = error
+        self.looks = 0
+
+    async def inbox(self) -> Inbox:
+        await asyncio.sleep(0)
+        self.looks += 1
+        if self.error is not None:
+            raise self.error
+        return Inbox(Pause(0.0, "ann@here", None), [])
+
+
+@pytest.mark.parametrize("error", [Transient("postgres.unreachable", "refused"), None])
+async def test_a_pause_whose_answer_is_lost_is_looked_after_no_more_than_once_a_tick(
+    pipeline: Pipeline, error: Transient | None
+) -> None:
+    run, box = Run(pipeline, RunOptions(clock=FakeClock())), LostBox(error)
+    flow = Flow(pipeline.limits, run.status)
+    flow.pause()
+    lost: Any = box  # what a look asks of one
+    source: Any = None  # nothing is asked of it
+    signals = Signals(source, lost, 1, flow, run.options, lambda: None, _pauses={7})
+    task = asyncio.create_task(signals.run())
+    for _ in range(200):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert box.looks == 1
 
 
 async def test_a_source_that_fails_as_it_is_paused_is_not_waited_for(pipeline: Pipeline, feed: Feed, shelf: Shelf) -> None:

@@ -81,6 +81,11 @@ def test_a_user_without_a_name_is_named_by_number(shop: Path, pipe: Pipe, monkey
     ("record", "pid", "said"),
     [
         (a_signal("pause", outcome="accepted"), 9, ["shop: paused; everything that was read is committed", RESUME_HINT]),
+        (
+            a_signal("pause", outcome="accepted", why="it was resumed meanwhile"),
+            9,
+            ["shop: not paused: it was resumed meanwhile"],
+        ),
         (a_signal("snapshot", "t", outcome="accepted"), 9, ["shop: signal 7, snapshot t: accepted"]),
         (a_signal("snapshot", "t"), None, ["shop: signal 7, snapshot t: no run is alive: it is taken up by the next"]),
         (
