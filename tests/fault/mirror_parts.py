@@ -97,7 +97,7 @@ def write_pipeline(project: Path, world: World) -> None:
         postgres: dict[str, Any] = {"dsn": target, "table": table, "truncate": '$event.type | endswith(".truncate")'}
         if key is not None:
             postgres |= {"key": key, "delete": '$event.type | endswith(".delete")'}
-        name = json.dumps("/" + table.replace('"', ""))
+        name = json.dumps("/" + table)
         sinks.append({"name": f"table-{number}", "when": f"$event.source | endswith({name})", "postgres": postgres})
     pipeline = {
         "pipeline": PIPELINE,
