@@ -22,6 +22,9 @@ _REFUSALS = re.compile(
     r"|no password supplied|certificate|does not support SSL|SSL error|not currently accepting connections|invalid sslmode",
     re.IGNORECASE,
 )
+_CUT = re.compile(r"SSL SYSCALL error|SSL error: unexpected eof|connection reset|broken pipe", re.IGNORECASE)
+"""A handshake that was cut, as a proxy or a server does that goes away: nobody has refused anything, whatever libpq says of it,
+or of what it tried next."""
 
 
 def classify(error: psycopg.Error, what: str) -> ComponentError:
@@ -61,7 +64,7 @@ def _without_state(error: psycopg.Error, what: str) -> ComponentError:
     text = _text(error)
     if not isinstance(error, OperationalError | InterfaceError):
         return Fatal("postgres.failed", f"{what} was given what it cannot take: {text}")
-    if _REFUSALS.search(text):
+    if _REFUSALS.search(text) and not _CUT.search(text):
         return EnvironmentFault(
             "postgres.refused",
             f"{what} refuses the connection",

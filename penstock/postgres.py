@@ -119,6 +119,7 @@ class Session:
         self._first = tuple(first)
         self._deadline = deadline
         self._executor: ThreadPoolExecutor | None = None
+        self._leaving: Future[None] | None = None  # ends with the last connection of the executor before
         self._connection: psycopg.Connection[Any] | None = None
         self._current: _Call | None = None
         self._turn = threading.Lock()  # a call ends, or is cut off, never both
@@ -129,20 +130,19 @@ class Session:
         return self._connection is not None and not self._connection.closed
 
     async def open(self) -> None:
-        """Connect.
+        """Connect. Where the caller is cancelled, nothing stays open: the connection that is being made is closed in its thread.
 
         :raises MissingExtra: psycopg is not installed.
         :raises Transient: the server is not there; nothing is left open, so the call may be repeated.
         :raises EnvironmentFault: `postgres.refused`, `postgres.invalid_dsn`.
         """
         if self._executor is None:
+            await self._left()
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="postgres session")
         try:
             await self._call(self._connect)
         except BaseException:
-            if self._executor is not None:
-                self._executor.shutdown(wait=False)
-                self._executor = None
+            self._leave()
             raise
 
     async def reopen(self) -> None:
@@ -162,14 +162,24 @@ class Session:
             self._current.since = time.monotonic()
 
     async def close(self) -> None:
-        """Close the connection; harmless when not open. A call that is still under way is ended."""
-        executor, self._executor = self._executor, None
-        if executor is None:
-            return
+        """Close the connection; harmless when not open. A call that is still under way is ended. Where the caller is cancelled,
+        the connection is closed all the same, in its thread."""
+        self._leave()
         if self._current is not None:
             await asyncio.to_thread(self._cancel)
-        await asyncio.get_running_loop().run_in_executor(executor, self._disconnect)
-        executor.shutdown(wait=False)
+        await self._left()
+
+    def _leave(self) -> None:
+        """Let go of the thread: behind what it has under way it closes the connection."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            self._leaving = executor.submit(self._disconnect)
+            executor.shutdown(wait=False)
+
+    async def _left(self) -> None:
+        """Until the connection of a thread that was let go of is closed; a caller who is cancelled does not keep it open."""
+        if self._leaving is not None:
+            await asyncio.shield(asyncio.wrap_future(self._leaving))
 
     async def _call(self, work: Callable[[], T], *, hurried: bool = True) -> T:
         if self._executor is None:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -296,10 +295,10 @@ class Snapshots:
     async def _open_and_work(self) -> None:
         session = self._session()
         try:
-            await _whole(session.open())
+            await session.open()
             await self._work(session, exported=False)
         finally:
-            await _whole(session.close())
+            await session.close()
 
     async def _work(self, session: Session, *, exported: bool) -> None:
         worker = Worker(self._setup(), session, self.news.set)
@@ -313,16 +312,6 @@ class Snapshots:
     def _next(self, exported: bool) -> Table | None:
         waiting = (table for table in self._tables if not table.is_done and not table.taken and table.exported is exported)
         return next(waiting, None)
-
-
-async def _whole(action: Coroutine[Any, Any, None]) -> None:
-    """To its end, also where the caller is cancelled: a session that is half open or half closed would keep its connection."""
-    task = asyncio.ensure_future(action)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise
 
 
 def _lsn(snapshot: str) -> int:

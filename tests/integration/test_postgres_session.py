@@ -10,7 +10,8 @@ import pytest
 from server_parts import MakeDatabase, MakeProxy, StartPostgres
 
 from penstock.errors import ComponentError, EnvironmentFault, Fatal, Permanent, Transient
-from penstock.postgres import Session
+from penstock.postgres import Session, classify
+from penstock.testing.proxy import Proxy
 from penstock.testing.servers import Database
 
 
@@ -78,6 +79,21 @@ async def test_refused_connections_name_no_password(database: Database) -> None:
             await make_session(dsn).open()
         assert "hunter2" not in caught.value.render() + repr(caught.value.__cause__) + repr(caught.value.__context__)
         assert caught.value.code in ("postgres.refused", "postgres.invalid_dsn")
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("SSL error: unexpected eof while reading", "postgres.unreachable"),
+        ("SSL SYSCALL error: Connection reset by peer", "postgres.unreachable"),
+        ("SSL error: unexpected eof while reading; FATAL: no pg_hba.conf entry, no encryption", "postgres.unreachable"),
+        ("SSL error: certificate verify failed", "postgres.refused"),
+        ("server does not support SSL, but SSL was required", "postgres.refused"),
+    ],
+)
+def test_a_handshake_that_is_cut_is_no_refusal(said: str, code: str) -> None:
+    error = classify(psycopg.OperationalError(f"connection failed: {said}"), "the test's database")
+    assert (error.code, isinstance(error, Transient)) == (code, code == "postgres.unreachable")
 
 
 async def test_a_server_that_is_not_there_is_transient() -> None:
@@ -235,6 +251,61 @@ def _until_sleeping(database: Database) -> None:
         sql = b"SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
         while connection.execute(sql).fetchone() == (0,):
             pass
+
+
+async def until_nobody_is_there(database: Database) -> None:
+    """Until no connection of a session is open at the server."""
+    sql = b"SELECT count(*) FROM pg_stat_activity WHERE application_name = 'penstock:test/session'"
+    async with asyncio.timeout(10):
+        async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as connection:
+            while await (await connection.execute(sql)).fetchone() != (0,):
+                await asyncio.sleep(0.02)
+
+
+async def test_opening_whose_caller_was_cancelled_leaves_no_connection(database: Database, make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(database.server.port)
+    session = make_session(database.dsn_through(proxy.port))
+    proxy.stall()
+    opening = asyncio.ensure_future(session.open())
+    await asyncio.to_thread(_until_connected, proxy)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    proxy.forward()
+    await session.close()
+    assert not session.is_open
+    await until_nobody_is_there(database)
+
+    await session.open()
+    assert await session.run(lambda connection: connection.execute(b"SELECT 1").fetchone()) == (1,)
+    await session.close()
+
+
+def _until_connected(proxy: Proxy) -> None:
+    while not proxy.connections:
+        pass
+
+
+async def test_closing_whose_caller_was_cancelled_closes_the_connection(database: Database) -> None:
+    session = make_session(database.dsn)
+    await session.open()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(connection: psycopg.Connection[object]) -> psycopg.Connection[object]:
+        begun.set()
+        go_on.wait()
+        return connection
+
+    call = asyncio.ensure_future(session.run(work))
+    await asyncio.to_thread(begun.wait)
+    closing = asyncio.ensure_future(session.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    go_on.set()
+    connection = await call
+    async with asyncio.timeout(10):
+        while not connection.closed:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_restarted_server_is_found_again_by_reopen(start_postgres: StartPostgres, make_database: MakeDatabase) -> None:
