@@ -24,9 +24,12 @@ _OF_VALUES: Mapping[frozenset[type], str] = {
 }
 
 
+_SYSTEM_COLUMNS = frozenset(("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"))
+
+
 def is_column(name: str) -> bool:
-    """Whether data may name a column so: letters, digits and underscores (Invariant 12)."""
-    return name.isidentifier() and len(name.encode()) <= LONGEST_NAME
+    """Whether data may name a column so: letters, digits and underscores (Invariant 12), and no column that every table has."""
+    return name.isidentifier() and name not in _SYSTEM_COLUMNS and len(name.encode()) <= LONGEST_NAME
 
 
 def types_of_values(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -50,7 +53,7 @@ def types_of_schema(schema: Any, where: str, columns: Iterable[str] | None, key:
     properties: Mapping[str, Any] = found if isinstance(found, dict) else {}
     names = list(properties if columns is None else columns)
     missing = [name for name in (*names, *key) if name not in properties]
-    strange = [name for name in properties if not is_column(name)] if columns is None else []
+    strange = [name for name in names if not is_column(name) and (columns is None or name in _SYSTEM_COLUMNS)]
     if missing or not names:
         what = f"no property {missing[0]}" if missing else "no properties"
         raise EnvironmentFault("sink.schema", f"the schema {where} has {what}", help="add it there, or make the table yourself")

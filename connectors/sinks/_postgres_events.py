@@ -205,6 +205,8 @@ def unfit_for_columns(content: Mapping[str, Any], key: Sequence[str]) -> str | N
     if not content:
         return "it is an empty object"
     if not all(map(is_column, content)):
-        return "a column is named by letters, digits and underscores, 63 bytes at most"
+        return (
+            "a column is named by letters, digits and underscores, 63 bytes at most, and not as PostgreSQL's own (xmin, ctid, …)"
+        )
     missing = [name for name in key if content.get(name) is None]
     return f"it has no {', '.join(missing)}, the table's key" if missing else None

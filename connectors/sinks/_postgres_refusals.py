@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from connectors.sinks._postgres_plan import OnConflict
 from connectors.sinks._postgres_rows import Op, unwritable
 from connectors.sinks._postgres_table import Table
 from connectors.sinks._postgres_values import Unfit
-from penstock.errors import Permanent
+from penstock.errors import EnvironmentFault, Permanent
 from penstock.postgres import driver
 
 if TYPE_CHECKING:
@@ -26,6 +25,10 @@ _CLASSES = frozenset(("21", "22", "23", "44", "54", "P0"))
 
 _OUTDATED = frozenset(("42P01", "42703", "42804", "42P10", "428C9", "0A000"))
 """No such table or column, other types, no unique index: somebody has altered the table."""
+
+_EXHAUSTED = "2200H"
+_KEY = re.compile(r"\(([^()]*)\)=\(")
+"""A detail's `Key (id)=(1)`, in any language."""
 
 _REFUSED_TRUNCATION = frozenset(("0A000", "42501"))
 _POLICY = "42501"
@@ -82,6 +85,12 @@ def blaming(ops: Sequence[Op], *, secured: bool = False) -> Iterator[None]:
     except psycopg.Error as error:
         if _is_truncation(ops) and error.sqlstate in _REFUSED_TRUNCATION:
             raise Refused(ops[0], error) from error
+        if error.sqlstate == _EXHAUSTED:
+            raise EnvironmentFault(
+                "sink.sequence_exhausted",
+                " ".join((error.diag.message_primary or str(error)).split()),
+                help="give its column a larger type and the sequence a higher limit: ALTER SEQUENCE … AS bigint NO MAXVALUE",
+            ) from error
         if error.sqlstate in _OUTDATED:
             raise Outdated from error
         if not (_is_refusal(error) or (secured and error.sqlstate == _POLICY)):
@@ -112,9 +121,10 @@ def divided(piece: Sequence[Op], refused: Refused) -> list[Sequence[Op]]:
     return [piece[:middle], piece[middle:]]
 
 
-def reason(refused: Refused, op: Op, table: Table, on_conflict: OnConflict, column: str | None) -> Permanent:
+def reason(refused: Refused, op: Op, table: Table, key: Sequence[str], column: str | None) -> Permanent:
     """Why this operation, alone, is refused.
 
+    :param key: the columns whose conflicts `on_conflict` decides; empty where it does not.
     :param column: whose value it was, where that is known.
     """
     error = refused.error
@@ -135,8 +145,13 @@ def reason(refused: Refused, op: Op, table: Table, on_conflict: OnConflict, colu
         "sink.conflict" if unique else "sink.value" if state[:2] == "22" else "sink.constraint",
         f"table {table.name} refuses the row: {said}{place}",
         why=_why(error),
-        help="on_conflict: update or ignore would take it" if unique and on_conflict == "error" else diag.message_hint,
+        help="on_conflict: update or ignore would take it" if unique and key and _is_about(error, key) else diag.message_hint,
     )
+
+
+def _is_about(error: psycopg.Error, key: Sequence[str]) -> bool:
+    found = _KEY.search(error.diag.message_detail or "")
+    return found is not None and sorted(found[1].split(", ")) == sorted(key)
 
 
 def _why(error: psycopg.Error) -> str:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _TABLE = """
 SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text, pg_catalog.row_security_active(c.oid),
        EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
-               WHERE f.conrelid = c.oid AND f.confrelid = c.oid AND f.contype = 'f')
+               WHERE f.conrelid = c.oid AND f.confrelid = c.oid AND f.contype = 'f'),
+       ARRAY(SELECT r.rulename::pg_catalog.text FROM pg_catalog.pg_rewrite AS r
+             WHERE r.ev_class = c.oid AND r.ev_type <> '1' ORDER BY r.rulename)
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s
 """
@@ -54,11 +56,29 @@ FROM pg_catalog.pg_class AS c WHERE c.oid = %s::pg_catalog.oid
 _UNIQUE = """
 SELECT i.indimmediate, c.conname::pg_catalog.text, coalesce(c.contype = 'p', false)
 FROM pg_catalog.pg_index AS i LEFT JOIN pg_catalog.pg_constraint AS c ON c.conindid = i.indexrelid AND c.contype IN ('p', 'u')
-WHERE i.indrelid = %s::pg_catalog.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND ARRAY(
+WHERE i.indrelid = %s::pg_catalog.oid AND i.indisunique AND i.indisvalid AND NOT i.indisexclusion
+    AND i.indpred IS NULL AND i.indexprs IS NULL AND ARRAY(
     SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(number, place)
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
     WHERE k.place <= i.indnkeyatts ORDER BY a.attname::pg_catalog.text COLLATE pg_catalog."C") = %s::pg_catalog.text[]
 """
+"""A constraint WITHOUT OVERLAPS is an exclusion constraint, which ON CONFLICT can only ignore."""
+
+_EQUALS = """
+SELECT a.attname::pg_catalog.text, n.nspname::pg_catalog.text, o.oprname::pg_catalog.text
+FROM pg_catalog.pg_index AS i
+     CROSS JOIN ROWS FROM (pg_catalog.unnest(i.indkey), pg_catalog.unnest(i.indclass)) AS k(number, class)
+     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+     JOIN pg_catalog.pg_opclass AS c ON c.oid = k.class
+     JOIN pg_catalog.pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+     JOIN pg_catalog.pg_amop AS p ON p.amopfamily = c.opcfamily AND p.amopstrategy = 3
+          AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
+     JOIN pg_catalog.pg_operator AS o ON o.oid = p.amopopr
+     JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+WHERE i.indrelid = %s::pg_catalog.oid AND i.indisunique AND i.indisvalid ORDER BY i.indisprimary, i.indexrelid
+"""
+"""The operators by which unique indexes compare columns, the primary key's last: they need not be in `pg_catalog`."""
+
 _TABLES = ("r", "p")
 _ONE_TEXT = frozenset((16, 20, 21, 23, 26))
 """OIDs of key types whose equal values have, converted, equal texts: bool and integers from numbers, text of most collations."""
@@ -75,6 +95,7 @@ class Table:
     :ivar dependent: rows refer to rows of the same table.
     :ivar collated: columns whose equal texts may differ.
     :ivar partitioned: rows lie in other tables.
+    :ivar equals: by column, the operator that compares it in a unique index, as SQL names it.
     """
 
     name: TableName
@@ -86,6 +107,7 @@ class Table:
     dependent: bool
     collated: frozenset[str]
     partitioned: bool
+    equals: Mapping[str, str]
 
     @property
     def sql(self) -> str:
@@ -108,15 +130,22 @@ class Table:
 def load(connection: psycopg.Connection[Any], name: TableName) -> Table | None:
     """The table, or None where there is none.
 
-    :raises EnvironmentFault: `sink.missing_table`: it is a view, or something else that is no table.
+    :raises EnvironmentFault: `sink.missing_table`: it is a view, or something else that is no table; `sink.rules`.
     """
     found = connection.execute(_TABLE, name).fetchone()
     if found is None:
         return None
-    oid, kind, row_security, dependent = found
+    oid, kind, row_security, dependent, rules = found
     if kind not in _TABLES:
         raise EnvironmentFault(
             "sink.missing_table", f"{name} is no table, so that no rows can be put into it", help="name a table"
+        )
+    if rules:
+        raise EnvironmentFault(
+            "sink.rules",
+            f"table {name} has the rule {rules[0]}",
+            why="ON CONFLICT cannot be used with rules, and COPY passes them by",
+            help=f"make a trigger of it, and DROP RULE {quoted(rules[0])} ON {quoted(*name)}",
         )
     signature = signature_of(connection, oid)
     rows = connection.execute(_COLUMNS, (oid,)).fetchall()
@@ -124,7 +153,14 @@ def load(connection: psycopg.Connection[Any], name: TableName) -> Table | None:
     columns = {row[0]: _column(row, types) for row in rows if not row[7]}
     generated = frozenset(row[0] for row in rows if row[7])
     collated = frozenset(row[0] for row in rows if not row[8])
-    return Table(name, oid, signature, columns, generated, row_security, dependent, collated, kind == "p")
+    return Table(
+        name, oid, signature, columns, generated, row_security, dependent, collated, kind == "p", _equals(connection, oid)
+    )
+
+
+def _equals(connection: psycopg.Connection[Any], oid: int) -> dict[str, str]:
+    found = connection.execute(_EQUALS, (oid,)).fetchall()
+    return {column: f"OPERATOR({quoted(schema)}.{name})" for column, schema, name in found}
 
 
 def signature_of(connection: psycopg.Connection[Any], oid: int) -> str:

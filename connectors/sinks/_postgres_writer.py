@@ -50,7 +50,8 @@ class Writer:
         try:
             self._at_once(connection, ops, then)
         except Refused:
-            refused = self._one_by_one(connection, ops, then, deferred=True)
+            checked_within = any(op.kind == "truncate" for op in ops)
+            refused = None if checked_within else self._one_by_one(connection, ops, then, deferred=True)
             return self._one_by_one(connection, ops, then, deferred=False) or {} if refused is None else refused
         return {}
 
@@ -109,15 +110,14 @@ class Writer:
                 if _is_refused(connection, f"SELECT $1::pg_catalog.text::{self.table.columns[name].type}", value):
                     column = name
                     break
-        return reason(refused, op, self.table, self._on_conflict, column)
+        return reason(refused, op, self.table, self._key if self._on_conflict == "error" else (), column)
 
     # ---- statements
 
     def _run(self, connection: psycopg.Connection[Any], steps: Sequence[Step]) -> None:
         for step in steps:
             if isinstance(step, Truncation):
-                with self._blaming([step.op]):
-                    connection.execute(f"TRUNCATE {self.table.sql}".encode())
+                self._truncate(connection, step.op)
                 continue
             if step.deletes:
                 self._delete(connection, step.deletes)
@@ -148,14 +148,25 @@ class Writer:
         action = f"DO UPDATE SET {update}" if update and self._on_conflict == "update" else "DO NOTHING"
         return f" ON CONFLICT ({quoted_list(self._key)}) {action}"
 
+    def _truncate(self, connection: psycopg.Connection[Any], op: Op) -> None:
+        _check_deferred(connection)  # a table with checks to come is not truncated
+        with self._blaming([op]):
+            connection.execute(f"TRUNCATE {self.table.sql}".encode())
+        connection.execute(b"SET CONSTRAINTS ALL DEFERRED")
+
     def _delete(self, connection: psycopg.Connection[Any], ops: Sequence[Op]) -> None:
         table, found = self.table.sql, [self.table.columns[name] for name in self._key]
         if len(found) == 1 and not found[0].cast:
-            statement = f"DELETE FROM {table} WHERE {quoted(*self._key)} = ANY ($1::{found[0].parameter})"  # noqa: S608 - as above
+            statement = f"DELETE FROM {table} WHERE {quoted(*self._key)} {self._equals(found[0])} ANY ($1::{found[0].parameter})"  # noqa: S608 - as above
         else:
-            same = " AND ".join(f"t.{quoted(column.name)} = k.c{place}{column.cast}" for place, column in enumerate(found))
+            same = " AND ".join(
+                f"t.{quoted(column.name)} {self._equals(column)} k.c{place}{column.cast}" for place, column in enumerate(found)
+            )
             statement = f"DELETE FROM {table} AS t USING {_unnest(found)} WHERE {same}"  # noqa: S608 - as above
         self._execute(connection, statement, ops)
+
+    def _equals(self, column: Column) -> str:
+        return self.table.equals.get(column.name, "OPERATOR(pg_catalog.=)")
 
     def _execute(self, connection: psycopg.Connection[Any], statement: str, ops: Sequence[Op]) -> None:
         """A statement whose parameters are arrays, one a column."""

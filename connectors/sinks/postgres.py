@@ -72,7 +72,7 @@ class PostgresSink:
 
         :raises Transient: the server is not there.
         :raises EnvironmentFault: `sink.missing_table`, `sink.unknown_column`, `sink.generated_column`, `sink.no_unique_key`,
-            `sink.no_grant`, `postgres.refused` or `state.newer`.
+            `sink.rules`, `sink.no_grant`, `postgres.refused` or `state.newer`.
         """
         await self._session.open()
         try:

@@ -56,6 +56,18 @@ async def fault(bench: Bench, **config: Any) -> EnvironmentFault:
             'DROP CONSTRAINT "orders_id_key", ADD UNIQUE ("id")',
         ),
         (
+            "CREATE TABLE orders (id int PRIMARY KEY); CREATE RULE also AS ON INSERT TO orders DO ALSO NOTIFY x",
+            {"key": ["id"]},
+            "sink.rules",
+            'DROP RULE "also" ON "public"."orders"',
+        ),
+        (
+            "CREATE TABLE orders (id int4range, at daterange, PRIMARY KEY (id, at WITHOUT OVERLAPS))",
+            {"key": ["id", "at"]},
+            "sink.no_unique_key",
+            "CREATE UNIQUE INDEX",
+        ),
+        (
             "CREATE TABLE orders (id int PRIMARY KEY, n int GENERATED ALWAYS AS (id) STORED)",
             {"columns": {"n": ".n"}},
             "sink.generated_column",
