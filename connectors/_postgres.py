@@ -102,9 +102,8 @@ def quoted(*names: str) -> str:
 
 
 def sql_name(schema: str, table: str) -> str:
-    """A table's name as one writes it: in quotes where it is not of lower case letters, digits and underscores."""
-    plain = _PLAIN.fullmatch(schema) and _PLAIN.fullmatch(table)
-    return f"{schema}.{table}" if plain else quoted(schema, table)
+    """A table's name as one writes it: in quotes what is not of lower case letters, digits and underscores."""
+    return ".".join(name if _PLAIN.fullmatch(name) else quoted(name) for name in (schema, table))
 
 
 def quoted_list(names: Iterable[str]) -> str:

@@ -212,7 +212,7 @@ def test_partitions_of_odd_names_are_told_apart() -> None:
         partition_of("1", "a", "b"),
         partition_of("1", "a", "b", 2),
     }
-    assert names == {'snapshot:1:"a.b"."c"', 'snapshot:1:"a"."b.c"', "snapshot:1:a.b", "snapshot:1:a.b#2"}
+    assert names == {'snapshot:1:"a.b".c', 'snapshot:1:a."b.c"', "snapshot:1:a.b", "snapshot:1:a.b#2"}
 
 
 def test_orders_of_the_change_stream_are_no_positions_of_snapshots() -> None:
