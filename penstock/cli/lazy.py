@@ -72,16 +72,37 @@ class GlobalOption(click.Option):
         super().__init__(names, expose_value=False, callback=_remember, **more)
 
 
+class Text(click.types.StringParamType):
+    """Free text. Bytes that are not UTF-8, which an argument gives as lone surrogates, no store, pipe or terminal would take.
+
+    A name of a file may have them: it is no free text.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(super().convert(value, param, ctx))
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text!r} is not UTF-8", param, ctx)
+        return text
+
+
+TEXT = Text()
+
+
 class ReaderGone(Exception):
     """Whoever read our output has seen enough: `pipe dlq ls | head -1`."""
 
 
 class Verb(click.Command):
-    """A verb: takes the global options too, and lists them apart."""
+    """A verb: takes the global options too, and lists them apart. Its options of no other type are free text."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.params.extend(global_options())
+        for parameter in self.params:
+            if isinstance(parameter, click.Option) and parameter.type is click.STRING:
+                parameter.type = TEXT
 
     def invoke(self, ctx: click.Context) -> Any:
         """:raises ReaderGone: in the place of `BrokenPipeError`, which click would make an exit status of 1."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import click
 
 from penstock.cli import complete
-from penstock.cli.lazy import Settings, Verb, pass_settings
+from penstock.cli.lazy import TEXT, Settings, Verb, pass_settings
 from penstock.cli.project import find_stores
 from penstock.cli.signal_lines import answer_lines, signal_document, signal_lines
 from penstock.cli.stores import StoreRef, if_it_ran, telling
@@ -60,8 +60,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     with 1.""",
 )
 @click.argument("pipeline", shell_complete=complete.pipelines)
-@click.argument("kind", required=False)
-@click.argument("arguments", nargs=-1, metavar="[ARGUMENT…]")
+@click.argument("kind", required=False, type=TEXT)
+@click.argument("arguments", nargs=-1, type=TEXT, metavar="[ARGUMENT…]")
 @no_wait
 @as_json
 @pass_settings

@@ -66,6 +66,26 @@ def test_what_nobody_takes_is_refused_at_once_where_no_run_could_do_it(shop: Pat
     assert pipe("signal", "shop")[2] == "shop: nothing was asked of it\n"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("pause", "shop", "--why", "\udcff"),
+        ("signal", "shop", "\udcff"),
+        ("signal", "shop", "snapshot", "\udcff"),
+        ("dlq", "ls", "--code", "\udcff"),
+        ("checkpoint", "reset", "shop", "--partition", "\udcff"),
+        ("run", "--once", "--set", "\udcff=1", "shop"),
+    ],
+)
+def test_text_that_is_not_utf8_is_a_usage_error(shop: Path, pipe: Pipe, line: tuple[str, ...]) -> None:
+    status, out, err = pipe(*line)
+    assert (status, out) == (2, "")
+    assert "error[usage.invalid]: Invalid value for" in err
+    assert "\\udcff" in err
+    assert "is not UTF-8" in err
+    assert not (shop / ".penstock").exists()
+
+
 def test_a_user_without_a_name_is_named_by_number(shop: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody() -> str:
         raise OSError("No username set in the environment")
