@@ -30,7 +30,7 @@ from engine_signal_parts import outcome, running, signals_of
 from engine_signal_parts import quick_looks as quick_looks
 from waiting import until_async
 
-from penstock.config.model import Batching, Pipeline
+from penstock.config.model import Batching, Limits, Pipeline
 from penstock.engine.flow import Flow
 from penstock.engine.run import Run, RunOptions
 from penstock.engine.signals import Signals
@@ -151,7 +151,8 @@ async def test_run_once_while_paused_ends_by_itself_and_says_why(pipeline: Pipel
 async def test_run_once_that_is_paused_on_its_way_commits_what_it_read_and_ends(tmp_path: Path, feed: Feed, shelf: Shelf) -> None:
     gate = Gate()
     feed.add(*({"n": n} for n in range(4, 5000)))
-    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), steps=[step("gate", gate, batched=True)])
+    bounds = Limits(in_flight_events=1000)  # not all of it is read before the pause is seen
+    pipeline = make_pipeline(tmp_path, feed, sink("shelf", shelf), steps=[step("gate", gate, batched=True)], limits=bounds)
     run = Run(pipeline, RunOptions(once=True))
     task = asyncio.create_task(run.execute())
     await until_async(lambda: gate.waiting, task)
