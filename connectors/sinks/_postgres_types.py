@@ -48,6 +48,22 @@ FROM pg_catalog.pg_type AS t
 
 _MICROSECONDS = 6
 _FULL_PRECISION = 0xFFFF
+_ALL_FIELDS = 0x7FFF
+_YEAR, _MONTH, _DAY, _HOUR, _MINUTE = 1 << 2, 1 << 1, 1 << 3, 1 << 10, 1 << 11
+_SMALLEST_FIELDS: Mapping[int, int] = MappingProxyType(
+    {
+        _YEAR: 1,
+        _MONTH: 2,
+        _YEAR | _MONTH: 2,
+        _DAY: 3,
+        _HOUR: 4,
+        _DAY | _HOUR: 4,
+        _MINUTE: 5,
+        _HOUR | _MINUTE: 5,
+        _DAY | _HOUR | _MINUTE: 5,
+    }
+)
+"""By the fields of an interval's modifier (`INTERVAL_MASK` of the server's timestamp.h): the smallest, see `times.interval`."""
 _ANY_JSON: Converters = MappingProxyType(dict.fromkeys((str, int, float, bool, dict, list, tuple), values.json))
 _TEXT: Converters = MappingProxyType({**_ANY_JSON, str: None})
 _AS_TEXT: Converters = MappingProxyType({str: None})
@@ -93,6 +109,8 @@ _WITH_DATE = frozenset((1114, 1184))
 _BPCHAR, _VARCHAR, _INTERVAL, _NUMERIC = 1042, 1043, 1186, 1700
 _BIT, _VARBIT = 1560, 1562
 _JSON_TYPES = frozenset((114, 3802))
+_READ_BY_SERVER = frozenset((17, 114, 3802))
+"""Types whose text in an array's text is PostgreSQL's: no Base64, no text that would become JSON."""
 
 
 def converters(oid: int, modifier: int, types: Mapping[int, PgType]) -> Converters:
@@ -116,7 +134,8 @@ def converters(oid: int, modifier: int, types: Mapping[int, PgType]) -> Converte
         return _numeric(modifier)
     if oid == _INTERVAL:
         precision = _FULL_PRECISION if modifier < 0 else modifier & _FULL_PRECISION
-        return {str: times.interval(min(precision, _MICROSECONDS))}
+        smallest = _SMALLEST_FIELDS.get(modifier >> 16 & _ALL_FIELDS, 0) if modifier >= 0 else 0
+        return {str: times.interval(min(precision, _MICROSECONDS), smallest)}
     return _defined(types.get(oid), modifier, types)
 
 
@@ -127,11 +146,16 @@ def _defined(found: PgType | None, modifier: int, types: Mapping[int, PgType]) -
         return converters(found.base, found.modifier, types)
     if found.element:
         element = types.get(found.element)
+        base = _base(found.element, types)
         delimiter = element.delimiter if element else found.delimiter
-        write = values.array(
-            converters(found.element, modifier, types), delimiter, nested=_base(found.element, types) not in _JSON_TYPES
-        )
-        return {list: write, tuple: lambda value: write(list(value)), str: None}
+        elements = converters(found.element, modifier, types)
+        write = values.array(elements, delimiter, nested=base not in _JSON_TYPES)
+        check = None if base in _READ_BY_SERVER else elements.get(str)
+        return {
+            list: write,
+            tuple: lambda value: write(list(value)),
+            str: values.array_of_text(check, delimiter) if check else None,
+        }
     if found.name == "hstore" and found.kind == "b":
         return {dict: values.hstore, str: None}
     return _TEXT if found.name == "citext" else _AS_TEXT

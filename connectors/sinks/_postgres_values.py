@@ -44,6 +44,8 @@ _UNSIGNED = re.compile(r"0|[1-9]\d{0,19}", re.ASCII)
 _BLANKS = " \t\n\v\f\r"
 _TRUE = frozenset(("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"))
 _FALSE = frozenset(("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"))
+_BACKSLASHED = re.compile(r"\\(.)", re.DOTALL)
+_BASED = re.compile(r"[ \t\n\v\f\r]*[+-]?0[xXoObB]", re.ASCII)
 _NAME_BYTES = 63
 _MOST_DIMENSIONS = 6
 
@@ -122,6 +124,8 @@ def scaled(scale: int) -> tuple[Convert, Convert, Convert]:
         try:
             number = Decimal(value.strip())
         except InvalidOperation:
+            if scale < 0 and _BASED.match(value):
+                raise Unfit(f"{value[:60]} is not written in decimal digits") from None
             return value  # the server says what is wrong with it
         if number.is_finite() and _places(number) > scale:
             raise Unfit(f"{str(shown)[:60]} has more digits than the {scale} that the column keeps", "round it before")
@@ -159,6 +163,8 @@ def double_from_integer(value: int) -> str:
 def double_from_text(value: str) -> str:
     if _SPECIAL.fullmatch(value):
         return value
+    if _BASED.match(value):
+        raise Unfit(f"{value[:60]} is not written in decimal digits")
     try:
         number = float(value)
         exact = Decimal(value.strip()) == Decimal(repr(number))
@@ -282,10 +288,30 @@ def array(element: Converters, delimiter: str, *, nested: bool) -> Convert:
         if value is None:
             return "NULL"
         if nested and isinstance(value, list | tuple):
+            if not value:
+                raise Unfit("an array holds no empty arrays")
             return write(list(value), dimensions - 1)
         return quote(convert(element, value))
 
     return write
+
+
+def array_of_text(check: Convert, delimiter: str) -> Convert:
+    """For PostgreSQL's text of an array: each element is checked, and the text goes in as it is."""
+    plain = rf'(?:[^{{}}"\\{re.escape(delimiter)}]|\\.)+'
+    elements = re.compile(rf'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>{plain})', re.DOTALL)
+
+    def whole(value: str) -> str:
+        for found in elements.finditer(value, value.find("{") + 1):
+            text = found["quoted"]
+            if text is None:
+                text = found["plain"].strip(_BLANKS)
+                if not text or text.upper() == "NULL":
+                    continue
+            check(_BACKSLASHED.sub(r"\1", text))
+        return value
+
+    return whole
 
 
 def convert(converters: Converters, value: Any) -> str:
