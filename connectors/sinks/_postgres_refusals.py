@@ -149,6 +149,17 @@ def reason(refused: Refused, op: Op, table: Table, key: Sequence[str], column: s
     )
 
 
+def is_of_a_statement(error: psycopg.Error) -> bool:
+    """Whether the code is that of a wrong statement or of one that is not supported."""
+    return (error.sqlstate or "")[:2] in ("42", "0A")
+
+
+def misread_value(column: str, error: psycopg.Error) -> Permanent:
+    """The event's error, where its value is a wrong name or program."""
+    said = " ".join((error.diag.message_primary or str(error)).split())
+    return Permanent("sink.value", f"column {column}: {said}", why=_why(error), help=error.diag.message_hint)
+
+
 def _is_about(error: psycopg.Error, key: Sequence[str]) -> bool:
     found = _KEY.search(error.diag.message_detail or "")
     return found is not None and sorted(found[1].split(", ")) == sorted(key)

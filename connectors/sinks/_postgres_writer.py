@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import quoted, quoted_list
 from connectors.sinks._postgres_plan import OnConflict, Step, Truncation, plan
-from connectors.sinks._postgres_refusals import Outdated, Refused, blaming, divided, reason
+from connectors.sinks._postgres_refusals import Outdated, Refused, blaming, divided, is_of_a_statement, misread_value, reason
 from connectors.sinks._postgres_rows import Column, Op, array_text, block
 from connectors.sinks._postgres_table import Table, overriding_of, signature_of
+from connectors.sinks._postgres_types import READ_AS_PROGRAMS
 from penstock.errors import ComponentError, Permanent
 
 if TYPE_CHECKING:
@@ -47,13 +48,37 @@ class Writer:
         :raises Outdated: the table was altered.
         :raises psycopg.Error: anything that is not an event's fault.
         """
+        from psycopg import Error
+
         try:
             self._at_once(connection, ops, then)
+        except (Outdated, Error) as error:
+            cause = error.__cause__ if isinstance(error, Outdated) else error
+            if not isinstance(cause, Error) or not is_of_a_statement(cause):
+                raise
+            misread = self._misread(connection, ops)
+            if not misread:
+                raise
+            return misread
         except Refused:
             checked_within = any(op.kind == "truncate" for op in ops)
             refused = None if checked_within else self._one_by_one(connection, ops, then, deferred=True)
             return self._one_by_one(connection, ops, then, deferred=False) or {} if refused is None else refused
         return {}
+
+    def _misread(self, connection: psycopg.Connection[Any], ops: Sequence[Op]) -> dict[int, ComponentError]:
+        """The events whose values their types read as names or programs, and refuse as wrong ones: `regclass`, `tsquery`,
+        `jsonpath`. The server gives such errors the codes of wrong statements, so each value is tried alone."""
+        refused: dict[int, ComponentError] = {}
+        with _transaction(connection):
+            for op in ops:
+                for name, value in zip(op.names, op.row, strict=True):
+                    column = self.table.columns[name]
+                    if column.oid in READ_AS_PROGRAMS and value is not None and op.event not in refused:
+                        error = _refusal(connection, f"SELECT $1::pg_catalog.text::{column.type}", value)
+                        if error is not None:
+                            refused[op.event] = misread_value(name, error)
+        return refused
 
     def _at_once(self, connection: psycopg.Connection[Any], ops: Sequence[Op], then: Callable[[], None]) -> None:
         with _transaction(connection):
@@ -107,7 +132,7 @@ class Writer:
         column = refused.column
         if column is None and refused.of_a_value:  # which the server did not say: ask for each
             for name, value in zip(op.names, op.row, strict=True):
-                if _is_refused(connection, f"SELECT $1::pg_catalog.text::{self.table.columns[name].type}", value):
+                if _refusal(connection, f"SELECT $1::pg_catalog.text::{self.table.columns[name].type}", value) is not None:
                     column = name
                     break
         return reason(refused, op, self.table, self._key if self._on_conflict == "error" else (), column)
@@ -196,17 +221,17 @@ def _unnest(columns: Sequence[Column]) -> str:
     return f"unnest({parameters}) AS k({', '.join(f'c{place}' for place in range(len(columns)))})"
 
 
-def _is_refused(connection: psycopg.Connection[Any], statement: str, value: str | None) -> bool:
-    from psycopg import DataError, IntegrityError, RawCursor
+def _refusal(connection: psycopg.Connection[Any], statement: str, value: str | None) -> psycopg.Error | None:
+    from psycopg import DataError, IntegrityError, NotSupportedError, ProgrammingError, RawCursor
 
     connection.execute(b"SAVEPOINT penstock_value")
     try:
         with RawCursor(connection) as cursor:
             cursor.execute(statement.encode(), [value], prepare=False)
-    except (DataError, IntegrityError):
+    except (DataError, IntegrityError, NotSupportedError, ProgrammingError) as error:
         connection.execute(b"ROLLBACK TO SAVEPOINT penstock_value")
-        return True
-    return False
+        return error
+    return None
 
 
 @contextmanager

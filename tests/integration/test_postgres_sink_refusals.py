@@ -202,3 +202,18 @@ async def test_rows_that_policies_refuse_are_named_and_the_others_go_in(bench: B
     finally:
         await bench.close()
         await bench.sql("DROP OWNED BY clerk CASCADE; DROP ROLE clerk")
+
+
+@pytest.mark.parametrize("key", [None, ["id"]])
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"), [("tsquery", "a", "a b"), ("jsonpath", "$.a", "$.["), ("regclass", "pg_class", "nosuch")]
+)
+async def test_a_wrong_query_path_or_name_is_its_events_fault(
+    bench: Bench, kind: str, good: str, bad: str, key: list[str] | None
+) -> None:
+    await bench.sql(f"CREATE TABLE orders (id int PRIMARY KEY, q {kind})")
+    sink = await bench.sink(key=key)
+    verdicts = await refused(sink, events({"id": 1, "q": good}, {"id": 2, "q": bad}))
+    assert {place: (code, message.startswith("column q: ")) for place, (code, message) in verdicts.items()} == {
+        1: ("sink.value", True)
+    }
