@@ -13,7 +13,8 @@
 | `hstore` | object, text |
 | arrays | (nested) list of what the elements take, PostgreSQL's text |
 | domains | as the type that they are made from |
-| all others (`uuid`, `interval`, enums, ranges, composites, …) | PostgreSQL's text |
+| `interval` | PostgreSQL's text; nothing smaller than the column keeps |
+| all others (`uuid`, enums, ranges, composites, …) | PostgreSQL's text, as PostgreSQL reads it |
 """
 
 from __future__ import annotations

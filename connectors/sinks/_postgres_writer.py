@@ -99,7 +99,7 @@ class Writer:
         with _transaction(connection):
             self._pieces(connection, ops, refused, deferred=deferred)
             if refused:
-                return refused
+                return refused if deferred else self._still_refused(connection, ops, refused)
             if deferred:
                 try:
                     _check_deferred(connection)
@@ -107,6 +107,20 @@ class Writer:
                     return None
             then()
             _commit(connection)
+        return refused
+
+    def _still_refused(
+        self, connection: psycopg.Connection[Any], ops: Sequence[Op], refused: dict[int, ComponentError]
+    ) -> dict[int, ComponentError]:
+        """Those that are refused behind all others, too: rows that refer to a later one are not to blame. Rows that only together
+        satisfy a deferred constraint stay with the bad ones."""
+        left = refused
+        while left:
+            again: dict[int, ComponentError] = {}
+            self._pieces(connection, [op for op in ops if op.event in left], again, deferred=False)
+            if len(again) == len(left):
+                return left
+            left = again
         return refused
 
     def _pieces(

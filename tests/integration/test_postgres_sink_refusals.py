@@ -217,3 +217,13 @@ async def test_a_wrong_query_path_or_name_is_its_events_fault(
     assert {place: (code, message.startswith("column q: ")) for place, (code, message) in verdicts.items()} == {
         1: ("sink.value", True)
     }
+
+
+async def test_a_row_that_refers_to_a_later_one_goes_in_though_another_is_refused(bench: Bench) -> None:
+    await bench.sql("CREATE TABLE orders (id int PRIMARY KEY, parent int REFERENCES orders DEFERRABLE INITIALLY DEFERRED)")
+    sink = await bench.sink(key=["id"])
+    found = events({"id": 1, "parent": 2}, {"id": 2, "parent": 4}, {"id": 3, "parent": 99}, {"id": 4, "parent": None})
+    verdicts = await refused(sink, found)
+    assert {place: code for place, (code, _) in verdicts.items()} == {2: "sink.constraint"}
+    await sink.write_and_commit([found[0], found[1], found[3]], commit(1))
+    assert await bench.sql("SELECT id FROM orders ORDER BY id") == [(1,), (2,), (4,)]
