@@ -22,7 +22,9 @@ class PostgresSinkConfig(PostgresFields):
         default=None, min_length=1, description="Columns that identify a row; without them rows are appended.", examples=[["id"]]
     )
     on_conflict: Literal["update", "ignore", "error"] = Field(
-        default="update", description="What a row does whose key is there already; `error` makes a dead letter of its event."
+        default="update",
+        description="What a row does whose key is there already; `error` makes a dead letter of its event. "
+        "An event for a row that is there already must still bring every NOT NULL column that has no default.",
     )
     columns: dict[str, DataField] | None = Field(
         default=None,
