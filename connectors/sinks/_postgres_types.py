@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from connectors.sinks import _postgres_arrays as arrays
 from connectors.sinks import _postgres_times as times
 from connectors.sinks import _postgres_values as values
 from connectors.sinks._postgres_values import Converters
@@ -154,12 +155,12 @@ def _defined(found: PgType | None, modifier: int, types: Mapping[int, PgType]) -
         base = _base(found.element, types)
         delimiter = element.delimiter if element else found.delimiter
         elements = converters(found.element, modifier, types)
-        write = values.array(elements, delimiter, nested=base not in _JSON_TYPES)
+        write = arrays.array(elements, delimiter, nested=base not in _JSON_TYPES)
         check = None if base in _READ_BY_SERVER else elements.get(str)
         return {
             list: write,
             tuple: lambda value: write(list(value)),
-            str: values.array_of_text(check, delimiter) if check else None,
+            str: arrays.array_of_text(check, delimiter) if check else None,
         }
     if found.name == "hstore" and found.kind == "b":
         return {dict: values.hstore, str: None}

@@ -4,7 +4,7 @@ A value is stored exactly or refused (Invariant 13). PostgreSQL itself would rou
 more digits than its column, drop the offset of a time put into a `timestamp`, the time of day put into a `date`, and what is too
 long for a `name` or `"char"`: such values are refused here. All other checks are the server's, which names the column.
 
-Source: PostgreSQL manual, "Data Types" (8.1 numeric, 8.3 character, 8.4 bytea, 8.5 dates, 8.15.6 arrays) and "hstore".
+Source: PostgreSQL manual, "Data Types" (8.1 numeric, 8.3 character, 8.4 bytea, 8.5 dates) and "hstore".
 """
 
 from __future__ import annotations
@@ -41,13 +41,11 @@ _OCTAL = re.compile(r"\\[0-3][0-7]{2}", re.ASCII)
 _SPECIAL = re.compile(r"\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE | re.ASCII)
 _INTEGER = re.compile(r"[ \t\n\v\f\r]*[+-]?\d+[ \t\n\v\f\r]*", re.ASCII)
 _UNSIGNED = re.compile(r"0|[1-9]\d{0,19}", re.ASCII)
-_BLANKS = " \t\n\v\f\r"
+BLANKS = " \t\n\v\f\r"
 _TRUE = frozenset(("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"))
 _FALSE = frozenset(("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"))
-_BACKSLASHED = re.compile(r"\\(.)", re.DOTALL)
 _BASED = re.compile(r"[ \t\n\v\f\r]*[+-]?0[xXoObB]", re.ASCII)
 _NAME_BYTES = 63
-_MOST_DIMENSIONS = 6
 
 
 # ---- numbers
@@ -73,7 +71,7 @@ def integer_text(value: str) -> str:
     try:
         if _INTEGER.fullmatch(value):
             return str(int(value))
-        return str(int(value.strip(_BLANKS), 0)) if value.isascii() else value
+        return str(int(value.strip(BLANKS), 0)) if value.isascii() else value
     except ValueError:
         return value  # the server says what is wrong with it
 
@@ -97,7 +95,7 @@ def unsigned(bits: int) -> tuple[Convert, Convert, Convert]:
 
 def boolean_text(value: str) -> str:
     """As `t` or `f`, for texts of keys are compared."""
-    word = value.strip(_BLANKS).lower()
+    word = value.strip(BLANKS).lower()
     if word in _TRUE:
         return "t"
     return "f" if word in _FALSE else value
@@ -270,48 +268,7 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-# ---- arrays
-
-
-def array(element: Converters, delimiter: str, *, nested: bool) -> Convert:
-    """What writes lists of values that `element` takes.
-
-    :param nested: lists in a list are further dimensions; without, they are values (of jsonb).
-    """
-
-    def write(value: list[Any], dimensions: int = _MOST_DIMENSIONS) -> str:
-        if not dimensions:
-            raise Unfit(f"an array has {_MOST_DIMENSIONS} dimensions at most")
-        return "{" + delimiter.join([item(one, dimensions) for one in value]) + "}"
-
-    def item(value: Any, dimensions: int) -> str:
-        if value is None:
-            return "NULL"
-        if nested and isinstance(value, list | tuple):
-            if not value:
-                raise Unfit("an array holds no empty arrays")
-            return write(list(value), dimensions - 1)
-        return quote(convert(element, value))
-
-    return write
-
-
-def array_of_text(check: Convert, delimiter: str) -> Convert:
-    """For PostgreSQL's text of an array: each element is checked, and the text goes in as it is."""
-    plain = rf'(?:[^{{}}"\\{re.escape(delimiter)}]|\\.)+'
-    elements = re.compile(rf'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>{plain})', re.DOTALL)
-
-    def whole(value: str) -> str:
-        for found in elements.finditer(value, value.find("{") + 1):
-            text = found["quoted"]
-            if text is None:
-                text = found["plain"].strip(_BLANKS)
-                if not text or text.upper() == "NULL":
-                    continue
-            check(_BACKSLASHED.sub(r"\1", text))
-        return value
-
-    return whole
+# ---- by class
 
 
 def convert(converters: Converters, value: Any) -> str:
