@@ -100,7 +100,7 @@ def _is_kept(value: str, found: re.Match[str], precision: int) -> bool:
     microseconds = next((size for names, size in _UNITS if re.fullmatch(names, unit)), None)
     if microseconds is None:
         return False
-    return (Fraction(f"0.{found['fraction']}") * microseconds * 10**precision / 10**6).denominator == 1
+    return bool((Fraction(f"0.{found['fraction']}") * microseconds * 10**precision / 10**6).denominator == 1)
 
 
 def _is_within(value: str, fields: int) -> bool:

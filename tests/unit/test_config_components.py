@@ -22,7 +22,9 @@ def test_every_built_in_component_keeps_the_contract_of_its_class() -> None:
             assert (cls.name, issubclass(cls.Config, ComponentConfig), undescribed, bool(cls.__doc__)) == (name, True, [], True)
 
 
-@pytest.mark.parametrize(("name", "help"), [("stdot", "did you mean 'stdout'?"), ("zebra", "one of drop, file, postgres, sqlite, stdout")])
+@pytest.mark.parametrize(
+    ("name", "help"), [("stdot", "did you mean 'stdout'?"), ("zebra", "one of drop, file, postgres, sqlite, stdout")]
+)
 def test_an_unknown_component_is_answered_with_the_nearest(name: str, help: str) -> None:
     with pytest.raises(UsageError) as caught:
         Catalog().find("sink", name)
