@@ -56,13 +56,14 @@ async def refused(source: PostgresCdcSource, known: dict[str, Position] | None =
 async def ended(
     source: PostgresCdcSource, known: dict[str, Position], meanwhile: Callable[[], Any]
 ) -> tuple[list[Batch], PenstockError]:
-    """What a run that follows gives, and what ends it, when `meanwhile` is done after its first batch."""
+    """What a run that follows gives, and what ends it, when `meanwhile` is done after its first batch of events."""
     given: list[Batch] = []
     await source.open(Resume(1, known))
     try:
         async with asyncio.timeout(SECONDS):
             batches = source.batches()
-            given.append(await anext(batches))
+            while not events_of(given):
+                given.append(await anext(batches))
             await meanwhile()
             with pytest.raises(PenstockError) as caught:
                 await take_all(batches, given)
