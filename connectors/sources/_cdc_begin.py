@@ -15,7 +15,6 @@ import msgspec
 from connectors._postgres import TableName, parse_table
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_history import DIVERGED, behind, check_history
-from connectors.sources._cdc_mask import Masks, masked_key
 from connectors.sources._cdc_positions import Start
 from connectors.sources._cdc_publication import check_columns, check_server, prepare_publication, refuse_standby
 from connectors.sources._cdc_slot import Slot, check_slot, creation, drop, in_the_way, made_later, missing, read_slot, waited_for
@@ -252,16 +251,16 @@ class Beginning:
 
 
 def refuse_keyless(layout: Layout, config: PostgresCdcConfig) -> None:
-    """:raises EnvironmentFault: `snapshot.no_key`, unless tables without a key may be read; `source.masked_key`."""
-    same = Masks(config.mask, config.mask_key).undistinguished(layout.key_names)
-    if same:
-        raise masked_key(layout.title, same)
+    """:raises EnvironmentFault: `snapshot.no_key`, unless tables without a key may be read."""
     if layout.key or config.snapshot.keyless != "fail":
         return
-    table = TableName(layout.schema, layout.name)
+    table, masked = TableName(layout.schema, layout.name), ", ".join(layout.masked)
+    mended = f"no mask for {masked}" if masked else f"ALTER TABLE {layout.relation.removeprefix('ONLY ')} ADD PRIMARY KEY (…)"
     raise EnvironmentFault(
         "snapshot.no_key",
-        f"no key tells the rows of {table} apart, so that a snapshot could not go on where it was interrupted",
-        help=f"ALTER TABLE {layout.relation.removeprefix('ONLY ')} ADD PRIMARY KEY (…); or "
-        "`snapshot: { keyless: at_least_once }`, which reads it in one go, and anew after a crash; or `keyless: skip`",
+        f"the key of {table} has masked columns ({masked}), so that where a snapshot stands could not be stored"
+        if masked
+        else f"no key tells the rows of {table} apart, so that a snapshot could not go on where it was interrupted",
+        help=f"{mended}; or `snapshot: {{ keyless: at_least_once }}`, which reads it in one go, and anew after a crash; or "
+        "`keyless: skip`",
     )

@@ -131,8 +131,9 @@ class SnapshotFields(ComponentConfig):
     )
     keyless: Literal["fail", "at_least_once", "skip"] = Field(
         "fail",
-        description="A table whose rows no key tells apart. `fail`: the run does not begin. `at_least_once`: it is read in one "
-        "go, and all over again after a crash or a lost connection. `skip`: its rows are left out, its changes are not.",
+        description="A table whose rows no key tells apart, or only one with masked columns. `fail`: the run does not begin. "
+        "`at_least_once`: it is read in one go, and all over again after a crash or a lost connection. `skip`: its rows are left "
+        "out, its changes are not.",
     )
 
 

@@ -1,5 +1,7 @@
 """By what rows of a table are told apart and cut into chunks: a unique index, and the SQL that follows its order.
 
+Bounds of chunks are stored: a key with a masked column is no key here (Invariant 9).
+
 Bounds are compared as the index does: with its operators and collations, wherever they are defined. Nothing of that may run what
 somebody else wrote with the rights of the pipeline's user. A value is cast to the type that a domain is of, for its CHECK may
 call any function of the domain's owner. An index is passed over where a domain stands inside of a type (an array of them, say),
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     import psycopg
 
 _KEYS = """
-SELECT i.indexrelid::int8, i.indisreplident, a.attnotnull AND s.safe AND f.trusted, a.attname::text, a.atttypid::int8,
-       format_type(a.atttypid, a.atttypmod),
+SELECT i.indexrelid::int8, i.indisreplident, i.indisprimary, a.attnotnull AND s.safe AND f.trusted, a.attname::text,
+       a.atttypid::int8, format_type(a.atttypid, a.atttypmod),
        CASE WHEN b.base = a.atttypid THEN format_type(a.atttypid, a.atttypmod) ELSE format_type(b.base, -1) END,
        CASE WHEN l.oid <> a.attcollation THEN quote_ident(m.nspname) || '.' || quote_ident(l.collname) ELSE '' END,
        coalesce(quote_ident(m.nspname) || '.' || quote_ident(l.collname), ''),
@@ -99,18 +101,27 @@ class KeyColumn(msgspec.Struct, frozen=True):
         return f"OPERATOR({self.operators[_SIGNS.index(sign)]})" if self.operators else sign
 
 
-def find_key(connection: psycopg.Connection[Any], oid: int, identity: str) -> tuple[KeyColumn, ...]:
-    """What tells rows apart, and does not change without the stream saying so: the replica identity's own index, where it has
-    one; else the primary key, or whatever is unique and never NULL. None where there is no such thing."""
+def find_keys(connection: psycopg.Connection[Any], oid: int, identity: str) -> list[tuple[KeyColumn, ...]]:
+    """What tells rows apart, and does not change without the stream saying so, the best first: the replica identity's own index,
+    where it has one; else the primary key, or whatever is unique and never NULL.
+
+    :param identity: as in pg_class.relreplident. By default an update tells the old values of the primary key, and of no other.
+    """
     rows = connection.execute(_KEYS, (oid,)).fetchall()
+    has_primary = any(primary for _, _, primary, *_ in rows)
+    keys = []
     for _, index in groupby(rows, key=lambda row: row[0]):
         found = list(index)
-        if all(usable for _, _, usable, *_ in found) and (found[0][1] or identity != "i"):
-            return tuple(
-                KeyColumn(name, oid, kind, cast, collation, sorted_by, tuple(operators))
-                for _, _, _, name, oid, kind, cast, collation, sorted_by, operators in found
+        _, replica, primary, *_ = found[0]
+        told = replica if identity == "i" else primary or identity != "d" or not has_primary
+        if told and all(usable for _, _, _, usable, *_ in found):
+            keys.append(
+                tuple(
+                    KeyColumn(name, oid, kind, cast, collation, sorted_by, tuple(operators))
+                    for _, _, _, _, name, oid, kind, cast, collation, sorted_by, operators in found
+                )
             )
-    return ()
+    return keys
 
 
 def compare(key: Sequence[KeyColumn], sign: str, first: int) -> str:

@@ -41,13 +41,13 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a table was read, and what was declared: the detail of a position.
 
     :ivar snapshot: the snapshot's id.
-    :ivar key, types: the columns of the key and their types; none where the table is read in one go.
+    :ivar key, types: the columns of the key and their types; none where the table is read in one go. None of them is masked, for
+        `after` and `bounds` hold values of them (Invariant 9).
     :ivar collations: by which the key was sorted; none where nothing of it has one, and in positions of older versions.
     :ivar attempt: a table that is read in one go begins anew after a crash, in another partition.
     :ivar after: the key behind which the next chunk begins; None: at the table's beginning.
     :ivar bounds: the last keys of the chunks that were declared and not yet given.
     :ivar complete: nothing lies behind the last of these bounds.
-    :ivar sealed: `after` and `bounds` are to be opened (`_cdc_snapshot_seal`).
     :ivar refused: why a signal of this id was refused.
     """
 
@@ -64,7 +64,6 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     done: bool = False
     refused: str | None = None
     collations: tuple[str, ...] = ()
-    sealed: bool = False
 
     @property
     def partition(self) -> str:

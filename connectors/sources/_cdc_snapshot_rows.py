@@ -32,10 +32,10 @@ class Shape(msgspec.Struct, frozen=True):
     """How the rows of a table become events.
 
     :ivar columns: names, places in the result, converters.
-    :ivar key: places of the key's columns in the result; none where rows are told apart by their physical place, which is first.
+    :ivar key: places of the key's columns in the result, which is not masked (Invariant 9); none where rows are told apart by
+        their physical place, which is first.
     :ivar masks: of the columns of a table without a key: what leaves of them.
     :ivar look: type OID and modifier of each column.
-    :ivar key_masks: what makes the key's texts fit to be seen, a function a column; none where no column of it is masked.
     """
 
     schema: str
@@ -45,7 +45,6 @@ class Shape(msgspec.Struct, frozen=True):
     snapshot: str
     columns: tuple[tuple[str, int, Converter], ...]
     key: tuple[int, ...]
-    key_masks: tuple[Converter, ...]
     include_before: bool
     where: Program | None
     masks: tuple[Converter, ...] = ()
@@ -71,7 +70,6 @@ def shape(
 ) -> Shape:
     """:param mask: what converts a column's values, by its name and the converter of its type."""
     shift = 0 if layout.key else 1
-    key_masks = tuple(mask(column.name, bytes) for column in layout.key)
     columns = tuple(
         (name, place + shift, mask(name, types.converter(oid, numeric=numeric)))
         for place, (name, oid) in enumerate(layout.columns[: layout.emitted])
@@ -84,7 +82,6 @@ def shape(
         snapshot,
         columns,
         layout.key_places,
-        key_masks if any(mask is not bytes for mask in key_masks) else (),
         include_before,
         where,
         () if layout.key else tuple(mask(name, bytes) for name, _ in layout.columns),
@@ -123,7 +120,7 @@ def events_of(
         size += length
         if (fault := refused or fault) is not None:
             rejects[len(events)] = fault
-        name = key_text(_seen(keys[n], shape.key_masks)) if keys else _place_text(result, n, shape.masks)
+        name = key_text(keys[n]) if keys else _place_text(result, n, shape.masks)
         event = _event(shape, name, row, lsn, taken.time)
         event.position = order(chunk, n + 1)
         event.origin = len(events)
@@ -139,15 +136,6 @@ def _masked(mask: Converter, value: bytes | None) -> bytes | None:
         return value
     seen = mask(value)
     return None if seen is None else str(seen).encode()
-
-
-def _seen(key: RawKey, masks: Sequence[Converter]) -> RawKey:
-    """The key as an id may tell it (Invariant 9)."""
-    return (
-        tuple(str(mask(part)).encode() if mask is not bytes else part for mask, part in zip(masks, key, strict=True))
-        if masks
-        else key
-    )
 
 
 def _event(shape: Shape, key: str, row: Row, lsn: str, time: str) -> Event:

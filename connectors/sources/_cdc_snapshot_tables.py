@@ -5,14 +5,14 @@ Everything here runs on a session's thread, under `SESSION_SETTINGS`: names are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from connectors._postgres import TableName, parse_table, quoted
 from connectors.sources._cdc_config import PostgresCdcConfig
-from connectors.sources._cdc_snapshot_keys import KeyColumn, compare, find_key, ordering
+from connectors.sources._cdc_snapshot_keys import KeyColumn, compare, find_keys, ordering
 from penstock.errors import EnvironmentFault
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Layout(msgspec.Struct, frozen=True):
     :ivar conditions: of rows that are read, as SQL.
     :ivar row_bytes: of a row on disk, on average; 0 where nobody knows.
     :ivar look: type OID and modifier of each column of events.
+    :ivar masked: columns because of which a table with a key has none here.
     """
 
     oid: int
@@ -58,6 +59,7 @@ class Layout(msgspec.Struct, frozen=True):
     conditions: tuple[str, ...]
     row_bytes: int
     look: Mapping[str, tuple[int, int]] = {}
+    masked: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -144,7 +146,7 @@ def inspect(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publ
     described = connection.execute(_COLUMNS, (oid,)).fetchall()
     types = {name: kind for name, kind, *_ in described}
     modifiers = {name: modifier for name, *_, modifier in described}
-    key = find_key(connection, oid, identity)
+    key, masked = _unmasked(find_keys(connection, oid, identity), config.mask)
     emitted = _emitted(config, found[0], described, connection.info.server_version)
     names = [*emitted, *(column.name for column in key if column.name not in emitted)]
     size, rows = connection.execute(_SIZE, (parts,)).fetchone() or (0, 0)
@@ -160,7 +162,15 @@ def inspect(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publ
         _conditions(config, found[0], table),
         size // rows if rows and size else 0,
         {name: (types[name], modifiers[name]) for name in emitted},
+        masked,
     )
+
+
+def _unmasked(keys: Sequence[tuple[KeyColumn, ...]], mask: Collection[str]) -> tuple[tuple[KeyColumn, ...], tuple[str, ...]]:
+    """The best key whose values may be stored (Invariant 9); where there is none, the masked columns of the best."""
+    key = next((key for key in keys if not any(column.name in mask for column in key)), ())
+    masked = tuple(column.name for column in keys[0] if column.name in mask) if keys and not key else ()
+    return key, masked
 
 
 def _refuse_unreadable(table: TableName, role: str, *, readable: bool, secured: bool) -> None:

@@ -216,6 +216,6 @@ def _key_changed(progress: Progress, layout: Layout) -> EnvironmentFault:
         why=f"it was {listed(progress.key, progress.types, progress.collations)}, and is "
         f"{listed(layout.key_names, layout.key_types, layout.key_collations)}: "
         "what was read cannot be told from what was not",
-        help="put the old key back; or `snapshot: { mode: never }` gives an initial snapshot up, and `pipe signal PIPELINE "
-        f"snapshot {layout.title}` asks for another",
+        help="put the old key back, or the old `mask` of it; or `snapshot: { mode: never }` gives an initial snapshot up, "
+        f"and `pipe signal PIPELINE snapshot {layout.title}` asks for another",
     )

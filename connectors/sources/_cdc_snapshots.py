@@ -23,7 +23,6 @@ from connectors._postgres import TableName
 from connectors.sources._cdc_snapshot_held import Held, Table, Token
 from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, VERSION, Progress, Reached, order, position, reached
 from connectors.sources._cdc_snapshot_rows import Taken, events_of, keys_of
-from connectors.sources._cdc_snapshot_seal import Seal
 from connectors.sources._cdc_snapshot_tables import Layout
 from connectors.sources._cdc_snapshot_worker import Setup, Worker
 from penstock.clock import Clock
@@ -44,11 +43,10 @@ class Snapshots:
     :ivar news: set whenever `take` may have something.
     """
 
-    def __init__(self, setup: Callable[[], Setup], session: Callable[[], Session], seal: Seal) -> None:
+    def __init__(self, setup: Callable[[], Setup], session: Callable[[], Session]) -> None:
         self.news = asyncio.Event()
         self._waits = asyncio.Event()
         self._fault: str | None = None
-        self._seal = seal
         self._setup = setup
         self._session = session
         self._tables: list[Table] = []
@@ -69,7 +67,7 @@ class Snapshots:
         self._epoch = epoch
         self._tables.clear()  # of a start that failed and is tried again
         self._plans.clear()
-        found = [self._seal.open(one) for one in reached(positions)]
+        found = reached(positions)
         last = max((one.progress.snapshot for one in found if one.progress.snapshot.startswith(INITIAL)), key=_lsn, default="")
         for one in found:
             if one.progress.snapshot.startswith(INITIAL) and not (initial and one.progress.snapshot == last):
@@ -243,7 +241,7 @@ class Snapshots:
     def _announce(self, table: Table) -> None:
         table.planned = Token()
         progress = table.progress
-        self._plans.append(Batch(progress.partition, [], position(0, 0, self._seal.close(progress)), table.planned))
+        self._plans.append(Batch(progress.partition, [], position(0, 0, progress), table.planned))
         self.news.set()
 
     def _ready(self, end: int) -> tuple[Table, Held] | None:
@@ -272,7 +270,7 @@ class Snapshots:
 
     def _declaration(self, table: Table, held: Held) -> Batch:
         table.declared, table.repeat = Token(), False
-        at = position(table.chunk, END_OF_CHUNK + self._epoch, self._seal.close(held.progress))
+        at = position(table.chunk, END_OF_CHUNK + self._epoch, held.progress)
         return Batch(held.progress.partition, [], at, table.declared)
 
     def _rows_of(self, table: Table, held: Held) -> Batch:
@@ -289,7 +287,7 @@ class Snapshots:
         refused = self._setup().judge(str(table.progress.name), held.shape.look)
         events, rejects, size = events_of(held.result, held.shape, table.chunk, taken, keys, older, refused)
         self._rows += len(events)
-        end = position(table.chunk, END_OF_CHUNK, self._seal.close(held.progress))
+        end = position(table.chunk, END_OF_CHUNK, held.progress)
         return Batch(held.progress.partition, events, end, None, size, rejects)
 
     async def _open_and_work(self) -> None:

@@ -28,7 +28,6 @@ from connectors.sources._cdc_slot import creation
 from connectors.sources._cdc_snapshot_held import Token as SnapshotToken
 from connectors.sources._cdc_snapshot_positions import order_text as snapshot_text
 from connectors.sources._cdc_snapshot_reader import FIRST, SETTINGS
-from connectors.sources._cdc_snapshot_seal import Seal
 from connectors.sources._cdc_snapshot_signals import KIND, Requests, SignalTable
 from connectors.sources._cdc_snapshot_tap import Tap
 from connectors.sources._cdc_snapshot_worker import Setup
@@ -100,7 +99,7 @@ class PostgresCdcSource:
         link = Link(self._target, names.pipeline, self.slot, self.publication, config.status_interval, temporary, config.origin)
         self._stream = Stream(link, session, clock, self._blocks())
         self._watch = Watch(Watched(names.pipeline, self.slot, self.publication, config), session, clock)
-        self._snapshots = Snapshots(self._setup, self._reader, Seal(config))
+        self._snapshots = Snapshots(self._setup, self._reader)
         self._beginning = Beginning(config, names, self._selection, self._target, session, self._reader, self._snapshots)
         self._requests = Requests(config, names, self._selection, session, self._snapshots)
         table = config.signals and config.signals.table

@@ -8,19 +8,22 @@ from typing import Any
 
 import pytest
 from cdc_parts import make_source, sql
-from cdc_snapshot_parts import Ledger, drive, snapshots_of
+from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of
 
-from penstock.errors import EnvironmentFault
+from penstock.errors import EnvironmentFault, Permanent
+from penstock.spi import Batch, Signal
 from penstock.testing.servers import Database
 
 INITIAL: dict[str, Any] = {"snapshot": {"mode": "initial"}}
 
 
-async def test_a_unique_key_cannot_be_masked_until_its_rows_look_the_same(database: Database, tmp_path: Path) -> None:
+async def test_a_table_whose_only_key_is_masked_is_one_without_a_key(database: Database, tmp_path: Path) -> None:
     await sql(database, "CREATE TABLE orders (mail text NOT NULL UNIQUE); ALTER TABLE orders REPLICA IDENTITY FULL")
     with pytest.raises(EnvironmentFault) as caught:
         await drive(make_source(database, tmp_path, mask={"mail": None}, **INITIAL), [Ledger()], 1)
-    assert (caught.value.code, caught.value.help) == ("source.masked_key", "mask: { mail: hash }")
+    assert caught.value.code == "snapshot.no_key"
+    assert "the key of public.orders has masked columns (mail)" in caught.value.message
+    assert (caught.value.help or "").startswith("no mask for mail; or `snapshot: { keyless: at_least_once }`")
     assert await sql(database, f"SELECT 1 FROM pg_replication_slots WHERE database = '{database.name}'") == []
 
 
@@ -54,23 +57,53 @@ async def test_a_snapshot_that_is_done_keeps_no_key(database: Database, tmp_path
     assert (b"bob" in detail, b'"done":true' in detail) == (False, True)
 
 
-async def test_positions_hold_no_masked_key_and_are_read_on(database: Database, tmp_path: Path) -> None:
-    await sql(
-        database,
-        "CREATE TABLE orders (id int, mail text, PRIMARY KEY (mail, id));"
-        "INSERT INTO orders SELECT n, 'u' || n || '@shop.example' FROM generate_series(1, 20) AS n",
-    )
-    fields: dict[str, Any] = {"mask": {"mail": "hash"}, "mask_key": "k" * 32, **INITIAL}
-    ledger = Ledger()
-    for epoch, count in enumerate((4, 3), 1):
-        await drive(make_source(database, tmp_path, **fields), [ledger], epoch, stop_after=count)
-        assert not [at for at in ledger.positions.values() if b"shop.example" in at.detail]
-    with pytest.raises(EnvironmentFault) as caught:
-        await drive(make_source(database, tmp_path, **{**fields, "mask_key": "o" * 32}), [ledger], 4)
-    assert caught.value.code == "snapshot.mask_key"
-    await drive(make_source(database, tmp_path, **fields), [ledger], 5)
-    ledger.check()
+MAILS = (
+    "CREATE TABLE orders (id int NOT NULL, mail text, PRIMARY KEY (mail, id));"
+    "INSERT INTO orders SELECT n, 'u' || n || '@shop.example' FROM generate_series(1, 20) AS n"
+)
+HASHED: dict[str, Any] = {"mask": {"mail": "hash"}, "mask_key": "k" * 32}
+
+
+async def test_a_table_whose_key_is_masked_is_read_in_one_go_and_positions_hold_no_value(
+    database: Database, tmp_path: Path
+) -> None:
+    await sql(database, MAILS)
+    fields: dict[str, Any] = {**HASHED, "snapshot": {"mode": "initial", "keyless": "at_least_once"}}
+    ledger, kept = Ledger(), list[bytes]()
+
+    def keep(batch: Batch) -> bool:
+        kept.extend(batch.end or ())
+        kept.extend(event.id.encode() for event in batch.events)
+        return False
+
+    await drive(make_source(database, tmp_path, **fields), [ledger], 1, stop_after=4, stop_at=keep)
+    assert 0 < len(ledger.rows["orders"]) < 20
+    await drive(make_source(database, tmp_path, **fields), [ledger], 2, stop_at=keep)
     assert sorted(ledger.rows["orders"]) == [(n,) for n in range(1, 21)]
+    assert len(snapshots_of(ledger)) > 20  # from its beginning
+    assert not [text for text in kept if b"shop.example" in text]
+
+
+async def test_a_signal_for_a_table_whose_key_is_masked_is_refused(database: Database, tmp_path: Path) -> None:
+    await sql(database, MAILS)
+    async with Running(make_source(database, tmp_path, **HASHED), Ledger()) as running:
+        with pytest.raises(Permanent) as caught:
+            await running.source.signal(Signal(1, "snapshot", ("orders",)))
+    assert caught.value.code == "snapshot.no_key"
+
+
+@pytest.mark.parametrize(("identity", "chunked"), [("FULL", True), ("DEFAULT", False)])
+async def test_another_key_stands_in_for_a_masked_one_where_changes_tell_it(
+    database: Database, tmp_path: Path, identity: str, chunked: bool
+) -> None:
+    await sql(database, f"{MAILS}; ALTER TABLE orders ADD UNIQUE (id); ALTER TABLE orders REPLICA IDENTITY {identity}")
+    ledger = Ledger()
+    source = make_source(database, tmp_path, **HASHED, snapshot={"mode": "initial", "keyless": "at_least_once"})
+    await drive(source, [ledger], 1, stop_after=4)
+    (at,) = [at for name, at in ledger.positions.items() if name.startswith("snapshot:")]
+    assert (b'"key":["id"]' in at.detail) is chunked
+    await drive(make_source(database, tmp_path, **HASHED, snapshot={"keyless": "at_least_once"}), [ledger], 2)
+    assert (len(snapshots_of(ledger)) == 20) is chunked
 
 
 async def test_two_tables_whose_names_read_the_same_are_both_read(database: Database, tmp_path: Path) -> None:
