@@ -85,19 +85,38 @@ def prepare_publication(connection: psycopg.Connection[Any], config: PostgresCdc
     tables = [parse_table(text) for text in config.tables]
     row = connection.execute(_PUBLICATION, (name,)).fetchone()
     if row is None:
-        _refuse_absent(tables, present)
-        partitioned = [table for table in tables if present[table].partitioned]
-        command = creation(name, tables, config.schemas, partitioned, connection.info.server_version)
-        if config.publication.create == "never" or not fresh:
-            raise EnvironmentFault(
-                "publication.missing",
-                f"there is no publication {name}",
-                why=None if fresh else "the slot exists already: its earlier changes cannot be read with a publication made now",
-                help=command,
-            )
-        connection.execute(command.encode())
+        _make(connection, config, name, tables, present, fresh=fresh)
         return
-    _check(connection, config, name, row[0], tables, present)
+    try:
+        _check(connection, config, name, row[0], tables, present)
+    except EnvironmentFault:
+        if connection.execute(_PUBLICATION, (name,)).fetchone() is not None:
+            raise
+    else:
+        return
+    prepare_publication(connection, config, name, fresh=fresh)  # it went while its tables were listed: it lacks none of them
+
+
+def _make(
+    connection: psycopg.Connection[Any],
+    config: PostgresCdcConfig,
+    name: str,
+    tables: list[TableName],
+    present: Mapping[TableName, _Found],
+    *,
+    fresh: bool,
+) -> None:
+    _refuse_absent(tables, present)
+    partitioned = [table for table in tables if present[table].partitioned]
+    command = creation(name, tables, config.schemas, partitioned, connection.info.server_version)
+    if config.publication.create == "never" or not fresh:
+        raise EnvironmentFault(
+            "publication.missing",
+            f"there is no publication {name}",
+            why=None if fresh else "the slot exists already: its earlier changes cannot be read with a publication made now",
+            help=command,
+        )
+    connection.execute(command.encode())
 
 
 def check_columns(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publication: str) -> None:

@@ -62,6 +62,16 @@ async def test_tables_that_come_and_go_while_the_publication_is_looked_at_lack_n
     assert done == [change]
 
 
+async def test_a_publication_that_goes_while_its_tables_are_listed_is_missing_and_lacks_none(database: Database) -> None:
+    await sql(database, "CREATE TABLE orders (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE orders")
+    with psycopg.connect(database.dsn, autocommit=True) as client:
+        beside: Any = Meanwhile(client, _cdc_publication._PUBLISHED, lambda: database.execute("DROP PUBLICATION p"))
+        with pytest.raises(EnvironmentFault) as caught:
+            prepare_publication(beside, config_of(database, tables=["orders"]), "p", fresh=False)
+    assert (caught.value.code, caught.value.message) == ("publication.missing", "there is no publication p")
+    assert caught.value.help == 'CREATE PUBLICATION "p" FOR TABLE "public"."orders" WITH (publish_via_partition_root = true)'
+
+
 async def test_a_table_of_a_schema_that_is_not_published_is_lacking(database: Database) -> None:
     await sql(
         database, "CREATE SCHEMA s; CREATE TABLE s.t (id int); CREATE TABLE s.u (id int); CREATE PUBLICATION p FOR TABLE s.t"
