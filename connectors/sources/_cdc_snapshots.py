@@ -291,12 +291,13 @@ class Snapshots:
         return Batch(held.progress.partition, events, end, None, size, rejects)
 
     async def _open_and_work(self) -> None:
-        session = self._session()
-        try:
-            await session.open()
-            await self._work(session, exported=False)
-        finally:
-            await session.close()
+        while self._next(exported=False) is not None:  # also a table that found no room for a worker while this one was leaving
+            session = self._session()
+            try:
+                await session.open()
+                await self._work(session, exported=False)
+            finally:
+                await session.close()
 
     async def _work(self, session: Session, *, exported: bool) -> None:
         worker = Worker(self._setup(), session, self.news.set)

@@ -12,6 +12,7 @@ from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of, table_rows
 
 from penstock.engine.embed import load, run
 from penstock.errors import EnvironmentFault, Permanent
+from penstock.postgres import Session
 from penstock.spi import Batch, Signal, Signalled
 from penstock.testing.servers import Database
 
@@ -90,6 +91,31 @@ async def test_a_run_that_dies_between_the_plans_of_a_request_plans_the_rest(sho
         await asked(running, 1, "orders", "items")
         await running.finish()
     assert sorted(titles(ledger)) == ["items"] * 6 + ["orders"] * 10
+
+
+async def test_a_table_that_is_asked_for_while_the_last_reader_leaves_is_read(
+    shop: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves, may_leave, close = asyncio.Event(), asyncio.Event(), Session.close
+
+    async def leave(session: Session) -> None:
+        leaves.set()
+        await may_leave.wait()
+        await close(session)
+
+    ledger = Ledger()
+    async with Running(make_source(shop, tmp_path, **TABLES), ledger) as running:
+        await asked(running, 1, "orders")
+        monkeypatch.setattr(Session, "close", leave)
+        await running.finish()
+        async with asyncio.timeout(SECONDS):
+            await leaves.wait()
+        asking = asyncio.create_task(running.source.signal(Signal(2, "snapshot", ("items",))))
+        await running.until(lambda batch: batch.partition == "snapshot:signal-2:public.items")
+        may_leave.set()
+        await running.finish()
+        await asking
+    assert titles(ledger) == ["orders"] * 10 + ["items"] * 6
 
 
 async def test_requests_wait_for_each_other(shop: Database, tmp_path: Path) -> None:
