@@ -24,7 +24,7 @@ class PostgresSinkConfig(PostgresFields):
     on_conflict: Literal["update", "ignore", "error"] = Field(
         default="update",
         description="What a row does whose key is there already; `error` makes a dead letter of its event. "
-        "An event for a row that is there already must still bring every NOT NULL column that has no default.",
+        "An event for such a row may leave columns out; one for a new row must bring every NOT NULL column without a default.",
     )
     columns: dict[str, DataField] | None = Field(
         default=None,

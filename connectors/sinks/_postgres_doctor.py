@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from connectors._postgres import TableName, parse_table, quoted
 from connectors._postgres_doctor import examine_server
 from connectors.sinks._postgres_config import PostgresSinkConfig, needed_privileges
-from connectors.sinks._postgres_table import Table, check_columns, check_grants, check_key, load
+from connectors.sinks._postgres_keys import check_key
+from connectors.sinks._postgres_table import Table, check_columns, check_grants, load
 from penstock._postgres_checks import Check, check_schema, check_writable, who
 from penstock.errors import EnvironmentFault
 from penstock.spi import Context, Finding

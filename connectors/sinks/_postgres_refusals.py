@@ -23,17 +23,21 @@ if TYPE_CHECKING:
 _CLASSES = frozenset(("21", "22", "23", "44", "54", "P0"))
 """Cardinality (two rows of one key), data, constraints, a view's check, a limit (a value too long for an index), a trigger."""
 
-_OUTDATED = frozenset(("42P01", "42703", "42804", "42P10", "428C9", "0A000"))
-"""No such table or column, other types, no unique index: somebody has altered the table."""
+_STATEMENT_CLASSES = frozenset(("42", "0A", "3F"))
+"""Wrong statements: no such table, column, function or schema; other types; no unique index; not supported. Somebody has altered
+the table, or what runs for a row (a trigger, a default, a check, a type) is wrong, or reads the row's value as a name."""
 
 _EXHAUSTED = "2200H"
+_FOREIGN_KEY = "23503"
+_UNIQUE = ("23505", "23P01")
+_NOT_NULL = "23502"
 _KEY = re.compile(r"\(([^()]*)\)=\(")
 """A detail's `Key (id)=(1)`, in any language."""
 
 _REFUSED_TRUNCATION = frozenset(("0A000", "42501"))
 _POLICY = "42501"
 _PLACE = re.compile(r"^COPY .*?, \S+ (\d+)(?:, \S+ ([^:\n]+))?", re.MULTILINE)
-_WHOLE_ROW = frozenset(("23502", "23514"))
+_WHOLE_ROW = frozenset((_NOT_NULL, "23514"))
 """Their details show the row's other values, which no message needs."""
 
 
@@ -58,11 +62,34 @@ class Refused(Exception):
         return self.error.diag.column_name or (place[2] if place else None)
 
     @property
+    def signature(self) -> tuple[str | None, ...]:
+        """The same for two refusals of the same kind for the same values."""
+        error = self.error
+        if error is None:
+            return ()
+        return (error.sqlstate, error.diag.constraint_name, error.diag.message_detail or error.diag.message_primary)
+
+    def may_pass_with(self, table: Table) -> bool:
+        """Whether another row of the same table may satisfy what refused this one."""
+        state = (self.error.sqlstate if self.error is not None else None) or ""
+        if state in _UNIQUE:
+            return True
+        return table.dependent if state == _FOREIGN_KEY else _is_of_a_trigger(state)
+
+    def may_pass_among(self, table: Table) -> bool:
+        """Whether it may be satisfied in one statement, though neither row is accepted without the other."""
+        state = (self.error.sqlstate if self.error is not None else None) or ""
+        if state in _UNIQUE:
+            return table.deferrable
+        return table.dependent if state == _FOREIGN_KEY else table.watched and _is_of_a_trigger(state)
+
+    @property
     def of_a_value(self) -> bool:
         """Whether it was a value, and no constraint of the table."""
         error = self.error
         state = (error.sqlstate or "") if error is not None else ""
-        return error is not None and (state[:2] == "22" or (state[:2] == "23" and error.diag.datatype_name is not None))
+        of_a_domain = error is not None and state[:2] == "23" and error.diag.datatype_name is not None
+        return of_a_domain or state[:2] in ("22", *_STATEMENT_CLASSES)
 
 
 class Outdated(Exception):
@@ -70,10 +97,11 @@ class Outdated(Exception):
 
 
 @contextmanager
-def blaming(ops: Sequence[Op], *, secured: bool = False) -> Iterator[None]:
+def blaming(ops: Sequence[Op], *, secured: bool = False, unaltered: bool = False) -> Iterator[None]:
     """Inside, what the server refuses of these operations, in their order, becomes `Refused`, or `Outdated`.
 
     :param secured: policies of the table decide row by row what its user may do.
+    :param unaltered: the table is as the statement takes it, so that what is wrong is wrong for a row.
     """
     psycopg = driver()
     try:
@@ -91,9 +119,10 @@ def blaming(ops: Sequence[Op], *, secured: bool = False) -> Iterator[None]:
                 " ".join((error.diag.message_primary or str(error)).split()),
                 help="give its column a larger type and the sequence a higher limit: ALTER SEQUENCE … AS bigint NO MAXVALUE",
             ) from error
-        if error.sqlstate in _OUTDATED:
+        of_a_statement = _is_of_a_statement(error)
+        if of_a_statement and not unaltered:
             raise Outdated from error
-        if not (_is_refusal(error) or (secured and error.sqlstate == _POLICY)):
+        if not (of_a_statement or _is_refusal(error) or (secured and error.sqlstate == _POLICY)):
             raise
         place = _PLACE.search(error.diag.context or "")
         line = int(place[1]) if place else 0
@@ -109,7 +138,17 @@ def _is_refusal(error: psycopg.Error) -> bool:
     state = error.sqlstate
     if state is None:
         return isinstance(error, driver().DataError)
-    return state[:2] in _CLASSES or ("I" <= state[0] <= "Z" and state[:2] != "XX")
+    return state[:2] in _CLASSES or _is_of_a_trigger(state)
+
+
+def _is_of_a_trigger(state: str) -> bool:
+    """RAISE, and codes of one's own."""
+    return "I" <= state[:1] <= "Z" and state[:2] != "XX"
+
+
+def _is_of_a_statement(error: psycopg.Error) -> bool:
+    state = error.sqlstate or ""
+    return state[:2] in _STATEMENT_CLASSES and state != _POLICY
 
 
 def divided(piece: Sequence[Op], refused: Refused) -> list[Sequence[Op]]:
@@ -131,33 +170,35 @@ def reason(refused: Refused, op: Op, table: Table, key: Sequence[str], column: s
     if error is None or error.sqlstate is None:
         return unwritable(op) or Permanent("sink.value", f"table {table.name} refuses the row: {error}")
     state, diag = error.sqlstate, error.diag
-    said = " ".join((diag.message_primary or str(error)).split())
+    said, of_a_statement = " ".join((diag.message_primary or str(error)).split()), _is_of_a_statement(error)
     if op.kind == "truncate":
         return Permanent(
             "sink.truncate", f"table {table.name} was not truncated: {said}", why=_why(error), help=diag.message_hint
         )
-    if state[:2] == "22" and column:
+    if column and (state[:2] == "22" or of_a_statement):
         return Permanent("sink.value", f"column {column}: {said}", why=_why(error), help=diag.message_hint)
-    unique = state in ("23505", "23P01")
+    unique = state in _UNIQUE
     names = [f"{what} {name}" for what, name in (("column", column), ("constraint", diag.constraint_name)) if name]
     place = f" ({', '.join(names)})" if names else ""
+    help = diag.message_hint
+    if unique and key and _is_about(error, key):
+        help = "on_conflict: update or ignore would take it"
+    elif state == _NOT_NULL and column in table.required and column not in op.names:
+        help = f"only events for rows that are there may leave {column} out: send it, or give the column a default"
+    elif of_a_statement:
+        help = _OF_A_FUNCTION
     return Permanent(
         "sink.conflict" if unique else "sink.value" if state[:2] == "22" else "sink.constraint",
         f"table {table.name} refuses the row: {said}{place}",
         why=_why(error),
-        help="on_conflict: update or ignore would take it" if unique and key and _is_about(error, key) else diag.message_hint,
+        help=help,
     )
 
 
-def is_of_a_statement(error: psycopg.Error) -> bool:
-    """Whether the code is that of a wrong statement or of one that is not supported."""
-    return (error.sqlstate or "")[:2] in ("42", "0A")
-
-
-def misread_value(column: str, error: psycopg.Error) -> Permanent:
-    """The event's error, where its value is a wrong name or program."""
-    said = " ".join((error.diag.message_primary or str(error)).split())
-    return Permanent("sink.value", f"column {column}: {said}", why=_why(error), help=error.diag.message_hint)
+_OF_A_FUNCTION = (
+    "mend the trigger, default, check or type whose function it is. Functions run with the ledger's schema as search_path: "
+    "have them name schemas, or ALTER FUNCTION … SET search_path = …"
+)
 
 
 def _is_about(error: psycopg.Error, key: Sequence[str]) -> bool:
@@ -167,4 +208,6 @@ def _is_about(error: psycopg.Error, key: Sequence[str]) -> bool:
 
 def _why(error: psycopg.Error) -> str:
     detail = error.diag.message_detail
+    if _is_of_a_statement(error):  # which function it was
+        detail = detail or " ".join((error.diag.context or "").split())
     return f"SQLSTATE {error.sqlstate}" + (f": {detail}" if detail and error.sqlstate not in _WHOLE_ROW else "")

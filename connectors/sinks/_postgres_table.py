@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from connectors._postgres import TableName, quoted, quoted_list
+from connectors._postgres import TableName, quoted
 from connectors.sinks._postgres_plan import OnConflict, Rules
 from connectors.sinks._postgres_rows import Column
 from connectors.sinks._postgres_types import TYPES, PgType, converters
@@ -23,16 +23,23 @@ _TABLE = """
 SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text, pg_catalog.row_security_active(c.oid),
        EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
                WHERE f.conrelid = c.oid AND f.confrelid = c.oid AND f.contype = 'f'),
+       EXISTS (SELECT FROM pg_catalog.pg_constraint AS u
+               WHERE u.conrelid = c.oid AND u.contype IN ('p', 'u', 'x') AND u.condeferrable),
+       EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 66 = 0),
        ARRAY(SELECT r.rulename::pg_catalog.text FROM pg_catalog.pg_rewrite AS r
              WHERE r.ev_class = c.oid AND r.ev_type <> '1' ORDER BY r.rulename)
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s
 """
+"""Bits 2 and 64 of a trigger's type: BEFORE, INSTEAD OF."""
+
 _COLUMNS = """
 SELECT a.attname::pg_catalog.text, a.atttypid::pg_catalog.int8, a.atttypmod,
        pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1),
        t.typarray <> 0 AND t.typdelim = ',' AND t.typcategory <> 'A' AND t.typtype IN ('b', 'e', 'r', 'm'),
-       a.attidentity::pg_catalog.text, a.attgenerated::pg_catalog.text, coalesce(c.collisdeterministic, true)
+       a.attidentity::pg_catalog.text, a.attgenerated::pg_catalog.text, coalesce(c.collisdeterministic, true),
+       (a.attnotnull OR (t.typtype = 'd' AND t.typnotnull))
+           AND NOT a.atthasdef AND a.attidentity = '' AND (t.typtype <> 'd' OR t.typdefault IS NULL)
 FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
      LEFT JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
 WHERE a.attrelid = %s::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
@@ -42,7 +49,8 @@ do not exist, and unnest would make several columns of a composite, so their par
 
 SIGNATURE = """
 SELECT pg_catalog.string_agg(
-    pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attidentity, a.attgenerated), ',' ORDER BY a.attnum)
+    pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attidentity, a.attgenerated,
+                         a.attnotnull, a.atthasdef), ',' ORDER BY a.attnum)
 FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %s::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped
 """
 _GRANTS = """
@@ -53,17 +61,6 @@ SELECT ARRAY(SELECT p FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS p
        current_user::pg_catalog.text
 FROM pg_catalog.pg_class AS c WHERE c.oid = %s::pg_catalog.oid
 """
-_UNIQUE = """
-SELECT i.indimmediate, c.conname::pg_catalog.text, coalesce(c.contype = 'p', false)
-FROM pg_catalog.pg_index AS i LEFT JOIN pg_catalog.pg_constraint AS c ON c.conindid = i.indexrelid AND c.contype IN ('p', 'u')
-WHERE i.indrelid = %s::pg_catalog.oid AND i.indisunique AND i.indisvalid AND NOT i.indisexclusion
-    AND i.indpred IS NULL AND i.indexprs IS NULL AND ARRAY(
-    SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(number, place)
-    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
-    WHERE k.place <= i.indnkeyatts ORDER BY a.attname::pg_catalog.text COLLATE pg_catalog."C") = %s::pg_catalog.text[]
-"""
-"""A constraint WITHOUT OVERLAPS is an exclusion constraint, which ON CONFLICT can only ignore."""
-
 _EQUALS = """
 SELECT a.attname::pg_catalog.text, n.nspname::pg_catalog.text, o.oprname::pg_catalog.text
 FROM pg_catalog.pg_index AS i
@@ -96,6 +93,9 @@ class Table:
     :ivar collated: columns whose equal texts may differ.
     :ivar partitioned: rows lie in other tables.
     :ivar equals: by column, the operator that compares it in a unique index, as SQL names it.
+    :ivar required: columns without which no row can be made: NOT NULL, and no default.
+    :ivar deferrable: unique or exclusion constraints may be satisfied by several rows together.
+    :ivar watched: triggers look at rows behind the statement that wrote them.
     """
 
     name: TableName
@@ -108,6 +108,9 @@ class Table:
     collated: frozenset[str]
     partitioned: bool
     equals: Mapping[str, str]
+    required: frozenset[str]
+    deferrable: bool
+    watched: bool
 
     @property
     def sql(self) -> str:
@@ -135,7 +138,7 @@ def load(connection: psycopg.Connection[Any], name: TableName) -> Table | None:
     found = connection.execute(_TABLE, name).fetchone()
     if found is None:
         return None
-    oid, kind, row_security, dependent, rules = found
+    oid, kind, row_security, dependent, deferrable, watched, rules = found
     if kind not in _TABLES:
         raise EnvironmentFault(
             "sink.missing_table", f"{name} is no table, so that no rows can be put into it", help="name a table"
@@ -154,7 +157,19 @@ def load(connection: psycopg.Connection[Any], name: TableName) -> Table | None:
     generated = frozenset(row[0] for row in rows if row[7])
     collated = frozenset(row[0] for row in rows if not row[8])
     return Table(
-        name, oid, signature, columns, generated, row_security, dependent, collated, kind == "p", _equals(connection, oid)
+        name=name,
+        oid=oid,
+        signature=signature,
+        columns=columns,
+        generated=generated,
+        row_security=row_security,
+        dependent=dependent,
+        collated=collated,
+        partitioned=kind == "p",
+        equals=_equals(connection, oid),
+        required=frozenset(row[0] for row in rows if row[9]) - generated,
+        deferrable=deferrable,
+        watched=watched,
     )
 
 
@@ -225,29 +240,6 @@ def check_grants(connection: psycopg.Connection[Any], table: Table, needed: Sequ
             f"user {user} may not do what the sink does to table {table.name}",
             help="; ".join(statements),
         )
-
-
-def check_key(connection: psycopg.Connection[Any], table: Table, key: Sequence[str], on_conflict: OnConflict) -> None:
-    """:raises EnvironmentFault: `sink.no_unique_key`, where nothing that ON CONFLICT can use makes the key unique."""
-    if not key or on_conflict == "error":
-        return
-    columns = quoted_list(key)
-    found = connection.execute(_UNIQUE, (table.oid, sorted(key))).fetchall()
-    if not found:
-        raise EnvironmentFault(
-            "sink.no_unique_key",
-            f"nothing makes {', '.join(key)} unique in table {table.name}",
-            help=f"CREATE UNIQUE INDEX {'' if table.partitioned else 'CONCURRENTLY '}ON {table.sql} ({columns})",
-        )
-    for immediate, name, primary in found:
-        if not immediate:
-            kind = "PRIMARY KEY" if primary else "UNIQUE"
-            raise EnvironmentFault(
-                "sink.no_unique_key",
-                f"the constraint {name} of {table.name} is DEFERRABLE",
-                why="ON CONFLICT works with constraints only that hold at once",
-                help=f"ALTER TABLE {table.sql} DROP CONSTRAINT {quoted(name)}, ADD {kind} ({columns})",
-            )
 
 
 def overriding_of(columns: Sequence[Column]) -> str:

@@ -111,9 +111,6 @@ _WITH_DATE = frozenset((1114, 1184))
 _BPCHAR, _VARCHAR, _INTERVAL, _NUMERIC = 1042, 1043, 1186, 1700
 _BIT, _VARBIT = 1560, 1562
 _JSON_TYPES = frozenset((114, 3802))
-READ_AS_PROGRAMS = frozenset((24, 2202, 2203, 2204, 2205, 2206, 3615, 3734, 3769, 4072, 4089, 4096, 4191))
-"""OIDs of the types that read names (`regclass` and its kin), queries and paths (`tsquery`, `jsonpath`): wrong ones are refused
-with the codes of wrong statements."""
 
 _READ_BY_SERVER = frozenset((17, 114, 3802))
 """Types whose text in an array's text is PostgreSQL's: no Base64, no text that would become JSON."""

@@ -17,9 +17,10 @@ from connectors.sinks._postgres_config import PostgresSinkConfig, declared_schem
 from connectors.sinks._postgres_create import create, types_of_schema, types_of_values
 from connectors.sinks._postgres_doctor import WHAT, examine
 from connectors.sinks._postgres_events import Asked, Shaping, unfit_for_columns
+from connectors.sinks._postgres_keys import check_key
 from connectors.sinks._postgres_refusals import Outdated
 from connectors.sinks._postgres_rows import Op
-from connectors.sinks._postgres_table import Table, check_columns, check_grants, check_key, load, signature_of
+from connectors.sinks._postgres_table import Table, check_columns, check_grants, load, signature_of
 from connectors.sinks._postgres_writer import Writer
 from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal, Permanent, Transient
 from penstock.event import Event
@@ -161,19 +162,22 @@ class PostgresSink:
             await self.commit(commit)
             return
         asked = self._reading.read(events)
+        unaltered = False
         for _ in range(_LOOKS):
             ops = await self._shape(asked)
             try:
-                refused = await self._ask(partial(self._write, ops, commit))
+                refused = await self._ask(partial(self._write, ops, commit, unaltered))
             except Outdated as error:
-                await self._ask(partial(self._look_again, error))
+                unaltered = await self._ask(partial(self._look_again, error))
                 continue
             if refused:
                 raise BatchError(refused, nothing_delivered=True)
             return
         raise Transient("sink.table_altered", f"table {self._table} is altered again and again")
 
-    def _write(self, ops: Sequence[Op], commit: Commit, connection: psycopg.Connection[Any]) -> dict[int, ComponentError]:
+    def _write(
+        self, ops: Sequence[Op], commit: Commit, unaltered: bool, connection: psycopg.Connection[Any]
+    ) -> dict[int, ComponentError]:
         def then() -> None:
             self._context.faults.hit("inside_sink_write")
             self._settle(PostgresConnection(connection), commit)
@@ -181,19 +185,20 @@ class PostgresSink:
         if self._writer is None:  # every event was refused, or there is nothing to truncate
             ledger.within(connection, lambda db: self._settle(db, commit))
             return {}
-        return self._writer.write(connection, ops, then)
+        return self._writer.write(connection, ops, then, unaltered=unaltered)
 
-    def _look_again(self, why: Outdated, connection: psycopg.Connection[Any]) -> None:
+    def _look_again(self, why: Outdated, connection: psycopg.Connection[Any]) -> bool:
         """Go on with the table as it is now.
 
+        :returns: whether nothing has changed: the server refuses a statement for another reason.
         :raises EnvironmentFault: it is gone, or no longer fits.
         """
         table = self._look(connection)
         if table is None:
             raise self._missing("somebody has removed", "restore it, or start the pipeline again with create: true")
-        if self._writer is not None and table.is_as(self._writer.table) and why.__cause__ is not None:
-            raise why.__cause__  # nothing has changed: the server refuses the statement for another reason
+        unaltered = self._writer is not None and table.is_as(self._writer.table) and why.__cause__ is not None
         self._use(table)
+        return unaltered
 
     async def _shape(self, asked: Sequence[Asked]) -> list[Op]:
         """The operations of all events.

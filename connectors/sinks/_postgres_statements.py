@@ -1,0 +1,208 @@
+"""The statements that put operations into one table, on one connection, inside a transaction that the caller has begun.
+
+New rows without a conflict clause are copied into the table; with one they travel as an array a column. Through a temporary table
+they would take one and a half times as long, and make the server forget its plans at each commit.
+
+Rows that lack a column which a new row must have are updated where they are there, and inserted, and so refused, only where they
+are not: PostgreSQL looks at NOT NULL before it looks for a conflict. Everything here runs on the session's thread.
+
+Source: PostgreSQL manual, COPY, INSERT ("ON CONFLICT Clause"), SET CONSTRAINTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from connectors._postgres import quoted, quoted_list
+from connectors.sinks._postgres_plan import OnConflict, Step, Truncation
+from connectors.sinks._postgres_refusals import Outdated, Refused, blaming
+from connectors.sinks._postgres_rows import Column, Op, array_text, block
+from connectors.sinks._postgres_table import Table, overriding_of, signature_of
+
+if TYPE_CHECKING:
+    import psycopg
+
+BEGIN = b"BEGIN; SET CONSTRAINTS ALL DEFERRED"
+"""Constraints that may wait do, so that rows of several statements may satisfy them together."""
+
+_ROWS_AT_ONCE = 1000
+
+
+class Statements:
+    """Into one table, by one connection.
+
+    :param unaltered: the table is known to be as it was read: see `blaming`.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], table: Table, key: Sequence[str], on_conflict: OnConflict, *, unaltered: bool
+    ) -> None:
+        self._connection = connection
+        self._table = table
+        self._key = tuple(key)
+        self._on_conflict = on_conflict
+        self._conflicts = bool(key) and on_conflict != "error"
+        self._unaltered = unaltered
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """:raises Refused: one of the operations.
+        :raises Outdated: the table was altered, or a statement is wrong that may be so because of that.
+        """
+        for step in steps:
+            if isinstance(step, Truncation):
+                self._truncate(step.op)
+                continue
+            if step.deletes:
+                self._delete(step.deletes)
+            for ops in step.puts:
+                self._put(ops[0].names, ops)
+        self.check_columns()  # behind the first statement that touched the table, so that nobody can alter it any more
+
+    def check_columns(self) -> None:
+        """:raises Outdated: they are no longer as they were read."""
+        if signature_of(self._connection, self._table.oid) != self._table.signature:
+            raise Outdated
+
+    def without_rows(self, ops: Sequence[Op]) -> None:
+        """The statements of such operations, with no rows: what they are refused for is no row's fault.
+
+        :raises Refused, Outdated: as `run`.
+        """
+        for kind, names in dict.fromkeys((op.kind, op.names) for op in ops):
+            if kind == "put":
+                self._insert(names, [])
+            elif kind == "delete":
+                self._delete([])
+
+    def check_deferred(self) -> None:
+        """:raises Refused: a constraint that waited is not satisfied. Those that may wait do no longer."""
+        with blaming((), unaltered=self._unaltered):
+            self._connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")
+
+    def commit(self) -> None:
+        """:raises Refused: a constraint that waited is not satisfied."""
+        with blaming((), unaltered=self._unaltered):
+            self._connection.execute(b"COMMIT")
+
+    # ---- rows
+
+    def _put(self, names: tuple[str, ...], ops: Sequence[Op]) -> None:
+        if self._conflicts and not self._table.required.issubset(names):
+            for start in range(0, len(ops), _ROWS_AT_ONCE):
+                new = self._without_those_there(names, ops[start : start + _ROWS_AT_ONCE])
+                if new:
+                    self._insert(names, new)
+            return
+        self._insert(names, ops)
+
+    def _insert(self, names: tuple[str, ...], ops: Sequence[Op]) -> None:
+        columns = quoted_list(names)
+        if not self._conflicts and not self._table.row_security:
+            self._copy(f"{self._table.sql} ({columns})", ops)
+            return
+        found = self._found(names)
+        values = ", ".join(f"c{place}{column.cast}" for place, column in enumerate(found))
+        self._execute(
+            f"INSERT INTO {self._table.sql} ({columns}) {overriding_of(found)}"  # noqa: S608 - names are quoted
+            f"SELECT {values} FROM {_unnest(found)}{self._clause(names)}",
+            len(names),
+            ops,
+        )
+
+    def _clause(self, names: tuple[str, ...]) -> str:
+        if not self._conflicts:
+            return ""
+        update = ", ".join(f"{quoted(name)} = EXCLUDED.{quoted(name)}" for name in self._updated(names))
+        action = f"DO UPDATE SET {update}" if update else "DO NOTHING"
+        return f" ON CONFLICT ({quoted_list(self._key)}) {action}"
+
+    def _updated(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name not in self._key] if self._on_conflict == "update" else []
+
+    def _without_those_there(self, names: tuple[str, ...], ops: Sequence[Op]) -> Sequence[Op]:
+        """Update the rows that are there; the operations of the others.
+
+        :raises Refused: two of them concern one row, and have to come one after the other.
+        """
+        table, found = self._table.sql, self._found(names)
+        same = self._same({name: (f"c{place}", self._table.columns[name]) for place, name in enumerate(names)})
+        assigned = ", ".join(f"{quoted(name)} = k.c{names.index(name)}{self._cast(name)}" for name in self._updated(names))
+        update = f"UPDATE {table} AS t SET {assigned} FROM k WHERE {same} RETURNING 1" if assigned else ""  # noqa: S608 - as above
+        with self._blaming(ops):
+            rows = self._ask(
+                f"WITH k AS MATERIALIZED (SELECT * FROM {_unnest(found, ordinality=True)})"  # noqa: S608 - as above
+                f"{f', u AS ({update})' if update else ''} "
+                f"SELECT k.n, {'(SELECT pg_catalog.count(*) FROM u)' if update else '0'} FROM k JOIN {table} AS t ON {same}",
+                len(names),
+                ops,
+            ).fetchall()
+        if update and rows and rows[0][1] != len(rows):  # two texts of a key; or it was just deleted, or is hidden
+            if len(ops) > 1:
+                raise Refused(None, None)
+            return ops
+        there = {number for number, _ in rows}
+        return [op for number, op in enumerate(ops, 1) if number not in there]
+
+    def _copy(self, target: str, ops: Sequence[Op]) -> None:
+        with self._blaming(ops):
+            parts = [ops[start : start + _ROWS_AT_ONCE] for start in range(0, len(ops), _ROWS_AT_ONCE)]
+            blocks = [block([op.row for op in part]) for part in parts]
+            with self._connection.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN".encode()) as copy:
+                for data in blocks:
+                    copy.write(data)
+
+    def _truncate(self, op: Op) -> None:
+        self.check_deferred()  # a table with checks to come is not truncated
+        with self._blaming([op]):
+            self._connection.execute(f"TRUNCATE {self._table.sql}".encode())
+        self._connection.execute(b"SET CONSTRAINTS ALL DEFERRED")
+
+    def _delete(self, ops: Sequence[Op]) -> None:
+        table, found = self._table.sql, self._found(self._key)
+        if len(found) == 1 and not found[0].cast:
+            statement = f"DELETE FROM {table} WHERE {quoted(*self._key)} {self._equals(found[0])} ANY ($1::{found[0].parameter})"  # noqa: S608 - as above
+        else:
+            same = self._same({column.name: (f"c{place}", column) for place, column in enumerate(found)})
+            statement = f"DELETE FROM {table} AS t USING {_unnest(found)} WHERE {same}"  # noqa: S608 - as above
+        self._execute(statement, len(found), ops)
+
+    # ---- parts of statements
+
+    def _found(self, names: Sequence[str]) -> list[Column]:
+        return [self._table.columns[name] for name in names]
+
+    def _cast(self, name: str) -> str:
+        return self._table.columns[name].cast
+
+    def _same(self, places: dict[str, tuple[str, Column]]) -> str:
+        """That a row of the table, t, has the key of one of the parameters', k."""
+        parts = [(name, *places[name]) for name in self._key]
+        return " AND ".join(f"t.{quoted(name)} {self._equals(column)} k.{place}{column.cast}" for name, place, column in parts)
+
+    def _equals(self, column: Column) -> str:
+        return self._table.equals.get(column.name, "OPERATOR(pg_catalog.=)")
+
+    def _execute(self, statement: str, width: int, ops: Sequence[Op]) -> None:
+        """A statement whose parameters are arrays, one a column; with no rows, too."""
+        for start in range(0, max(len(ops), 1), _ROWS_AT_ONCE):
+            some = ops[start : start + _ROWS_AT_ONCE]
+            with self._blaming(some):
+                self._ask(statement, width, some).close()
+
+    def _ask(self, statement: str, width: int, ops: Sequence[Op]) -> psycopg.RawCursor[Any]:
+        from psycopg import RawCursor
+
+        values = [array_text(column) for column in zip(*[op.row for op in ops], strict=True)] if ops else ["{}"] * width
+        return RawCursor(self._connection).execute(statement.encode(), values)
+
+    def _blaming(self, ops: Sequence[Op]) -> AbstractContextManager[None]:
+        return blaming(ops, secured=self._table.row_security, unaltered=self._unaltered)
+
+
+def _unnest(columns: Sequence[Column], *, ordinality: bool = False) -> str:
+    """Rows of columns c0, c1, … from parameters; with `ordinality` n, their number from 1 on."""
+    parameters = ", ".join(f"${place}::{column.parameter}" for place, column in enumerate(columns, 1))
+    names = [*(f"c{place}" for place in range(len(columns))), *(["n"] if ordinality else [])]
+    return f"unnest({parameters}){' WITH ORDINALITY' if ordinality else ''} AS k({', '.join(names)})"
