@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SECONDS = 30.0
+PATIENCE = 10.0
+"""Twice what a postmaster gives its own children before it kills them."""
 _PAUSE = 0.005
 
 
@@ -44,18 +46,23 @@ def crash(postmaster: int) -> None:
                 raise TimeoutError("a process of the server did not end")
 
 
-def end_all(home: Path) -> None:
+def end_all(home: Path, patience: float = PATIENCE) -> None:
     """Shut down every server and initdb that works below `home`; return when they have ended.
 
+    :param patience: seconds that one has for shutting down. Then it is killed: one that is only just starting loses the request
+        where it was started with SIGQUIT ignored, as by a shell in the background.
     :raises TimeoutError: where one has not ended in time.
     """
     deadline = time.monotonic() + SECONDS
-    asked: set[int] = set()
+    asked: dict[int, float] = {}
     while found := set(_working_below(home)):
-        for pid in found - asked:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGQUIT)
-        asked |= found
+        now = time.monotonic()
+        for pid in found - set(asked):
+            _send(pid, signal.SIGQUIT)
+            asked[pid] = now
+        for pid in found:
+            if now - asked[pid] > patience:
+                _send(pid, signal.SIGKILL)
         _pause(deadline, f"processes {sorted(found)} did not end")
 
 
@@ -70,6 +77,11 @@ def remove_shared_memory(data: Path) -> None:
         return
     if len(lines) > 6 and lines[6].split():
         ctypes.CDLL(None).shmctl(int(lines[6].split()[1]), 0, None)  # 0 is IPC_RMID
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _pause(deadline: float, overdue: str) -> None:

@@ -19,7 +19,7 @@ from server_parts import MakeDatabase, StartPostgres
 
 from penstock.errors import EnvironmentFault
 from penstock.testing._postgres_install import Account, installation
-from penstock.testing._postgres_processes import end_all
+from penstock.testing._postgres_processes import PATIENCE, end_all
 from penstock.testing.servers import Database, PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -184,15 +184,24 @@ def test_a_process_that_is_killed_takes_its_server_along() -> None:
         assert alive([pid]) == []
 
 
-def test_an_initdb_that_runs_on_without_its_parent_is_ended_and_nobody_else(tmp_path: Path) -> None:
-    arguments = ["-c", "import time; time.sleep(60)", f"{tmp_path}/data"]
+@pytest.mark.parametrize(
+    ("disposition", "patience", "ended_by"), [("SIG_DFL", PATIENCE, signal.SIGQUIT), ("SIG_IGN", 0.1, signal.SIGKILL)]
+)
+def test_an_initdb_that_runs_on_without_its_parent_is_ended_and_nobody_else(
+    disposition: str, patience: float, ended_by: signal.Signals, tmp_path: Path
+) -> None:
+    code = f"import signal, time; signal.signal(signal.SIGQUIT, signal.{disposition}); print(flush=True); time.sleep(60)"
+    arguments = ["-c", code, f"{tmp_path}/data"]
     with (
-        subprocess.Popen(["initdb", *arguments], executable=sys.executable) as initdb,
-        subprocess.Popen(["editor", *arguments], executable=sys.executable) as stranger,
+        subprocess.Popen(["initdb", *arguments], executable=sys.executable, stdout=subprocess.PIPE) as initdb,
+        subprocess.Popen(["editor", *arguments], executable=sys.executable, stdout=subprocess.PIPE) as stranger,
     ):
-        waiting.until(lambda: set(server_processes(tmp_path)) == {initdb.pid, stranger.pid})
-        end_all(tmp_path)
-        assert (initdb.wait(10), stranger.poll()) == (-signal.SIGQUIT, None)
+        for process in (initdb, stranger):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+        assert set(server_processes(tmp_path)) == {initdb.pid, stranger.pid}
+        end_all(tmp_path, patience)
+        assert (initdb.wait(10), stranger.poll()) == (-ended_by, None)
         stranger.kill()
 
 
