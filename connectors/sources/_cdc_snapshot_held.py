@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, Progress, Reached
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, Progress, Reached, order, position
 from connectors.sources._cdc_snapshot_rows import Shape
 from connectors.sources._cdc_snapshot_tap import Listener
 from connectors.sources._cdc_snapshot_touched import Moment
 from penstock.errors import EnvironmentFault
+from penstock.spi import Position
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -34,6 +35,13 @@ class Token:
     @property
     def is_done(self) -> bool:
         return self._done.is_set()
+
+    @classmethod
+    def settled(cls) -> Token:
+        """Of something that is durable already."""
+        token = cls()
+        token.settle()
+        return token
 
     def settle(self) -> None:
         self._done.set()
@@ -62,9 +70,12 @@ class Held(msgspec.Struct, frozen=True):
 class Table:
     """A table of a snapshot, in a run.
 
+    :ivar partition, generation: which use of which partition this is.
     :ivar progress, chunk: how far it was given.
     :ivar exported: it is read in the exported snapshot.
+    :ivar is_at_plan: where the run met it; then it is planned again, for not every ledger may have that.
     :ivar repeat: its last declaration is to be given again, for not every ledger may have it.
+    :ivar planned: acknowledges its plan, where this run gave it.
     :ivar declared: acknowledges the last declaration that this run gave.
     :ivar held: what was read and not given.
     :ivar listener: where it is read beside the stream.
@@ -73,10 +84,13 @@ class Table:
     """
 
     def __init__(self, found: Reached, *, exported: bool = False) -> None:
+        self.partition = found.partition
+        self.generation = found.generation
         self.progress = found.progress
         self.chunk = found.chunk
         self.exported = exported
         self.repeat = found.place > END_OF_CHUNK and bool(found.progress.bounds)
+        self.is_at_plan = not (found.chunk or found.place)
         self.declared: Token | None = None
         self.planned: Token | None = None
         self.taken = False
@@ -90,6 +104,22 @@ class Table:
     @property
     def is_done(self) -> bool:
         return self.progress.done
+
+    @property
+    def may_be_given(self) -> bool:
+        """Whether there is something to give, and every ledger has the plan and the declaration that it is of."""
+        if not self.held:
+            return False
+        needed = (self.declared,) if self.held[0].result is None else (self.planned, self.declared)
+        return all(token is None or token.is_done for token in needed)
+
+    def order(self, place: int) -> bytes:
+        """Of a place in the chunk at which it stands."""
+        return order(self.generation, self.chunk, place)
+
+    def position(self, place: int, progress: Progress) -> Position:
+        """As `order`."""
+        return position(self.generation, self.chunk, place, progress)
 
     async def hold(self, held: Held) -> None:
         """Once there is room.

@@ -98,7 +98,7 @@ def keys_of(result: PGresult, shape: Shape) -> list[RawKey]:
 def events_of(
     result: PGresult,
     shape: Shape,
-    chunk: int,
+    at: tuple[int, int],
     taken: Taken,
     keys: Sequence[RawKey],
     left_out: Collection[int],
@@ -106,6 +106,7 @@ def events_of(
 ) -> tuple[list[Event], dict[int, ComponentError], int]:
     """Events of a chunk, what is wrong with some of them, and how many bytes the rows had.
 
+    :param at: generation and chunk.
     :param keys: as `keys_of` gives them; none where there is no key.
     :param left_out: rows that do not become events.
     :param refused: why none of them may go on.
@@ -122,7 +123,7 @@ def events_of(
             rejects[len(events)] = fault
         name = key_text(keys[n]) if keys else _place_text(result, n, shape.masks)
         event = _event(shape, name, row, lsn, taken.time)
-        event.position = order(chunk, n + 1)
+        event.position = order(*at, n + 1)
         event.origin = len(events)
         events.append(event)
     events, rejects = selected(shape.where, events, rejects)

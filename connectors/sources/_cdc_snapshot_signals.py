@@ -1,7 +1,7 @@
 """Snapshots on request: by `pipe signal`, and by rows of a table in the source's database.
 
-A request has an id, which becomes that of its snapshot: the snapshot's partitions in the checkpoint are the memory of it, so that
-one that comes again changes nothing.
+A request has an id, which becomes that of its snapshot, and is remembered (`_cdc_snapshot_memory`), so that one that comes again
+changes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from connectors.sources._cdc_begin import Names, refuse_keyless
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_publication import refuse_standby
 from connectors.sources._cdc_snapshot_held import Token
-from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, VERSION, Progress, order, position
+from connectors.sources._cdc_snapshot_memory import ROW, Refused
 from connectors.sources._cdc_snapshot_tables import Layout, inspect
 from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_tables import Selection
@@ -22,7 +22,6 @@ from penstock.clock import Clock
 from penstock.errors import ComponentError, EnvironmentFault, Permanent
 from penstock.event import Event
 from penstock.postgres import Session
-from penstock.spi import Batch
 
 KIND = "snapshot"
 _TICK = 1.0
@@ -40,20 +39,22 @@ class Requests:
         self._session = session
         self._snapshots = snapshots
 
-    async def take(self, snapshot: str, kind: str, arguments: Sequence[str]) -> list[Token]:
-        """Plan a snapshot of these tables, unless that was done; the tokens are settled once it is durable.
+    async def take(self, snapshot: str, kind: str, arguments: Sequence[str]) -> Token:
+        """Plan a snapshot of these tables, unless that was done; the token is settled once it is remembered that it was.
 
         :raises Permanent: `signal.kind`, `signal.table`, `snapshot.*`, `source.*`: it is refused.
         :raises Transient: the server cannot be asked.
         """
         if kind != KIND:
             raise Permanent("signal.kind", f"a source takes the signal {KIND}, and not {kind!r}")
+        if (token := self._snapshots.memory.taken(snapshot)) is not None:
+            return token
         names = list(dict.fromkeys(_table(text) for text in arguments))
         if not names:
             raise Permanent("signal.table", "no table was named", help=f"pipe signal PIPELINE {KIND} TABLE…")
         known = {table.progress.name for table in self._snapshots.knows(snapshot)}
         layouts = [await self._layout(name) for name in names if name not in known]
-        return self._snapshots.plan(snapshot, layouts)
+        return self._snapshots.remember(snapshot, self._snapshots.plan(snapshot, layouts))
 
     async def _layout(self, name: TableName) -> Layout:
         config, publication = self._config, self._publication
@@ -89,7 +90,6 @@ class SignalTable:
         self._snapshots = snapshots
         self._source = selection.source(*self._table)
         self._clock = clock
-        self._seen: set[str] = set()
 
     async def check(self) -> None:
         """:raises EnvironmentFault: `signals.table`, with the SQL that makes it."""
@@ -119,30 +119,32 @@ class SignalTable:
 
     async def look(self) -> None:
         """Plan what is asked for by now."""
-        for identity, kind, arguments in await ask(self._session, self._rows):
+        memory = self._snapshots.memory
+        known = memory.rows
+        rows = await ask(self._session, lambda c: self._rows(c, known))
+        if rows or memory.has_not_looked:
+            memory.look([str(row[0]) for row in rows], await ask(self._session, lambda c: self._there(c, known)))
+        for identity, kind, arguments in rows:
             await self._take(str(identity), str(kind), arguments or [])
-            self._seen.add(identity)
 
     async def _take(self, identity: str, kind: str, arguments: Sequence[str]) -> None:
-        snapshot = f"table-{identity}"
-        if any(table.progress.refused for table in self._snapshots.knows(snapshot)):
-            return
+        snapshot = f"{ROW}{identity}"
         try:
             await self._requests.take(snapshot, kind, arguments)
-        except Permanent as error:
-            self._refuse(snapshot, {"id": identity, "kind": kind, "arguments": list(arguments)}, error)
+        except Permanent as error:  # a dead letter (Invariant 13)
+            row = {"id": identity, "kind": kind, "arguments": list(arguments)}
+            event = Event(snapshot, self._source, f"{self._table.table}.signal", decoded=row)
+            self._snapshots.remember(snapshot, (), Refused(event, error))
 
-    def _refuse(self, snapshot: str, row: dict[str, Any], error: Permanent) -> None:
-        """A dead letter, and a position that remembers it (Invariant 13)."""
-        schema, name = self._table
-        progress = Progress(VERSION, snapshot, schema, name, done=True, refused=f"{error.code}: {error.message}")
-        event = Event(snapshot, self._source, f"{name}.signal", decoded=row, position=order(1, 1))
-        batch = Batch(progress.partition, [event], position(1, END_OF_CHUNK, progress), Token(), rejects={0: error})
-        self._snapshots.settle(progress, batch)
-
-    def _rows(self, connection: Any) -> list[Any]:
+    def _rows(self, connection: Any, known: Sequence[str] = ()) -> list[Any]:
+        """Those that were not taken."""
         sql = f"SELECT id::text, kind::text, arguments::text[] FROM {quoted(*self._table)} WHERE id::text <> ALL(%s) ORDER BY id"  # noqa: S608 - quoted
-        return list(connection.execute(sql.encode(), (list(self._seen),)).fetchall())
+        return list(connection.execute(sql.encode(), (list(known),)).fetchall())
+
+    def _there(self, connection: Any, known: Sequence[str]) -> list[str]:
+        """Which of these are there still."""
+        sql = f"SELECT id::text FROM {quoted(*self._table)} WHERE id::text = ANY(%s)"  # noqa: S608 - quoted
+        return [identity for (identity,) in connection.execute(sql.encode(), (list(known),))]
 
 
 def _table(text: object) -> TableName:

@@ -112,9 +112,9 @@ class Worker:
         """
         progress = table.progress
         if progress.snapshot.startswith(INITIAL):
-            raise EnvironmentFault(fault.code, fault.message, why=fault.why, help=f"{fault.help}; {_WAY_ON % progress.partition}")
+            raise EnvironmentFault(fault.code, fault.message, why=fault.why, help=f"{fault.help}; {_WAY_ON % table.partition}")
         table.abandon()
-        left = msgspec.structs.replace(progress, done=True, after=None, bounds=(), refused=f"{fault.code}: {fault.message}")
+        left = progress.given_up()
         await self._hold(table, Held(left, fault=fault))
         await table.given()
 

@@ -16,18 +16,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import count
 
 import msgspec
 
 from connectors._postgres import TableName
+from connectors.sources._cdc_snapshot_batches import Batches
 from connectors.sources._cdc_snapshot_held import Held, Table, Token
-from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, INITIAL, VERSION, Progress, Reached, order, position, reached
-from connectors.sources._cdc_snapshot_rows import Taken, events_of, keys_of
+from connectors.sources._cdc_snapshot_memory import Memory, Refused
+from connectors.sources._cdc_snapshot_positions import INITIAL, VERSION, Progress, Reached, next_generation, partition_of, reached
+from connectors.sources._cdc_snapshot_rows import Taken
 from connectors.sources._cdc_snapshot_tables import Layout
 from connectors.sources._cdc_snapshot_worker import Setup, Worker
 from penstock.clock import Clock
-from penstock.errors import ComponentError, EnvironmentFault, Permanent
-from penstock.event import Event
+from penstock.errors import ComponentError, EnvironmentFault
 from penstock.postgres import Session
 from penstock.spi import Batch, Position
 
@@ -40,13 +42,17 @@ _NUDGE = 0.2
 class Snapshots:
     """All snapshots of a source.
 
+    :param asked_by_rows: rows of a table ask for snapshots, too.
     :ivar news: set whenever `take` may have something.
+    :ivar memory: which requests were taken.
     """
 
-    def __init__(self, setup: Callable[[], Setup], session: Callable[[], Session]) -> None:
+    def __init__(self, setup: Callable[[], Setup], session: Callable[[], Session], *, asked_by_rows: bool) -> None:
         self.news = asyncio.Event()
         self._waits = asyncio.Event()
         self._fault: str | None = None
+        self.memory = Memory(rows=asked_by_rows)
+        self._batches = Batches(setup)
         self._setup = setup
         self._session = session
         self._tables: list[Table] = []
@@ -68,14 +74,19 @@ class Snapshots:
         self._tables.clear()  # of a start that failed and is tried again
         self._plans.clear()
         found = reached(positions)
-        last = max((one.progress.snapshot for one in found if one.progress.snapshot.startswith(INITIAL)), key=_lsn, default="")
+        self.memory.resume(positions, epoch)
         for one in found:
-            if one.progress.snapshot.startswith(INITIAL) and not (initial and one.progress.snapshot == last):
-                one = Reached(msgspec.structs.replace(one.progress, done=True))
-            self._add(Table(one))
+            if one.progress.snapshot.startswith(INITIAL) and not initial:
+                one = msgspec.structs.replace(one, progress=msgspec.structs.replace(one.progress, done=True))
+            self._tables.append(Table(one))
+        last = max((one.progress.snapshot for one in found if one.progress.snapshot.startswith(INITIAL)), key=_lsn, default="")
+        self._give_up_others(last)
+        for table in self._tables.copy():
+            if not table.is_done and (table.is_at_plan or not table.progress.key):
+                self._begin(table.progress, table)
 
     def knows(self, snapshot: str) -> list[Table]:
-        """The tables of a snapshot, done or not."""
+        """The tables of a snapshot, done or not, as far as their partitions were not used again."""
         return [table for table in self._tables if table.progress.snapshot == snapshot]
 
     def plan(self, snapshot: str, layouts: Sequence[Layout], *, exported: bool = False) -> list[Token]:
@@ -91,19 +102,19 @@ class Snapshots:
             if name not in known:
                 progress = Progress(VERSION, snapshot, layout.schema, layout.name, layout.key_names, layout.key_types)
                 progress = msgspec.structs.replace(progress, collations=layout.key_collations)
-                table = known[name] = Table(Reached(progress), exported=exported)
-                self._tables.append(table)
-                self._announce(table)
+                known[name] = self._begin(progress, self._free(name), exported=exported)
         self.start_workers()
         return [token for table in known.values() if (token := table.planned) is not None]
 
-    def settle(self, progress: Progress, batch: Batch) -> None:
-        """Something that is remembered and read no further: what a signal that was refused becomes."""
-        table = Table(Reached(progress))
-        self._tables.append(table)
-        table.planned = batch.token
-        self._plans.append(batch)
+    def remember(self, snapshot: str, plans: Sequence[Token], refused: Refused | None = None) -> Token:
+        """That this was asked for, once the plans are durable.
+
+        :return: settled once it is remembered.
+        """
+        token = self.memory.take(snapshot, plans, refused)
+        self._plans.extend(self.memory.batches())
         self.news.set()
+        return token
 
     def export(self, taken: Taken, sessions: Sequence[Session]) -> None:
         """The tables that are planned as exported are read over these sessions, which stand in the snapshot."""
@@ -154,7 +165,7 @@ class Snapshots:
             table.exported = False
             table.forget()
             if not table.progress.key and table.chunk:
-                self._begin_anew(table)
+                self._begin(table.progress, table)
 
     async def press(self, question: Callable[[], None], nudge: Callable[[], Awaitable[object]], clock: Clock) -> None:
         """For ever: while rows wait for the stream, ask the server where it is, and write to a WAL that stands still."""
@@ -189,11 +200,8 @@ class Snapshots:
             return None
         table, held = found
         table.release()
-        if held.fault is not None:
-            batch = self._refusal(table, held.progress, held.fault)
-        else:
-            batch = self._declaration(table, held) if held.result is None else self._rows_of(table, held)
-        table.progress = held.progress
+        batch = self._batches.next(table, held, self._epoch, self._exported)
+        self._rows += 0 if held.result is None else len(batch.events)
         self._tables.append(self._tables.pop(self._tables.index(table)))  # each in its turn
         if table.is_done and table.listener is not None:
             self._setup().tap.remove(table.listener)
@@ -202,6 +210,7 @@ class Snapshots:
     def acked(self, token: Token) -> None:
         """A batch is durable."""
         token.settle()
+        self._plans.extend(self.memory.batches())
         self.news.set()
 
     def gauges(self) -> Mapping[str, float]:
@@ -220,35 +229,37 @@ class Snapshots:
         return self._fault
 
     def _give_up_others(self, snapshot: str) -> None:
-        """There is one initial snapshot, the last."""
-        for table in self._tables:
+        """There is one initial snapshot, the last. That others are over is kept: its own partitions may be used again."""
+        for table in self._tables.copy():
             progress = table.progress
-            if progress.snapshot.startswith(INITIAL) and progress.snapshot != snapshot:
-                table.progress = msgspec.structs.replace(progress, done=True)
+            if progress.snapshot.startswith(INITIAL) and progress.snapshot != snapshot and not progress.done:
+                self._begin(progress.given_up(), table)
 
-    def _add(self, table: Table) -> None:
+    def _free(self, name: TableName) -> Table | None:
+        """A partition of the table that may be used again."""
+        known = (table for table in self._tables if table.progress.name == name and table.is_done)
+        return next((table for table in known if not self.memory.may_come_again(table.progress.snapshot)), None)
+
+    def _begin(self, progress: Progress, place: Table | None, *, exported: bool = False) -> Table:
+        """A generation of a partition: another use of one that there is, or the first of a new one."""
+        if place is None:
+            taken = {table.partition for table in self._tables}
+            names = (partition_of(progress.schema, progress.table, number) for number in count(1))
+            partition, before = next(name for name in names if name not in taken), 0
+        else:
+            partition, before = place.partition, place.generation
+            self._tables.remove(place)
+        table = Table(Reached(partition, progress, next_generation(before, self._epoch)), exported=exported)
         self._tables.append(table)
-        if not table.is_done and not table.progress.key:
-            self._begin_anew(table)
-
-    def _begin_anew(self, table: Table) -> None:
-        """A table that is read in one go."""
-        progress = msgspec.structs.replace(table.progress, attempt=table.progress.attempt + 1)
-        again = Table(Reached(progress))
-        self._tables[self._tables.index(table)] = again
-        self._announce(again)
-
-    def _announce(self, table: Table) -> None:
-        table.planned = Token()
-        progress = table.progress
-        self._plans.append(Batch(progress.partition, [], position(0, 0, progress), table.planned))
+        self._plans.append(self._batches.plan(table))
         self.news.set()
+        return table
 
     def _ready(self, end: int) -> tuple[Table, Held] | None:
         """What may be given now. What cannot be told to be newer than what was given is thrown away, to be read again."""
         self._waits.clear()
         for table in self._tables:
-            if not table.held or (table.declared is not None and not table.declared.is_done):
+            if not table.may_be_given:
                 continue
             held = table.held[0]
             if held.seen is not None and held.seen.end > end:
@@ -258,37 +269,6 @@ class Snapshots:
             else:
                 return table, held
         return None
-
-    def _refusal(self, table: Table, progress: Progress, fault: EnvironmentFault) -> Batch:
-        """A table that was asked for and cannot be read any more: a dead letter in the place of its rows (Invariant 13)."""
-        table.chunk += 1
-        told = {"snapshot": progress.snapshot, "table": progress.title}
-        source = self._setup().selection.source(progress.schema, progress.table)
-        event = Event(progress.snapshot, source, f"{progress.table}.signal", decoded=told, position=order(table.chunk, 1))
-        error = Permanent(fault.code, fault.message, why=fault.why, help=fault.help)
-        return Batch(progress.partition, [event], position(table.chunk, END_OF_CHUNK, progress), None, rejects={0: error})
-
-    def _declaration(self, table: Table, held: Held) -> Batch:
-        table.declared, table.repeat = Token(), False
-        at = position(table.chunk, END_OF_CHUNK + self._epoch, held.progress)
-        return Batch(held.progress.partition, [], at, table.declared)
-
-    def _rows_of(self, table: Table, held: Held) -> Batch:
-        assert held.result is not None
-        assert held.shape is not None
-        table.chunk += 1
-        keys = keys_of(held.result, held.shape) if held.shape.key else []
-        older: set[int] = set()
-        if held.seen is not None and table.listener is not None:
-            older = table.listener.touched.older(held.seen, keys)
-        taken = self._exported if held.seen is None else Taken(held.seen.end, held.seen.time)
-        if taken is None:
-            raise AssertionError("rows without a moment are of the exported snapshot")
-        refused = self._setup().judge(str(table.progress.name), held.shape.look)
-        events, rejects, size = events_of(held.result, held.shape, table.chunk, taken, keys, older, refused)
-        self._rows += len(events)
-        end = position(table.chunk, END_OF_CHUNK, held.progress)
-        return Batch(held.progress.partition, events, end, None, size, rejects)
 
     async def _open_and_work(self) -> None:
         while self._next(exported=False) is not None:  # also a table that found no room for a worker while this one was leaving

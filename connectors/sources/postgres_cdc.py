@@ -26,6 +26,7 @@ from connectors.sources._cdc_reading import Reading
 from connectors.sources._cdc_readmit import readmitted
 from connectors.sources._cdc_slot import creation
 from connectors.sources._cdc_snapshot_held import Token as SnapshotToken
+from connectors.sources._cdc_snapshot_memory import SIGNAL
 from connectors.sources._cdc_snapshot_positions import order_text as snapshot_text
 from connectors.sources._cdc_snapshot_reader import FIRST, SETTINGS
 from connectors.sources._cdc_snapshot_signals import KIND, Requests, SignalTable
@@ -99,7 +100,7 @@ class PostgresCdcSource:
         link = Link(self._target, names.pipeline, self.slot, self.publication, config.status_interval, temporary, config.origin)
         self._stream = Stream(link, session, clock, self._blocks())
         self._watch = Watch(Watched(names.pipeline, self.slot, self.publication, config), session, clock)
-        self._snapshots = Snapshots(self._setup, self._reader)
+        self._snapshots = Snapshots(self._setup, self._reader, asked_by_rows=config.signals is not None)
         self._beginning = Beginning(config, names, self._selection, self._target, session, self._reader, self._snapshots)
         self._requests = Requests(config, names, self._selection, session, self._snapshots)
         table = config.signals and config.signals.table
@@ -180,8 +181,8 @@ class PostgresCdcSource:
 
     async def signal(self, signal: Signal) -> None:
         """See `Signalled`: a snapshot of the tables that are named, under the signal's id."""
-        for token in await self._requests.take(f"signal-{signal.id}", signal.kind, signal.arguments):
-            await token.wait()
+        token = await self._requests.take(f"{SIGNAL}{signal.id}", signal.kind, signal.arguments)
+        await token.wait()
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []

@@ -245,7 +245,7 @@ async def test_a_commit_that_hangs_since_an_earlier_run_is_waited_for(waiting_sh
         await running.until(lambda batch: bool(batch.events))
     async with Running(make_source(shop, tmp_path, **changes_only), ledger, 2) as running:
         asked = asyncio.create_task(running.source.signal(Signal(1, "snapshot", ("orders",))))
-        await running.until(lambda batch: batch.partition.startswith("snapshot:"))
+        await running.until(lambda batch: batch.partition == "snapshots-asked")
         await asked
         async with asyncio.timeout(SECONDS):
             while running.source.health() is None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cdc_parts import SECONDS, make_source, sql
-from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of, table_rows
+from cdc_snapshot_parts import Ledger, Running, drive, earliest, snapshots_of, table_rows
 
 from penstock.engine.embed import load, run
 from penstock.errors import EnvironmentFault, Permanent
 from penstock.postgres import Session
-from penstock.spi import Batch, Signal, Signalled
+from penstock.spi import Batch, Resume, Signal, Signalled
 from penstock.testing.servers import Database
 
 TABLES: dict[str, Any] = {"tables": ["orders", "items"]}
@@ -59,8 +60,8 @@ async def test_tables_are_read_on_request_while_changes_come(shop: Database, tmp
     ledger.check()
     assert ledger.rows == {"orders": await table_rows(shop), "items": await table_rows(shop, "items")}
     assert sorted(name for name in ledger.positions if name.startswith("snapshot:")) == [
-        "snapshot:signal-7:public.items",
-        "snapshot:signal-7:public.orders",
+        "snapshot:public.items",
+        "snapshot:public.orders",
     ]
     assert snapshots_of(ledger)[0].id == "signal-7-1"
 
@@ -111,11 +112,73 @@ async def test_a_table_that_is_asked_for_while_the_last_reader_leaves_is_read(
         async with asyncio.timeout(SECONDS):
             await leaves.wait()
         asking = asyncio.create_task(running.source.signal(Signal(2, "snapshot", ("items",))))
-        await running.until(lambda batch: batch.partition == "snapshot:signal-2:public.items")
+        await running.until(lambda batch: batch.partition == "snapshot:public.items")
         may_leave.set()
         await running.finish()
         await asking
     assert titles(ledger) == ["orders"] * 10 + ["items"] * 6
+
+
+def partitions(ledger: Ledger) -> list[str]:
+    return sorted(name for name in ledger.positions if name.startswith("snapshot"))
+
+
+async def test_a_checkpoint_grows_with_tables_and_not_with_requests(shop: Database, tmp_path: Path) -> None:
+    ledger = Ledger()
+    for epoch in (1, 2):
+        async with Running(make_source(shop, tmp_path, **TABLES), ledger, epoch) as running:
+            for number in range(3 * epoch, 3 * epoch + 3):
+                await asked(running, number, "orders")
+                await running.finish()
+            assert len(running.source._snapshots._tables) == 1
+    ledger.check()
+    assert titles(ledger) == ["orders"] * 60
+    assert partitions(ledger) == ["snapshot:public.orders", "snapshots-asked"]
+
+
+async def test_a_table_that_is_asked_for_before_it_was_given_has_another_partition_until_then(
+    shop: Database, tmp_path: Path
+) -> None:
+    ledger = Ledger()
+    async with Running(make_source(shop, tmp_path, **TABLES), ledger) as running:
+        await asked(running, 1, "orders")
+        await asked(running, 2, "orders")
+        await running.finish()
+        for number in (3, 4):
+            await asked(running, number, "orders")
+            await running.finish()
+    ledger.check()
+    assert titles(ledger) == ["orders"] * 40
+    assert partitions(ledger) == ["snapshot:public.orders", "snapshot:public.orders#2", "snapshots-asked"]
+
+
+async def test_ledgers_that_stand_at_different_snapshots_of_a_table_take_each_row_once(shop: Database, tmp_path: Path) -> None:
+    quick, slow = Ledger(), Ledger()
+    async with Running(make_source(shop, tmp_path, count=2, **TABLES), quick) as running:
+        await asked(running, 1, "orders")
+        await running.until(lambda batch: bool(batch.events))
+        slow.positions, slow.ids, slow.events = dict(quick.positions), list(quick.ids), list(quick.events)
+        await running.finish()
+        asking = asyncio.create_task(running.source.signal(Signal(2, "snapshot", ("orders",))))
+        await running.until(lambda batch: batch.partition == "snapshot:public.orders")  # the plan reached one ledger
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    source, epoch = make_source(shop, tmp_path, count=2, **TABLES), 2
+    await source.open(Resume(epoch, earliest([quick, slow])))
+    asking = asyncio.create_task(source.signal(Signal(2, "snapshot", ("orders",))))
+    try:
+        async with asyncio.timeout(SECONDS), aclosing(source.batches()) as batches:
+            async for batch in batches:
+                for ledger in (quick, slow):
+                    ledger.take(batch)
+                await source.ack([batch.token])
+                if asking.done() and not source.gauges()["snapshot_tables_left"]:
+                    break
+    finally:
+        await source.close()
+    for ledger in (quick, slow):
+        ledger.check()
+        assert titles(ledger) == ["orders"] * 20
 
 
 async def test_requests_wait_for_each_other(shop: Database, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cdc_parts import SECONDS, events_of, ids, make_source, positions, read, sql
 from cdc_snapshot_parts import Between, Ledger, drive, drop_slot, earliest, snapshots_of, table_rows
 from server_parts import MakeDatabase, MakeProxy, StartPostgres
 
-from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK
+from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, order
 from penstock.errors import EnvironmentFault, Transient
 from penstock.spi import Batch, Resume
 from penstock.testing.servers import Database
@@ -158,23 +158,27 @@ async def test_rows_wait_until_their_chunk_is_declared_everywhere(database: Data
 
 
 def declares(batch: Batch) -> bool:
-    return batch.partition.startswith("snapshot:") and not batch.events and any(batch.end.order if batch.end else b"")
+    return batch.partition.startswith("snapshot:") and not batch.events and any(batch.end.order[8:] if batch.end else b"")
+
+
+def plans(batch: Batch) -> bool:
+    return batch.partition.startswith("snapshot:") and not declares(batch) and not batch.events
 
 
 def second_chunk(batch: Batch) -> bool:
-    return batch.partition.startswith("snapshot:") and bool(batch.end) and batch.end.order[:8] == (2).to_bytes(8, "big")  # type: ignore[union-attr]
+    return batch.partition.startswith("snapshot:") and bool(batch.end) and batch.end.order[8:16] == (2).to_bytes(8, "big")  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("runs", ["0d 1c", "0d 1d 0c", "0d 1d 1c", "1d 1d 0d 1c 0c"])
+@pytest.mark.parametrize("runs", ["0d 1c", "0d 1d 0c", "0d 1d 1c", "1d 1d 0d 1c 0c", "0p 1p", "0p 1p 0p 1d 0c"])
 async def test_ledgers_agree_on_chunks_whoever_took_which_declaration(database: Database, tmp_path: Path, runs: str) -> None:
-    """Each run dies at a declaration (d) or at its second chunk (c), which only one of the two ledgers took; meanwhile the table
-    grows at its beginning, so that other chunks would be declared."""
+    """Each run dies at a plan (p), a declaration (d) or its second chunk (c), which only one of the two ledgers took; meanwhile the
+    table grows at its beginning, so that other chunks would be declared."""
     await fill(database, 20)
     ledgers = [Ledger(), Ledger()]
     for epoch, run in enumerate(runs.split(), 1):
-        quick, place = int(run[0]), declares if run[1] == "d" else second_chunk
+        quick, place = int(run[0]), {"p": plans, "d": declares, "c": second_chunk}[run[1]]
         source = make_source(database, tmp_path, **INITIAL)
-        await drive(source, [ledgers[quick], ledgers[1 - quick]], epoch, stop_at=place, lag=1 if run[1] == "d" else 2)
+        await drive(source, [ledgers[quick], ledgers[1 - quick]], epoch, stop_at=place, lag=2 if run[1] == "c" else 1)
         await sql(database, "INSERT INTO orders SELECT min(id) - n, 0, '' FROM orders, generate_series(1, 10) AS n GROUP BY n")
     await drive(make_source(database, tmp_path, **INITIAL), ledgers, 9)
     expected = await table_rows(database)
@@ -421,8 +425,8 @@ async def test_positions_of_snapshots_are_told_in_words(database: Database, tmp_
         "snapshot, chunk 1, its end",
         "snapshot, chunk 2, its end",
     ]
-    assert tell((2).to_bytes(8, "big") + (1).to_bytes(8, "big")) == "snapshot, chunk 2, row 1"
-    assert [int.from_bytes(batch.end.order[8:], "big") - END_OF_CHUNK for batch in batches[2:5] if batch.end] == [1, 0, 0]
+    assert tell(order(7, 2, 1)) == "snapshot, chunk 2, row 1"
+    assert [int.from_bytes(batch.end.order[16:], "big") - END_OF_CHUNK for batch in batches[2:5] if batch.end] == [1, 0, 0]
     assert len(ids(batches)) == 5
 
 

@@ -10,10 +10,14 @@ from pgoutput_parts import encode_change, encode_relation
 
 from connectors._pg_types import TypeCatalog
 from connectors.sources import _cdc_snapshot_touched as touched
+from connectors.sources._cdc_snapshot_held import Token
+from connectors.sources._cdc_snapshot_memory import Memory
 from connectors.sources._cdc_snapshot_positions import (
     END_OF_CHUNK,
     VERSION,
     Progress,
+    Reached,
+    next_generation,
     order_text,
     partition_of,
     position,
@@ -178,45 +182,94 @@ def test_progress_goes_from_declaration_to_declaration() -> None:
 
 
 def test_positions_are_read_as_they_were_written() -> None:
-    again = msgspec.structs.replace(PROGRESS, attempt=2, key=(), types=())
-    written = {PROGRESS.partition: position(3, END_OF_CHUNK, PROGRESS), again.partition: position(0, 0, again)}
-    assert [(one.progress, one.chunk, one.place) for one in reached(written)] == [(again, 0, 0)]
-    assert reached({PROGRESS.partition: Position(b""), "slot": Position(b"x")}) == []
+    name, other = partition_of("public", "orders"), partition_of("public", "orders", 2)
+    whole = msgspec.structs.replace(PROGRESS, key=(), types=())
+    written = {name: position(7, 3, END_OF_CHUNK, PROGRESS), other: position(8, 0, 0, whole)}
+    assert reached(written) == [Reached(name, PROGRESS, 7, 3, END_OF_CHUNK), Reached(other, whole, 8)]
+    assert reached({name: Position(b""), "slot": Position(b"x")}) == []
     with pytest.raises(EnvironmentFault) as caught:
-        reached({PROGRESS.partition: position(0, 0, msgspec.structs.replace(PROGRESS, version=9))})
+        reached({name: position(1, 0, 0, msgspec.structs.replace(PROGRESS, version=9))})
     assert caught.value.code == "source.unknown_checkpoint"
     with pytest.raises(EnvironmentFault):
-        reached({PROGRESS.partition: Position(b"short", b"{}")})
+        reached({name: Position(b"short", b"{}")})
 
 
 def test_what_the_first_version_wrote_is_read() -> None:
     stored = Position(
-        bytes.fromhex("00000000000000028000000000000000"),
+        bytes.fromhex("000000010000000000000000000000028000000000000000"),
         b'{"version":1,"snapshot":"initial-0/10","schema":"public","table":"orders","key":["id"],"types":["integer"],'
         b'"after":["8"],"bounds":[["12"],["16"]],"complete":true}',
     )
-    (found,) = reached({"snapshot:initial-0/10:public.orders": stored})
-    assert (found.chunk, found.place, found.progress.after, found.progress.bounds) == (
-        2,
-        END_OF_CHUNK,
-        ("8",),
-        (("12",), ("16",)),
-    )
-    assert (found.progress.complete, found.progress.done, found.progress.attempt) == (True, False, 1)
+    (found,) = reached({"snapshot:public.orders": stored})
+    assert (found.generation, found.chunk, found.place) == (1 << 32, 2, END_OF_CHUNK)
+    assert (found.progress.after, found.progress.bounds) == (("8",), (("12",), ("16",)))
+    assert (found.progress.complete, found.progress.done) == (True, False)
 
 
 def test_partitions_of_odd_names_are_told_apart() -> None:
-    names = {
-        partition_of("1", "a.b", "c"),
-        partition_of("1", "a", "b.c"),
-        partition_of("1", "a", "b"),
-        partition_of("1", "a", "b", 2),
-    }
-    assert names == {'snapshot:1:"a.b".c', 'snapshot:1:a."b.c"', "snapshot:1:a.b", "snapshot:1:a.b#2"}
+    names = {partition_of("a.b", "c"), partition_of("a", "b.c"), partition_of("a", "b"), partition_of("a", "b", 2)}
+    assert names == {'snapshot:"a.b".c', 'snapshot:a."b.c"', "snapshot:a.b", "snapshot:a.b#2"}
+
+
+def test_a_partition_that_is_used_again_is_beyond_all_that_earlier_runs_gave() -> None:
+    first = next_generation(0, 3)
+    assert (next_generation(first, 3), next_generation(first + 5, 4)) == (first + 1, 4 << 32)
+    assert order_text(position(first, 0, 0, PROGRESS).order) == "snapshot, planned"
+    assert order_text(position(first, 2, 17, PROGRESS).order) == "snapshot, chunk 2, row 17"
+
+
+def asked(memory: Memory, *snapshots: str) -> dict[str, Position]:
+    """These are taken, and durable."""
+    at = {}
+    for snapshot in snapshots:
+        memory.take(snapshot, ())
+        for batch in memory.batches():
+            batch.token.settle()
+            assert batch.end is not None
+            at[batch.partition] = batch.end
+    return at
+
+
+def test_a_request_is_remembered_once_its_plans_are_durable() -> None:
+    memory, plan = Memory(rows=False), Token()
+    memory.resume({}, 1)
+    token = memory.take("signal-7", [plan])
+    assert (memory.batches(), memory.taken("signal-7"), memory.may_come_again("signal-7")) == ([], token, True)
+    plan.settle()
+    (batch,) = memory.batches()
+    assert (batch.token, memory.taken("signal-7"), memory.may_come_again("signal-7")) == (token, token, True)
+    token.settle()
+    assert not memory.may_come_again("signal-7")
+    again = Memory(rows=False)
+    again.resume({batch.partition: batch.end}, 2)  # type: ignore[dict-item]  # a source with positions
+    found = [again.taken(name) for name in ("signal-6", "signal-7", "signal-8")]
+    assert [one is not None and one.is_done for one in found] == [True, True, False]
+    assert not again.may_come_again("initial-0/10")
+
+
+def test_rows_that_are_there_no_more_are_forgotten() -> None:
+    memory = Memory(rows=True)
+    memory.resume({}, 1)
+    assert memory.may_come_again("table-a")  # nobody knows yet
+    memory.look(["a", "b"], [])
+    at = asked(memory, "table-a", "table-b", "signal-3")
+    memory.look(["c"], ["b"])
+    assert [memory.may_come_again(f"table-{row}") for row in "abc"] == [False, False, True]
+    at |= asked(memory, "table-c")
+    assert b'"rows":["b","c"]' in at["snapshots-asked"].detail
+    assert b'"signal":3' in at["snapshots-asked"].detail
+    assert order_text(at["snapshots-asked"].order) == "snapshots asked for"
+
+
+@pytest.mark.parametrize("detail", [b"{", b'{"version":9}'])
+def test_a_memory_that_is_unknown_is_refused(detail: bytes) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        Memory(rows=True).resume({"snapshots-asked": Position(bytes(24), detail)}, 1)
+    assert caught.value.code == "source.unknown_checkpoint"
 
 
 def test_orders_of_the_change_stream_are_no_positions_of_snapshots() -> None:
-    assert order_text((1 << 24).to_bytes(8, "big") + bytes(8)) is None
+    assert order_text(bytes(16)) is None
     assert order_text(b"") is None
 
 
