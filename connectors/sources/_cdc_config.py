@@ -142,8 +142,8 @@ class SignalsFields(ComponentConfig):
 
     table: TableField = Field(
         description="With the columns `id` (unique), `kind` (`snapshot`) and `arguments` (`text[]`: tables). It is looked at "
-        "once a second, and never written to: ids that were taken are remembered in the checkpoint as long as their rows are there, "
-        "and refused ones become dead letters."
+        "once a second, and never written to: ids that were taken are remembered in the checkpoint as long as their rows are "
+        "there, and refused ones become dead letters."
     )
 
 

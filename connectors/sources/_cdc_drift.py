@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from connectors._postgres import sql_name
 from connectors.sources._pgoutput_messages import Relation
 from penstock.errors import ComponentError, EnvironmentFault, Permanent
 from penstock.event import Event
@@ -30,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 class Drift:
     """Looks of the tables of one run, each seen before the first change that has it.
 
-    :param known: looks by `schema.table` that the checkpoint holds.
+    :param known: looks by the table's name in SQL that the checkpoint holds.
     :param type_name: of a type by its OID.
     :ivar changes: changes of looks that this run has seen.
     :ivar encoded: the looks for the checkpoint; None with `evolve`.
@@ -57,7 +58,7 @@ class Drift:
         :param index: of its next event in the batch.
         :raises EnvironmentFault: `source.schema_changed` with `freeze`; `source.table_renamed`.
         """
-        name = f"{relation.schema}.{relation.name}"
+        name = sql_name(relation.schema, relation.name)
         before, self_before = self._last.get(relation.oid, (None, None))
         if not reads:
             if before is not None:
@@ -73,7 +74,7 @@ class Drift:
     def judge(self, title: str, look: Look) -> Permanent | None:
         """Why rows of a table with this look may not go on; a table's first look is accepted.
 
-        :param title: `schema.table`.
+        :param title: the table's name in SQL: no two tables have the same.
         :raises EnvironmentFault: `source.schema_changed` with `freeze`.
         """
         if self._policy == "evolve":

@@ -37,7 +37,7 @@ class Detail(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Looks(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A detail that also holds what tables looked like (`_cdc_drift`), by `schema.table`."""
+    """A detail that also holds what tables looked like (`_cdc_drift`), by their names in SQL."""
 
     version: int
     end: int

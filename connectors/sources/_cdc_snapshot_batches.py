@@ -62,7 +62,7 @@ class Batches:
         older: set[int] = set()
         if seen is not None and table.listener is not None:
             older = table.listener.touched.older(seen, keys)
-        refused = self._setup().judge(str(table.progress.name), shape.look)
+        refused = self._setup().judge(table.progress.title, shape.look)
         at = table.generation, table.chunk
         events, rejects, size = events_of(result, shape, at, taken, keys, older, refused)
         return Batch(table.partition, events, table.position(END_OF_CHUNK, held.progress), None, size, rejects)

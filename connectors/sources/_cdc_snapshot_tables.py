@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from connectors._postgres import TableName, parse_table, quoted
+from connectors._postgres import TableName, parse_table, quoted, sql_name
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_snapshot_keys import KeyColumn, compare, find_keys, ordering
 from penstock.errors import EnvironmentFault
@@ -63,7 +63,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        return f"{self.schema}.{self.name}"
+        return sql_name(self.schema, self.name)
 
     @property
     def relation(self) -> str:

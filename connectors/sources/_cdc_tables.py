@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from urllib.parse import quote
 
 import msgspec
 
@@ -11,6 +12,14 @@ from connectors.sources._cdc_config import Operation, PostgresCdcConfig
 from connectors.sources._cdc_keys import Key
 from connectors.sources._cdc_mask import Masks, masked_key
 from connectors.sources._pgoutput_messages import Relation, ReplicaIdentity
+
+_SAFE = "!$&'()*+,;=:@"
+"""What a segment of a path may hold besides letters, digits and `-._~`: RFC 3986, section 3.3."""
+
+
+def source_of(slot: str) -> str:
+    """What `source` of all events of a slot begins with. A URI, as CloudEvents 1.0.2 has it; schemes have no underscores."""
+    return f"postgres-cdc:{slot}"
 
 
 class Table(msgspec.Struct):
@@ -30,7 +39,8 @@ class Table(msgspec.Struct):
 
     @property
     def title(self) -> str:
-        return f"{self.schema}.{self.name}"
+        """Its name in SQL: no two tables have the same."""
+        return sql_name(self.schema, self.name)
 
 
 class Selection:
@@ -62,8 +72,8 @@ class Selection:
         return None
 
     def source(self, schema: str, name: str) -> str:
-        """`source` of the events of a table: names as in SQL, so that no two tables have the same."""
-        return f"postgres_cdc:{self._slot}/{sql_name(schema, name)}"
+        """`source` of the events of a table: its name in SQL, so that no two tables have the same, in percent-encoding."""
+        return f"{source_of(self._slot)}/{quote(sql_name(schema, name), safe=_SAFE)}"
 
     def table(self, relation: Relation, key: Key) -> Table:
         """:param key: the columns of the primary key, where the replica identity is FULL.
@@ -87,4 +97,4 @@ class Selection:
         """Keys may change while they are read: what they are at the start is looked at before."""
         same = self.masks.undistinguished(key)
         if same:
-            raise masked_key(f"{relation.schema}.{relation.name}", same)
+            raise masked_key(sql_name(relation.schema, relation.name), same)

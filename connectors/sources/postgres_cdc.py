@@ -35,7 +35,7 @@ from connectors.sources._cdc_snapshot_worker import Setup
 from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_spill import SpillDirectory
 from connectors.sources._cdc_stream import Link, Stream
-from connectors.sources._cdc_tables import Selection
+from connectors.sources._cdc_tables import Selection, source_of
 from connectors.sources._cdc_toast import ReselectingDecoder, Reselection
 from connectors.sources._cdc_transactions import Transactions
 from connectors.sources._cdc_watch import Watch, Watched
@@ -252,7 +252,7 @@ class PostgresCdcSource:
 
     def _changes(self, types: TypeCatalog, start: Start, looks: Mapping[str, Mapping[str, tuple[int, int]]]) -> Changes:
         config, selection = self.config, self._selection
-        transactions = Transactions(f"postgres_cdc:{self.slot}") if config.transaction_metadata else None
+        transactions = Transactions(source_of(self.slot)) if config.transaction_metadata else None
         options = Options(self.slot, config.include_before, config.toast, config.truncate, self._where, transactions)
         kind = ReselectingDecoder if config.toast == "reselect" else Decoder
         decoder = kind(types, numeric=config.numeric, wanted=selection.wanted, converter=selection.masks.converter)

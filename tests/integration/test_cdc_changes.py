@@ -33,7 +33,7 @@ async def test_changes_come_in_the_order_of_commits_with_ids_that_stay(shop: Dat
         ("orders.delete", {"id": 2}),
     ]
     first = events_of(batches)[0]
-    assert first.source == f"postgres_cdc:slot_{shop.name}/public.orders"
+    assert first.source == f"postgres-cdc:slot_{shop.name}/public.orders"
     assert first.record["op"] == "insert"
     assert first.id == f"{first.record['lsn']}-1"
     assert [event.id.rpartition("-")[2] for event in events_of(batches)] == ["1", "2", "1", "1"]
@@ -46,10 +46,10 @@ async def test_a_run_resumes_behind_any_batch_also_in_mid_transaction(shop: Data
     await sql(shop, "INSERT INTO orders SELECT n, 'new', '' FROM generate_series(11, 13) AS n")
     whole = await read(make_source(shop, tmp_path, count=3))
     assert [event.data["id"] for event in events_of(whole)] == list(range(1, 14))
-    batch = next(batch for batch in whole if len(batch.events) == 3)
+    batch = next(batch for batch in whole if len(batch.events) > 1)  # as many as had arrived
     assert batch.cut is not None
-    rest = await read(make_source(shop, tmp_path), {batch.partition: batch.cut(2)})
-    assert ids(rest) == ids(whole)[2:]
+    rest = await read(make_source(shop, tmp_path), {batch.partition: batch.cut(1)})
+    assert ids(rest) == ids(whole)[ids(whole).index(batch.events[1].id) :]
     for done in range(1, len(whole) + 1):
         rest = await read(make_source(shop, tmp_path, count=3), positions(whole[:done]))
         assert ids(rest) == ids(whole[done:])

@@ -212,7 +212,7 @@ async def test_a_transaction_is_told_with_each_change_and_summed_up_behind_it(sh
     lsn, xid = order.record["lsn"], order.record["xid"]
     assert (line.type, line.record["transaction"]) == ("lines.insert", {"id": xid, "lsn": lsn, "index": 2})
     assert (order.type, order.extensions) == ("orders.insert", {"txid": str(xid), "txindex": "4"})
-    assert (end.type, end.id, end.source) == ("transaction.end", f"{lsn}-end", f"postgres_cdc:slot_{shop.name}/transaction")
+    assert (end.type, end.id, end.source) == ("transaction.end", f"{lsn}-end", f"postgres-cdc:slot_{shop.name}/transaction")
     assert end.data == {"id": xid, "lsn": lsn, "changes": 4, "tables": {"public.lines": 2, "public.orders": 1}}
     for done in range(1, len(whole) + 1):  # from within a transaction the sum is the same, and it comes once
         rest = await read(make_source(shop, tmp_path, count=1, **fields), known | positions(whole[:done]))

@@ -155,7 +155,7 @@ async def test_partitions_are_read_by_their_root(shop: Database, tmp_path: Path)
     await sql(shop, "INSERT INTO new VALUES (31, '2026-01-01')")
     await drive(make_source(shop, tmp_path, **INITIAL), [ledger], 2)
     ledger.check()
-    assert {event.source for event in ledger.events} == {f"postgres_cdc:slot_{shop.name}/public.orders"}
+    assert {event.source for event in ledger.events} == {f"postgres-cdc:slot_{shop.name}/public.orders"}
     assert sorted(ledger.rows["orders"]) == [(n,) for n in range(2, 32)]
     assert ledger.rows["orders"][30,]["day"] == "2025-01-01"
 

@@ -66,7 +66,7 @@ async def test_rows_come_first_and_changes_follow(shop: Database, tmp_path: Path
     assert [len(batch.events) for batch in given if batch.partition.startswith("snapshot:")] == [0, 0, 4, 4, 2]
     first = rows[0]
     assert first.record == {**first.record, "op": "snapshot", "before": None, "after": first.data, "xid": None}
-    assert (first.id, first.source) == (f"initial-{first.record['lsn']}-1", f"postgres_cdc:slot_{shop.name}/public.orders")
+    assert (first.id, first.source) == (f"initial-{first.record['lsn']}-1", f"postgres-cdc:slot_{shop.name}/public.orders")
     assert [(event.type, event.data["id"]) for event in events_of(given)[10:]] == [("orders.insert", 11), ("orders.update", 1)]
     assert events_of(await read(make_source(shop, tmp_path, **INITIAL), positions(given))) == []
 
@@ -171,8 +171,8 @@ def second_chunk(batch: Batch) -> bool:
 
 @pytest.mark.parametrize("runs", ["0d 1c", "0d 1d 0c", "0d 1d 1c", "1d 1d 0d 1c 0c", "0p 1p", "0p 1p 0p 1d 0c"])
 async def test_ledgers_agree_on_chunks_whoever_took_which_declaration(database: Database, tmp_path: Path, runs: str) -> None:
-    """Each run dies at a plan (p), a declaration (d) or its second chunk (c), which only one of the two ledgers took; meanwhile the
-    table grows at its beginning, so that other chunks would be declared."""
+    """Each run dies at a plan (p), a declaration (d) or its second chunk (c), which only one of the two ledgers took; meanwhile
+    the table grows at its beginning, so that other chunks would be declared."""
     await fill(database, 20)
     ledgers = [Ledger(), Ledger()]
     for epoch, run in enumerate(runs.split(), 1):
