@@ -69,7 +69,8 @@ def run_cdc_round(
     project.mkdir()
     with servers.world(f"round_{seed}", settings) as world:
         write_cdc_pipeline(project, scenario, world, settings)
-        with Writers(world.source, f"{scenario.name}/{seed}", count=settings.writers, bodies=settings.bodies) as writers:
+        writing = {"count": settings.writers, "bodies": settings.bodies, "bulk": settings.bulk}
+        with Writers(world.source, f"{scenario.name}/{seed}", **writing) as writers:
             round_ = CdcRound(scenario, seed, project, launcher, settings, rng, world, writers, result)
             round_.run(strikes or plan_cdc_strikes(rng, seed))
     result.seconds = time.monotonic() - started

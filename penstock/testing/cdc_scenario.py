@@ -132,6 +132,7 @@ class CdcSettings:
     :ivar full: REPLICA IDENTITY FULL, else the default one.
     :ivar snapshot: rows of a chunk of the initial snapshot; 0: none is taken, and nothing is there before the slot is.
     :ivar bodies: bytes of the longest bodies: with more, values are stored apart, and transactions are streamed in progress.
+    :ivar bulk: as `Writers` takes it: with more, most batches end in mid-transaction.
     """
 
     transactions: int
@@ -142,6 +143,7 @@ class CdcSettings:
     dedup: bool
     bodies: int = 200
     snapshot: int = 0
+    bulk: int = 1
 
     @classmethod
     def draw(cls, rng: random.Random) -> CdcSettings:

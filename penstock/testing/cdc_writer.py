@@ -40,21 +40,18 @@ class Writers:
     They make as many transactions as `allow` has let them, in an order that the seed gives each of them.
 
     :param bodies: bytes of the longest bodies, which do not compress; their hexadecimal digits stand in the rows.
+    :param bulk: how many times as often as usual a step changes many rows at once; usual is one step of fourteen.
     """
 
-    def __init__(self, database: Database, seed: str, *, count: int = 3, bodies: int = 200) -> None:
+    def __init__(self, database: Database, seed: str, *, count: int = 3, bodies: int = 200, bulk: int = 1) -> None:
         self.record = Record()
         self._permits = threading.Semaphore(0)
         self._ended = threading.Event()
         self._idle = threading.Condition()
         self._owed = 0
         self._failure: BaseException | None = None
-        self._threads = [
-            threading.Thread(
-                target=self._work, args=(_Writer(database, f"w{n}", random.Random(f"{seed}/{n}"), self.record, bodies),)
-            )
-            for n in range(count)
-        ]
+        writers = [_Writer(database, f"w{n}", random.Random(f"{seed}/{n}"), self.record, bodies, bulk) for n in range(count)]
+        self._threads = [threading.Thread(target=self._work, args=(writer,)) for writer in writers]
 
     def __enter__(self) -> Writers:
         for thread in self._threads:
@@ -105,12 +102,13 @@ class Writers:
 
 
 class _Writer:
-    def __init__(self, database: Database, name: str, rng: random.Random, record: Record, bodies: int) -> None:
+    def __init__(self, database: Database, name: str, rng: random.Random, record: Record, bodies: int, bulk: int) -> None:
         self._database = database
         self._name = name
         self._rng = rng
         self._record = record
         self._bodies = bodies
+        self._weights = [30, 30, 10, 8, 2 * bulk, 3 * bulk, bulk]
         self._connection: psycopg.Connection[Any] | None = None
         self._transactions = self._entities = 0
         self._changes: list[Change] = []
@@ -197,7 +195,7 @@ class _Writer:
         steps: Sequence[Callable[[psycopg.Connection[Any]], None]] = (
             self._insert, self._update, self._delete, self._move, self._insert_many, self._update_many, self._delete_many,
         )  # fmt: skip
-        step = self._rng.choices(steps, [30, 30, 10, 8, 2, 3, 1])[0]
+        step = self._rng.choices(steps, self._weights)[0]
         if self._rng.random() < 0.85:
             step(connection)
             return

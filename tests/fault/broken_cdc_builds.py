@@ -5,18 +5,17 @@ Each function breaks the program in this process, then runs the command. They ru
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from connectors.sinks import _postgres_ledger as ledger
-from connectors.sinks.postgres import PostgresSink
+from connectors.sinks._postgres_writer import Writer
 from connectors.sources import postgres_cdc
 from connectors.sources._cdc_blocks import Blocks
 from connectors.sources._cdc_positions import END, Start
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.cli.main import main
 from penstock.errors import ComponentError
-from penstock.ledger import Commit
 from penstock.spi import Batch, Position
 
 
@@ -47,15 +46,17 @@ def resumes_behind_the_transaction() -> None:
 
 def rows_apart_from_checkpoint() -> None:
     """Rows are committed, then the ledger is."""
+    write = Writer.write
 
-    def write(self: PostgresSink, ops: Sequence[Any], commit: Commit, connection: Any) -> dict[int, ComponentError]:
-        refused = self._writer.write(connection, ops, lambda: None) if self._writer is not None else {}
+    def apart(
+        self: Writer, connection: Any, ops: Sequence[Any], then: Callable[[], None], **more: Any
+    ) -> dict[int, ComponentError]:
+        refused = write(self, connection, ops, lambda: None, **more)
         if not refused:
-            self._context.faults.hit("inside_sink_write")
-            ledger.within(connection, lambda db: self._settle(db, commit))
+            ledger.within(connection, lambda _: then())
         return refused
 
-    PostgresSink._write = write  # type: ignore[method-assign]
+    Writer.write = apart  # type: ignore[method-assign]
     main()
 
 
