@@ -26,6 +26,16 @@ _NOT_NULL = """
 SELECT attname::text, NOT atthasdef AND attidentity = '' FROM pg_attribute
 WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped AND attnotnull ORDER BY attnum
 """
+_SEQUENCES = """
+SELECT a.attname::text, s.sequencename::text, s.last_value,
+       least(s.max_value, CASE a.atttypid WHEN 21 THEN 32767 WHEN 23 THEN 2147483647 ELSE s.max_value END)
+FROM pg_depend AS d JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+     JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     JOIN pg_sequences AS s ON (s.schemaname, s.sequencename) = (n.nspname, c.relname)
+WHERE d.refobjid = %s AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+      AND s.increment_by > 0 AND NOT s.cycle AND s.last_value IS NOT NULL
+"""
+_NEARLY = 0.9
 _SAME_NULLS = """
 SELECT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = %s AND i.indisunique
                AND (to_jsonb(i)->>'indnullsnotdistinct')::bool)
@@ -107,7 +117,9 @@ def _check_rows(connection: psycopg.Connection[Any], table: Table, config: Postg
     if lacking:
         message = f"{', '.join(lacking)} of {table.name} must have a value, and none is written"
         help = f"name it in `columns`; or ALTER TABLE {table.sql} ALTER COLUMN {quoted(lacking[0])} DROP NOT NULL"
-        yield Finding("error", "sink.required_column", message, "every row would become a dead letter", help)
+        updates = bool(config.key) and config.on_conflict != "error"
+        why = f"every {'new ' if updates else ''}row would become a dead letter"
+        yield Finding("warning" if updates else "error", "sink.required_column", message, why, help)
     (same,) = connection.execute(_SAME_NULLS, (table.oid,)).fetchone() or (False,)
     for name in () if same else config.key or ():
         if name in table.columns and name not in needed:
@@ -118,8 +130,23 @@ def _check_rows(connection: psycopg.Connection[Any], table: Table, config: Postg
                 "two rows without it are not the same row to a unique index",
                 f"ALTER TABLE {table.sql} ALTER COLUMN {quoted(name)} SET NOT NULL",
             )
+    yield from _check_sequences(connection, table, written if config.columns else set())
     if table.row_security:
         role = who(connection).role
         message = f"row security of {table.name} applies to {role}"
         why = "rows that its policies refuse become dead letters, and rows that they hide are not updated"
         yield Finding("warning", "sink.row_security", message, why, f"ALTER ROLE {role} BYPASSRLS")
+
+
+def _check_sequences(connection: psycopg.Connection[Any], table: Table, written: set[str]) -> Iterator[Finding]:
+    """:param written: columns that get values of the events, and so none of their sequence."""
+    for column, sequence, last, limit in connection.execute(_SEQUENCES, (table.oid,)).fetchall():
+        if column not in written and last > limit * _NEARLY:
+            yield Finding(
+                "warning",
+                "sink.sequence_exhausted",
+                f"the sequence {sequence} of {column} in {table.name} has given {last} of {limit} numbers",
+                "the run stops at the last one",
+                f"ALTER TABLE {table.sql} ALTER COLUMN {quoted(column)} TYPE bigint; "
+                f"ALTER SEQUENCE {quoted(table.name.schema, sequence)} AS bigint NO MAXVALUE",
+            )

@@ -11,12 +11,13 @@ Source: PostgreSQL manual, COPY, INSERT ("ON CONFLICT Clause"), SET CONSTRAINTS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import quoted, quoted_list
-from connectors.sinks._postgres_plan import OnConflict, Step, Truncation
+from connectors.sinks._postgres_plan import Layer, OnConflict, Step, Truncation
 from connectors.sinks._postgres_refusals import Outdated, Refused, blaming
 from connectors.sinks._postgres_rows import Column, Op, array_text, block
 from connectors.sinks._postgres_table import Table, overriding_of, signature_of
@@ -28,6 +29,8 @@ BEGIN = b"BEGIN; SET CONSTRAINTS ALL DEFERRED"
 """Constraints that may wait do, so that rows of several statements may satisfy them together."""
 
 _ROWS_AT_ONCE = 1000
+_NO_PIPELINE = 0
+"""libpq's PQ_PIPELINE_OFF."""
 
 
 class Statements:
@@ -50,6 +53,36 @@ class Statements:
         """:raises Refused: one of the operations.
         :raises Outdated: the table was altered, or a statement is wrong that may be so because of that.
         """
+        self._carry_out(steps)
+        self.check_columns()  # behind the first statement that touched the table, so that nobody can alter it any more
+
+    def begin_and_run(self, parts: Iterable[Sequence[Step]]) -> None:
+        """Begin the transaction and `run`, while the next part is made: the server's answers are awaited at the end.
+
+        :raises Refused: somewhere; not which of them.
+        """
+        with blaming((), secured=self._table.row_security):
+            if self._copies:
+                self._connection.execute(BEGIN)
+                self._run_copying(parts)
+                self.check_columns()
+                return
+            with self._connection.pipeline():
+                for statement in BEGIN.split(b"; "):
+                    self._connection.execute(statement, prepare=False)
+                for steps in parts:
+                    self._carry_out(steps)
+            self.check_columns()
+
+    def _run_copying(self, parts: Iterable[Sequence[Step]]) -> None:
+        for names, run in groupby(parts, _names_of_rows):
+            if names is None:
+                for steps in run:
+                    self._carry_out(steps)
+            else:
+                self._copy(names, (step.puts[0] for steps in run for step in steps if isinstance(step, Layer)))
+
+    def _carry_out(self, steps: Sequence[Step]) -> None:
         for step in steps:
             if isinstance(step, Truncation):
                 self._truncate(step.op)
@@ -58,7 +91,6 @@ class Statements:
                 self._delete(step.deletes)
             for ops in step.puts:
                 self._put(ops[0].names, ops)
-        self.check_columns()  # behind the first statement that touched the table, so that nobody can alter it any more
 
     def check_columns(self) -> None:
         """:raises Outdated: they are no longer as they were read."""
@@ -88,6 +120,10 @@ class Statements:
 
     # ---- rows
 
+    @property
+    def _copies(self) -> bool:
+        return not self._conflicts and not self._table.row_security
+
     def _put(self, names: tuple[str, ...], ops: Sequence[Op]) -> None:
         if self._conflicts and not self._table.required.issubset(names):
             for start in range(0, len(ops), _ROWS_AT_ONCE):
@@ -98,11 +134,11 @@ class Statements:
         self._insert(names, ops)
 
     def _insert(self, names: tuple[str, ...], ops: Sequence[Op]) -> None:
-        columns = quoted_list(names)
-        if not self._conflicts and not self._table.row_security:
-            self._copy(f"{self._table.sql} ({columns})", ops)
+        if self._copies:
+            with self._blaming(ops):
+                self._copy(names, [ops[start : start + _ROWS_AT_ONCE] for start in range(0, len(ops), _ROWS_AT_ONCE)])
             return
-        found = self._found(names)
+        columns, found = quoted_list(names), self._found(names)
         values = ", ".join(f"c{place}{column.cast}" for place, column in enumerate(found))
         self._execute(
             f"INSERT INTO {self._table.sql} ({columns}) {overriding_of(found)}"  # noqa: S608 - names are quoted
@@ -145,13 +181,11 @@ class Statements:
         there = {number for number, _ in rows}
         return [op for number, op in enumerate(ops, 1) if number not in there]
 
-    def _copy(self, target: str, ops: Sequence[Op]) -> None:
-        with self._blaming(ops):
-            parts = [ops[start : start + _ROWS_AT_ONCE] for start in range(0, len(ops), _ROWS_AT_ONCE)]
-            blocks = [block([op.row for op in part]) for part in parts]
-            with self._connection.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN".encode()) as copy:
-                for data in blocks:
-                    copy.write(data)
+    def _copy(self, names: Sequence[str], parts: Iterable[Sequence[Op]]) -> None:
+        statement = f"COPY {self._table.sql} ({quoted_list(names)}) FROM STDIN"
+        with self._connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            for ops in parts:
+                copy.write(block([op.row for op in ops]))
 
     def _truncate(self, op: Op) -> None:
         self.check_deferred()  # a table with checks to come is not truncated
@@ -189,16 +223,25 @@ class Statements:
         for start in range(0, max(len(ops), 1), _ROWS_AT_ONCE):
             some = ops[start : start + _ROWS_AT_ONCE]
             with self._blaming(some):
-                self._ask(statement, width, some).close()
+                self._ask(statement, width, some)
 
     def _ask(self, statement: str, width: int, ops: Sequence[Op]) -> psycopg.RawCursor[Any]:
         from psycopg import RawCursor
 
         values = [array_text(column) for column in zip(*[op.row for op in ops], strict=True)] if ops else ["{}"] * width
-        return RawCursor(self._connection).execute(statement.encode(), values)
+        # psycopg takes a statement for prepared that it has sent behind one that fails
+        prepare = None if self._connection.info.pipeline_status == _NO_PIPELINE else False
+        return RawCursor(self._connection).execute(statement.encode(), values, prepare=prepare)
 
     def _blaming(self, ops: Sequence[Op]) -> AbstractContextManager[None]:
         return blaming(ops, secured=self._table.row_security, unaltered=self._unaltered)
+
+
+def _names_of_rows(steps: Sequence[Step]) -> tuple[str, ...] | None:
+    """The columns, where these are rows of the same columns and nothing else."""
+    if len(steps) != 1 or not isinstance(steps[0], Layer) or steps[0].deletes or len(steps[0].puts) != 1:
+        return None
+    return steps[0].puts[0][0].names
 
 
 def _unnest(columns: Sequence[Column], *, ordinality: bool = False) -> str:

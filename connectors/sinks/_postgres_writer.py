@@ -6,13 +6,13 @@ session's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from connectors.sinks._postgres_isolation import Isolation
 from connectors.sinks._postgres_plan import OnConflict, plan
-from connectors.sinks._postgres_refusals import Refused
+from connectors.sinks._postgres_refusals import Outdated, Refused
 from connectors.sinks._postgres_rows import Op
 from connectors.sinks._postgres_statements import BEGIN, Statements
 from connectors.sinks._postgres_table import Table
@@ -33,6 +33,27 @@ class Writer:
         self._key = tuple(key)
         self._on_conflict = on_conflict
         self._rules = table.rules(key, on_conflict)
+
+    @property
+    def divides(self) -> bool:
+        """Whether a batch may come in parts: no row of one needs rows of a later one."""
+        return not (self.table.dependent or self.table.watched)
+
+    def write_parts(self, connection: psycopg.Connection[Any], parts: Iterable[Sequence[Op]], then: Callable[[], None]) -> bool:
+        """All operations and `then` in one transaction, or nothing. A part is made while the server works on those before.
+
+        :returns: False where something is refused, or the table was altered: nothing was written, and `write` says why.
+        :raises psycopg.Error: anything that is neither.
+        """
+        statements = Statements(connection, self.table, self._key, self._on_conflict, unaltered=False)
+        try:
+            with _ended(connection):
+                statements.begin_and_run(plan(ops, self._rules) for ops in parts)
+                then()
+                statements.commit()
+        except (Refused, Outdated):
+            return False
+        return True
 
     def write(
         self,
@@ -112,6 +133,12 @@ class Writer:
 def _transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Whoever does not commit inside has done nothing."""
     connection.execute(BEGIN)
+    with _ended(connection):
+        yield
+
+
+@contextmanager
+def _ended(connection: psycopg.Connection[Any]) -> Iterator[None]:
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ Collaborators: `_postgres_config`, `_postgres_events` (what an event asks for), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 DEADLINE = 300.0
 """Seconds that one commit may take, waiting for locks included, before its connection is given up and it is tried again."""
+
+_PART = 250
+"""Events that are converted while the server works on those before."""
 
 _LOOKS = 3
 """How often a group is prepared anew because its table was altered under it."""
@@ -162,6 +165,8 @@ class PostgresSink:
             await self.commit(commit)
             return
         asked = self._reading.read(events)
+        if self._writer is not None and await self._ask(partial(self._write_parts, self._writer, asked, commit)):
+            return
         unaltered = False
         for _ in range(_LOOKS):
             ops = await self._shape(asked)
@@ -175,16 +180,30 @@ class PostgresSink:
             return
         raise Transient("sink.table_altered", f"table {self._table} is altered again and again")
 
+    def _write_parts(self, writer: Writer, asked: Sequence[Asked], commit: Commit, connection: psycopg.Connection[Any]) -> bool:
+        """Where nothing is wrong, as nearly always: False where something is, and nothing was written."""
+
+        def parts() -> Iterator[list[Op]]:
+            size = _PART if writer.divides else len(asked)
+            for start in range(0, len(asked), size):
+                ops, failed = self._shaped(asked[start : start + size])
+                if failed:
+                    raise Outdated
+                yield ops
+
+        return writer.write_parts(connection, parts(), partial(self._finish, commit, connection))
+
+    def _finish(self, commit: Commit, connection: psycopg.Connection[Any]) -> None:
+        self._context.faults.hit("inside_sink_write")
+        self._settle(PostgresConnection(connection), commit)
+
     def _write(
         self, ops: Sequence[Op], commit: Commit, unaltered: bool, connection: psycopg.Connection[Any]
     ) -> dict[int, ComponentError]:
-        def then() -> None:
-            self._context.faults.hit("inside_sink_write")
-            self._settle(PostgresConnection(connection), commit)
-
         if self._writer is None:  # every event was refused, or there is nothing to truncate
             ledger.within(connection, lambda db: self._settle(db, commit))
             return {}
+        then = partial(self._finish, commit, connection)
         return self._writer.write(connection, ops, then, unaltered=unaltered)
 
     def _look_again(self, why: Outdated, connection: psycopg.Connection[Any]) -> bool:

@@ -61,7 +61,11 @@ async def test_columns_that_are_missing_required_or_generated(database: Database
             "error",
             "table public.orders has no column amount to write to",
         ),
-        "sink.required_column": ("error", "total of public.orders must have a value, and none is written"),
+        "sink.required_column": ("warning", "total of public.orders must have a value, and none is written"),
+    }
+    appended = await found_in(database, tmp_path, columns={"id": ".id"}, key=None)
+    assert {code: (finding.severity, finding.why) for code, finding in appended.items()} == {
+        "sink.required_column": ("error", "every row would become a dead letter")
     }
     generated = await found_in(database, tmp_path, columns={"id": ".id", "total": ".total", "twice": ".twice"})
     assert {code: finding.message for code, finding in generated.items()} == {
@@ -164,3 +168,17 @@ async def test_transactions_that_may_not_write(database: Database, tmp_path: Pat
         assert {code: finding.severity for code, finding in found.items()} == {"postgres.read_only": "error"}
         await sql(database, found["postgres.read_only"].help or "")
         assert await found_in(database, tmp_path, dsn_of(database, role)) == {}
+
+
+async def test_a_sequence_that_is_nearly_exhausted(database: Database, tmp_path: Path) -> None:
+    await sql(
+        database,
+        "CREATE TABLE orders (id int PRIMARY KEY, n smallint GENERATED ALWAYS AS IDENTITY, m serial, total int);"
+        "SELECT setval('orders_n_seq', 32000), setval('orders_m_seq', 32000)",
+    )
+    found = await found_in(database, tmp_path, columns={"id": ".id", "total": ".total"})
+    assert {code: finding.message for code, finding in found.items()} == {
+        "sink.sequence_exhausted": "the sequence orders_n_seq of n in public.orders has given 32000 of 32767 numbers"
+    }
+    await sql(database, found["sink.sequence_exhausted"].help or "")
+    assert await found_in(database, tmp_path, columns={"id": ".id", "total": ".total"}) == {}

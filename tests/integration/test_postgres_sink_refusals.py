@@ -118,7 +118,7 @@ async def test_a_thousand_bad_rows_that_the_server_does_not_place_are_halved(ben
     assert len(verdicts) == 1000
     await sink.close()
     ((tried,),) = await bench.sql("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'orders'")
-    assert tried <= 12 * 1000  # the whole, and halves of halves down to one
+    assert tried <= 13 * 1000  # in parts, the whole, and halves of halves down to one
 
 
 async def test_on_conflict_error_names_exactly_the_rows_that_come_second(bench: Bench) -> None:
