@@ -23,6 +23,7 @@ import psycopg
 
 from connectors.sinks.postgres import PostgresSink
 from penstock.clock import SystemClock
+from penstock.engine.garbage import collect_less
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Claimant, Commit, Counts, Key
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--keys", action="store_true", help="a dedup key for each row, as with `dedup:`")
     options = parser.parse_args()
     rows = rows_of(options.rows)
+    collect_less()  # as `pipe run` does
     with PostgresServer(18, durable=False) as server, tempfile.TemporaryDirectory() as directory:
         database = server.create_database("bench")
         for name, config, again in MODES:
