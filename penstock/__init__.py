@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         Identifying,
         Legible,
         Measured,
+        Notes,
         Position,
         Program,
         Progress,
@@ -108,6 +109,7 @@ _HOMES = {
         *("Finding", "Healthy", "Identifying", "Legible"),
         *(
             "Measured",
+            "Notes",
             "Position",
             "Program",
             "Progress",
@@ -168,6 +170,7 @@ __all__ = [
     "Location",
     "Measured",
     "MissingExtra",
+    "Notes",
     "Oversized",
     "PenstockError",
     "Permanent",

@@ -138,6 +138,44 @@ class FieldsProgram(Protocol):
     def __call__(self, events: Sequence[Event], /) -> list[tuple[Any, ...] | ComponentError]: ...
 
 
+class Notes(Protocol):
+    """The log of a component: for what people who operate a pipeline want to know once, such as a table that has new columns.
+
+    Never for single events, and never beside an error that is raised. Each line names pipeline and component. Of one code at most
+    ten lines a minute are written; the next one says how many were left out.
+    """
+
+    def __call__(
+        self,
+        code: str,
+        message: str,
+        /,
+        *,
+        level: Literal["debug", "info", "warning"] = "info",
+        why: str | None = None,
+        help: str | None = None,
+    ) -> None:
+        """Write a line. Answers at once; from the loop's thread.
+
+        :param code: stable and dotted, as an error's; a constant of the component.
+        :param message: one line, no secrets (Invariant 9), and no values of events.
+        :param help: what to do about it, where there is something.
+        """
+        ...
+
+
+def _no_notes(
+    code: str,
+    message: str,
+    /,
+    *,
+    level: Literal["debug", "info", "warning"] = "info",
+    why: str | None = None,
+    help: str | None = None,
+) -> None:
+    """`Notes` where nothing is run: while a file is checked, in `pipe doctor`, in a step's worker process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a component is given besides its own configuration.
@@ -147,6 +185,7 @@ class Context:
     :ivar project: the project's root; relative paths resolve here.
     :ivar directory: where the pipeline file lies.
     :ivar registry: directory of the schemas, where the configuration names one.
+    :ivar log: writes to the run's log.
     """
 
     pipeline: str
@@ -158,6 +197,7 @@ class Context:
     random: random.Random
     faults: Faults
     registry: Path | None = None
+    log: Notes = _no_notes
 
     @property
     def schemas(self) -> Path:

@@ -19,6 +19,7 @@ from connectors._postgres import sql_name
 from connectors.sources._pgoutput_messages import Relation
 from penstock.errors import ComponentError, EnvironmentFault, Permanent
 from penstock.event import Event
+from penstock.spi import Notes
 
 CODE = "source.schema_changed"
 Policy = Literal["evolve", "freeze", "quarantine"]
@@ -33,11 +34,15 @@ class Drift:
 
     :param known: looks by the table's name in SQL that the checkpoint holds.
     :param type_name: of a type by its OID.
+    :param log: is told of each change of a look.
     :ivar changes: changes of looks that this run has seen.
     :ivar encoded: the looks for the checkpoint; None with `evolve`.
     """
 
-    def __init__(self, policy: Policy, pipeline: str, known: Mapping[str, Look], type_name: Callable[[int], str]) -> None:
+    def __init__(
+        self, policy: Policy, pipeline: str, known: Mapping[str, Look], type_name: Callable[[int], str], log: Notes
+    ) -> None:
+        self._log = log
         self._policy = policy
         self._pipeline = pipeline
         self._type_name = type_name
@@ -68,6 +73,7 @@ class Drift:
         self._last[relation.oid] = name, look
         if self_before is not None and (before, self_before) != (name, look):
             self.changes += 1
+            self._tell(name, self_before, look)
         if self._policy != "evolve":
             self._hold(name, look, source, index)
 
@@ -115,6 +121,13 @@ class Drift:
         """What was not taken comes again, and with it the descriptions of its tables."""
         self._active.clear()
         self._switches.clear()
+
+    def _tell(self, name: str, before: Look, after: Look) -> None:
+        """A line for the log; with `freeze` the error says it."""
+        if before != after and self._policy != "freeze":
+            told = f"{self._told(name, before, after)}: ({', '.join(before)}) → ({', '.join(after)})"
+            kept = self._policy == "quarantine"
+            self._log("source.table_changed", told, level="warning" if kept else "info", why=_HELD if kept else None)
 
     def _keep(self) -> None:
         if self._policy != "evolve":

@@ -72,6 +72,7 @@ class Table:
 
     :ivar partition, generation: which use of which partition this is.
     :ivar progress, chunk: how far it was given.
+    :ivar rows: that this run gave.
     :ivar exported: it is read in the exported snapshot.
     :ivar is_at_plan: where the run met it; then it is planned again, for not every ledger may have that.
     :ivar repeat: its last declaration is to be given again, for not every ledger may have it.
@@ -91,6 +92,7 @@ class Table:
         self.exported = exported
         self.repeat = found.place > END_OF_CHUNK and bool(found.progress.bounds)
         self.is_at_plan = not (found.chunk or found.place)
+        self.rows = 0
         self.declared: Token | None = None
         self.planned: Token | None = None
         self.taken = False

@@ -27,6 +27,7 @@ from connectors.sources._cdc_snapshot_memory import Memory, Refused
 from connectors.sources._cdc_snapshot_positions import INITIAL, VERSION, Progress, Reached, next_generation, partition_of, reached
 from connectors.sources._cdc_snapshot_rows import Taken
 from connectors.sources._cdc_snapshot_tables import Layout
+from connectors.sources._cdc_snapshot_telling import Telling
 from connectors.sources._cdc_snapshot_worker import Setup, Worker
 from penstock.clock import Clock
 from penstock.errors import ComponentError, EnvironmentFault
@@ -47,12 +48,13 @@ class Snapshots:
     :ivar memory: which requests were taken.
     """
 
-    def __init__(self, setup: Callable[[], Setup], session: Callable[[], Session], *, asked_by_rows: bool) -> None:
+    def __init__(self, setup: Callable[[], Setup], session: Callable[[], Session], told: Telling, *, asked_by_rows: bool) -> None:
         self.news = asyncio.Event()
         self._waits = asyncio.Event()
         self._fault: str | None = None
         self.memory = Memory(rows=asked_by_rows)
         self._batches = Batches(setup)
+        self._told = told
         self._setup = setup
         self._session = session
         self._tables: list[Table] = []
@@ -81,6 +83,7 @@ class Snapshots:
             self._tables.append(Table(one))
         last = max((one.progress.snapshot for one in found if one.progress.snapshot.startswith(INITIAL)), key=_lsn, default="")
         self._give_up_others(last)
+        self._told.resumed(self._tables)
         for table in self._tables.copy():
             if not table.is_done and (table.is_at_plan or not table.progress.key):
                 self._begin(table.progress, table)
@@ -97,14 +100,16 @@ class Snapshots:
         known = {table.progress.name: table for table in self.knows(snapshot)}
         if snapshot.startswith(INITIAL):
             self._give_up_others(snapshot)
+        new = []
         for layout in layouts:
             name = TableName(layout.schema, layout.name)
             if name not in known:
                 progress = Progress(VERSION, snapshot, layout.schema, layout.name, layout.key_names, layout.key_types)
                 progress = msgspec.structs.replace(progress, collations=layout.key_collations)
-                known[name] = self._begin(progress, self._free(name), exported=exported)
+                new.append(self._begin(progress, self._free(name), exported=exported))
+        self._told.planned(snapshot, new)
         self.start_workers()
-        return [token for table in known.values() if (token := table.planned) is not None]
+        return [token for table in (*known.values(), *new) if (token := table.planned) is not None]
 
     def remember(self, snapshot: str, plans: Sequence[Token], refused: Refused | None = None) -> Token:
         """That this was asked for, once the plans are durable.
@@ -201,10 +206,14 @@ class Snapshots:
         table, held = found
         table.release()
         batch = self._batches.next(table, held, self._epoch, self._exported)
-        self._rows += 0 if held.result is None else len(batch.events)
+        if held.result is not None:
+            self._rows += len(batch.events)
+            table.rows += len(batch.events)
         self._tables.append(self._tables.pop(self._tables.index(table)))  # each in its turn
         if table.is_done and table.listener is not None:
             self._setup().tap.remove(table.listener)
+        if table.is_done and held.fault is None:
+            self._told.given(table)
         return batch
 
     def acked(self, token: Token) -> None:

@@ -31,6 +31,7 @@ from connectors.sources._cdc_snapshot_positions import order_text as snapshot_te
 from connectors.sources._cdc_snapshot_reader import FIRST, SETTINGS
 from connectors.sources._cdc_snapshot_signals import KIND, Requests, SignalTable
 from connectors.sources._cdc_snapshot_tap import Tap
+from connectors.sources._cdc_snapshot_telling import Telling
 from connectors.sources._cdc_snapshot_worker import Setup
 from connectors.sources._cdc_snapshots import Snapshots
 from connectors.sources._cdc_spill import SpillDirectory
@@ -100,7 +101,8 @@ class PostgresCdcSource:
         link = Link(self._target, names.pipeline, self.slot, self.publication, config.status_interval, temporary, config.origin)
         self._stream = Stream(link, session, clock, self._blocks())
         self._watch = Watch(Watched(names.pipeline, self.slot, self.publication, config), session, clock)
-        self._snapshots = Snapshots(self._setup, self._reader, asked_by_rows=config.signals is not None)
+        told = Telling(self.context.log)
+        self._snapshots = Snapshots(self._setup, self._reader, told, asked_by_rows=config.signals is not None)
         self._beginning = Beginning(config, names, self._selection, self._target, session, self._reader, self._snapshots)
         self._requests = Requests(config, names, self._selection, session, self._snapshots)
         table = config.signals and config.signals.table
@@ -256,7 +258,9 @@ class PostgresCdcSource:
         options = Options(self.slot, config.include_before, config.toast, config.truncate, self._where, transactions)
         kind = ReselectingDecoder if config.toast == "reselect" else Decoder
         decoder = kind(types, numeric=config.numeric, wanted=selection.wanted, converter=selection.masks.converter)
-        self._drift = Drift(config.schema_change, self.context.pipeline, looks, lambda oid: decoder.types.name(oid))
+        self._drift = Drift(
+            config.schema_change, self.context.pipeline, looks, lambda oid: decoder.types.name(oid), self.context.log
+        )
         return Changes(decoder, selection, options, start, self._drift, self._tap)
 
     async def _flushed(self) -> int:

@@ -13,18 +13,28 @@ from penstock.engine.chain import Chain, compile_chain
 from penstock.engine.prepare import Keys, Preparer
 from penstock.faults import Faults
 from penstock.ledger import LedgerSink
+from penstock.observe.component_log import ComponentLog
+from penstock.observe.log import Incident, Log
 from penstock.spi import Context, Expressions, Sink, Source
 
 DEFAULT_WINDOW = 86400.0
 
 
+def _unheard(incident: Incident) -> None:
+    """A log that nobody reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a run passes to everything that it builds."""
+    """What a run passes to everything that it builds.
+
+    :ivar log: of the run; nobody's, where nothing is run.
+    """
 
     clock: Clock
     random: random.Random
     faults: Faults
+    log: Log = _unheard
 
 
 @dataclass(slots=True)
@@ -82,4 +92,5 @@ def make_context(pipeline: Pipeline, component: str, expressions: Expressions, s
         random=surroundings.random,
         faults=surroundings.faults,
         registry=pipeline.registry,
+        log=ComponentLog(surroundings.log, surroundings.clock, pipeline.name, component),
     )

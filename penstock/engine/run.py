@@ -85,7 +85,7 @@ class Run:
         self.status.started_at, self.status.started = options.clock.now(), options.clock.monotonic()
         try:
             async with AsyncExitStack() as stack:
-                assembly = assemble(self.pipeline, Surroundings(options.clock, options.random, options.faults))
+                assembly = assemble(self.pipeline, Surroundings(options.clock, options.random, options.faults, options.log))
                 claimed = await self._unless_stopped(self._begin(assembly, stack))
                 if claimed is not None:
                     processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status))

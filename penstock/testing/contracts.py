@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,20 @@ from penstock.clock import Clock, SystemClock
 from penstock.errors import BatchError, UsageError
 from penstock.event import Event
 from penstock.faults import Faults
-from penstock.spi import Batch, Context, Expressions, FieldsProgram, Position, Program, Resume, Revertible, Sink, Source, View
+from penstock.spi import (
+    Batch,
+    Context,
+    Expressions,
+    FieldsProgram,
+    Notes,
+    Position,
+    Program,
+    Resume,
+    Revertible,
+    Sink,
+    Source,
+    View,
+)
 
 DEADLINE = 10.0
 """Seconds that one step of a suite may take."""
@@ -46,9 +60,10 @@ def make_context(
     expressions: Expressions | None = None,
     clock: Clock | None = None,
     faults: Faults | None = None,
+    log: Notes | None = None,
 ) -> Context:
     """A `Context` whose project and directory are `project`, with the same random numbers every time."""
-    return Context(
+    context = Context(
         pipeline=pipeline,
         component=component,
         project=project,
@@ -58,6 +73,7 @@ def make_context(
         random=random.Random(0),
         faults=faults or Faults(),
     )
+    return context if log is None else replace(context, log=log)
 
 
 def make_events(count: int, first: int = 0) -> list[Event]:
