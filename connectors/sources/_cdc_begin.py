@@ -29,7 +29,8 @@ from connectors.sources._pg_replication import lsn_text, parse_lsn
 from penstock.errors import ComponentError, EnvironmentFault, Fatal
 from penstock.postgres import Session
 
-_GAPS = ("slot.lost", "slot.ahead", DIVERGED)
+_GAPS = ("slot.missing", "slot.lost", "slot.ahead", "slot.behind", DIVERGED)
+"""What `when_needed` takes a new snapshot for."""
 _LOOK = 1.0
 """Seconds between two looks at whom the making of a slot waits for."""
 _WAL_END = """
@@ -50,6 +51,7 @@ class Beginning:
     """Prepares one run.
 
     :ivar gap: why changes were lost before it, where `when_needed` took a snapshot for that.
+    :ivar goes_back: the stream begins before the checkpoint, for the server's log ends there: no position of it would rise.
     :ivar waits: whom the slot waits for that is being made.
     :param reader: makes a session that reads rows, not open yet.
     """
@@ -65,6 +67,7 @@ class Beginning:
         snapshots: Snapshots,
     ) -> None:
         self.gap: str | None = None
+        self.goes_back = False
         self.waits: str | None = None
         self._config = config
         self._names = names
@@ -90,7 +93,10 @@ class Beginning:
             return known
         start = Start(0, 0, await self._make_slot() if slot is None else slot.confirmed)
         if checkpoint is not None and start.end < checkpoint.commit:
-            raise behind(self._names.slot, self._names.pipeline, start.end, checkpoint)
+            fault = behind(self._names.slot, self._names.pipeline, start.end, checkpoint)
+            if self._config.snapshot.mode != "when_needed":
+                raise fault
+            self.gap, self.goes_back = self.gap or fault.message, True
         if slot is not None:
             await self._plan_beside(start.end)
         return start
@@ -139,12 +145,12 @@ class Beginning:
                 raise missing(name, pipeline, end)
             return None, None
         except EnvironmentFault as fault:
-            if mode != "when_needed" or checkpoint is None or fault.code not in (*_GAPS, "slot.missing"):
+            if mode != "when_needed" or checkpoint is None or fault.code not in _GAPS:
                 raise
             if slot is None and self._config.slot.create == "never":
                 raise
             self.gap = fault.message
-            if fault.code in ("slot.lost", DIVERGED):
+            if fault.code in ("slot.lost", "slot.behind", DIVERGED):
                 await self._session.run(lambda c: c.execute(drop(name).encode()))
                 slot = None
             return slot, None

@@ -114,8 +114,8 @@ class SnapshotFields(ComponentConfig):
         "initial",
         description="`initial`: all rows once, then changes. `never`: changes alone, and the rows that a signal asks for. "
         "`initial_only`: the run ends behind the rows; its slot stays, for `initial` to go on from (or `slot.drop_on_stop`). "
-        "`when_needed`: as `initial`, and again, from a new slot, where the slot was lost or confirmed by somebody else; rows "
-        "that were deleted in the gap are not noticed.",
+        "`when_needed`: as `initial`, and again, where the slot was lost, dropped or confirmed by somebody else, or the server "
+        "was restored to before the checkpoint; rows that were deleted in the gap are not noticed.",
     )
     batch_rows: int | None = Field(
         None,

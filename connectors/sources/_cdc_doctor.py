@@ -18,7 +18,7 @@ from connectors.sources._cdc_config import OPERATIONS, PostgresCdcConfig, defaul
 from connectors.sources._cdc_doctor_publication import check_age, check_missing, check_publication, find_publication
 from connectors.sources._cdc_doctor_slot import check_failover, check_held, check_limits, check_standing
 from connectors.sources._cdc_doctor_tables import Reading, check_grants, check_names, check_rows, tables_of
-from connectors.sources._cdc_positions import start_of
+from connectors.sources._cdc_positions import start_of, stream_of
 from connectors.sources._cdc_publication import check_columns, check_server
 from connectors.sources._cdc_slot import read_slot
 from connectors.sources._cdc_wire import WHAT, Target, Wire
@@ -89,8 +89,9 @@ class _Doctor:
         self.pipeline = context.pipeline
         self.slot_name = default_name(context.pipeline, config.slot.name, "slot")
         self.publication_name = default_name(context.pipeline, config.publication.name, "publication")
-        found = checkpoint.get(self.slot_name)
-        self.checkpoint = None if found is None else start_of(found).end
+        _, found = stream_of(checkpoint, self.slot_name)
+        self.start = None if found is None else start_of(found)
+        self.checkpoint = None if self.start is None else self.start.end
         application = f"penstock:{context.pipeline}/doctor"
         self.application = f"penstock:{context.pipeline}/{context.component}"
         self.target = Target(config.dsn.reveal(), application, tls_parameters(config.tls, context))

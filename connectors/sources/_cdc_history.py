@@ -69,7 +69,7 @@ def behind(slot: str, pipeline: str, end: int, checkpoint: Start) -> Environment
         "slot.behind",
         f"the server of the slot {slot} stands at {lsn_text(end)}, and the pipeline has seen changes up to {_seen(checkpoint)}",
         why="the server's log ends before that: it was restored, or a stand-by took over that lacked the last changes",
-        help=f"{reset(pipeline)}: reading begins anew",
+        help=f"{reset(pipeline)}: reading begins anew; or `snapshot: {{ mode: when_needed }}`",
     )
 
 

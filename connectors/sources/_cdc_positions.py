@@ -7,6 +7,7 @@ place there is. Place 0 is an LSN of a keepalive: commits that follow do not lie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct, error
 
 import msgspec
@@ -65,6 +66,27 @@ _encode = msgspec.json.Encoder().encode
 def position(at: bytes, end: int, looks: msgspec.Raw | None = None, timeline: int = 0) -> Position:
     """:param looks: what tables looked like, as JSON; None where they are not held to it."""
     return Position(at, _encode(Detail(VERSION, end, timeline) if looks is None else Looks(WITH_LOOKS, end, timeline, looks)))
+
+
+def stream_of(positions: Mapping[str, Position], slot: str) -> tuple[str, Position | None]:
+    """The partition of the slot's stream, and where it stands: the last, where a server's log has gone back (`following`)."""
+    numbered = [(_number(name, slot), name) for name, at in positions.items() if at.order and _number(name, slot)]
+    if not numbered:
+        return slot, None
+    _, name = max(numbered)
+    return name, positions[name]
+
+
+def following(partition: str) -> str:
+    """The partition of a stream whose log has gone back: LSNs rise from there, and not from where it stood."""
+    slot, _, number = partition.partition("#")
+    return f"{slot}#{int(number or 1) + 1}"
+
+
+def _number(partition: str, slot: str) -> int:
+    """Which stream of the slot it is; 0 where it is another partition."""
+    name, _, number = partition.partition("#")
+    return 0 if name != slot else int(number or 1)
 
 
 def looks_of(found: Position) -> dict[str, dict[str, tuple[int, int]]]:

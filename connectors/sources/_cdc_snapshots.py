@@ -30,7 +30,7 @@ from connectors.sources._cdc_snapshot_tables import Layout
 from connectors.sources._cdc_snapshot_telling import Telling
 from connectors.sources._cdc_snapshot_worker import Setup, Worker
 from penstock.clock import Clock
-from penstock.errors import ComponentError, EnvironmentFault
+from penstock.errors import ComponentError
 from penstock.postgres import Session
 from penstock.spi import Batch, Position
 
@@ -81,8 +81,9 @@ class Snapshots:
             if one.progress.snapshot.startswith(INITIAL) and not initial:
                 one = msgspec.structs.replace(one, progress=msgspec.structs.replace(one.progress, done=True))
             self._tables.append(Table(one))
-        last = max((one.progress.snapshot for one in found if one.progress.snapshot.startswith(INITIAL)), key=_lsn, default="")
-        self._give_up_others(last)
+        begun = [one for one in found if one.progress.snapshot.startswith(INITIAL) and not one.progress.done]
+        if begun:
+            self._give_up_others(max(begun, key=lambda one: one.generation).progress.snapshot)
         self._told.resumed(self._tables)
         for table in self._tables.copy():
             if not table.is_done and (table.is_at_plan or not table.progress.key):
@@ -300,13 +301,3 @@ class Snapshots:
     def _next(self, exported: bool) -> Table | None:
         waiting = (table for table in self._tables if not table.is_done and not table.taken and table.exported is exported)
         return next(waiting, None)
-
-
-def _lsn(snapshot: str) -> int:
-    high, _, low = snapshot.removeprefix(INITIAL).partition("/")
-    try:
-        return (int(high, 16) << 32) + int(low, 16)
-    except ValueError as error:
-        raise EnvironmentFault(
-            "source.unknown_checkpoint", f"the checkpoint names a snapshot that is unknown: {snapshot}"
-        ) from error

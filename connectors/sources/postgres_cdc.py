@@ -21,7 +21,7 @@ from connectors.sources._cdc_collected import Options
 from connectors.sources._cdc_config import PostgresCdcConfig, default_name
 from connectors.sources._cdc_doctor import examine
 from connectors.sources._cdc_drift import Drift
-from connectors.sources._cdc_positions import Start, looks_of, order_text, start_of
+from connectors.sources._cdc_positions import Start, following, looks_of, order_text, start_of, stream_of
 from connectors.sources._cdc_reading import Reading
 from connectors.sources._cdc_readmit import readmitted
 from connectors.sources._cdc_slot import creation
@@ -50,6 +50,7 @@ from penstock.spi import Batch, Context, Finding, Position, Resume, Signal, Toke
 
 _DEADLINE = 30.0
 """Seconds for one question to the server beside the stream."""
+_GAP = "changes in between cannot be read; rows that were deleted meanwhile are not noticed"
 _NUDGE = """
 SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_logical_emit_message(false, 'penstock', 'snapshot') END
 """
@@ -91,6 +92,7 @@ class PostgresCdcSource:
         self._drift: Drift | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._tap = Tap()
+        self._partition = self.slot
         self._compose()
 
     def _compose(self) -> None:
@@ -140,13 +142,16 @@ class PostgresCdcSource:
             `snapshot.*`, `signals.table`.
         :raises Transient: `slot.busy`, after 10 seconds; the server is not there.
         """
-        found = resume.positions.get(self.slot)
+        partition, found = stream_of(resume.positions, self.slot)
         checkpoint = None if found is None else start_of(found)
         self._stream.take_over = resume.take_over
         try:
             await self._session.open()
             self._snapshots.resume(resume.positions, resume.epoch, initial=self.config.snapshot.mode != "never")
             start = await self._beginning.prepare(checkpoint)
+            self._partition = following(partition) if self._beginning.goes_back else partition
+            if self._beginning.gap is not None:
+                self.context.log("snapshot.needed", f"a new snapshot is taken: {self._beginning.gap}", level="warning", why=_GAP)
             if self._signals is not None:
                 await self._signals.check()
                 await self._signals.look()
@@ -255,7 +260,7 @@ class PostgresCdcSource:
     def _changes(self, types: TypeCatalog, start: Start, looks: Mapping[str, Mapping[str, tuple[int, int]]]) -> Changes:
         config, selection = self.config, self._selection
         transactions = Transactions(source_of(self.slot)) if config.transaction_metadata else None
-        options = Options(self.slot, config.include_before, config.toast, config.truncate, self._where, transactions)
+        options = Options(self._partition, config.include_before, config.toast, config.truncate, self._where, transactions)
         kind = ReselectingDecoder if config.toast == "reselect" else Decoder
         decoder = kind(types, numeric=config.numeric, wanted=selection.wanted, converter=selection.masks.converter)
         self._drift = Drift(

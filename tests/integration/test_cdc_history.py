@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cdc_parts import ORDERS, SECONDS, make_source, positions, prepare_slot, read, sql, take_all, told
+from cdc_snapshot_parts import Ledger, drive
 from server_parts import StartPostgres
 
 from connectors.sources._cdc_positions import Start, order, position, start_of
@@ -79,7 +80,35 @@ async def test_a_server_that_was_put_back_is_behind(cluster: Cluster, tmp_path: 
     await cluster.restore()
     await sql(shop, "INSERT INTO orders VALUES (1000, 'second', '')")
     error = await refusal(shop, tmp_path, known)
-    assert (error.code, error.help) == ("slot.behind", "pipe checkpoint reset test --all: reading begins anew")
+    assert (error.code, error.help) == (
+        "slot.behind",
+        "pipe checkpoint reset test --all: reading begins anew; or `snapshot: { mode: when_needed }`",
+    )
+
+
+async def rows(shop: Database) -> list[int]:
+    return [number for (number,) in await sql(shop, "SELECT id FROM orders ORDER BY id")]
+
+
+async def test_where_it_is_needed_a_server_that_was_put_back_is_read_anew(cluster: Cluster, tmp_path: Path) -> None:
+    shop, known = await begin(cluster, tmp_path)
+    await cluster.restore()
+    await sql(shop, "INSERT INTO orders VALUES (1000, 'second', '')")
+    ledger, fields = Ledger(positions=dict(known)), {"snapshot": {"mode": "when_needed"}}
+    await drive(make_source(shop, tmp_path, **fields), [ledger], 2)
+    assert [event.data["id"] for event in ledger.events] == await rows(shop) == [1000]
+    for number in (3, 4):  # what comes now is behind the checkpoint of before, and is read nevertheless
+        await sql(shop, f"INSERT INTO orders VALUES ({number}, 'third', '')")
+        await drive(make_source(shop, tmp_path, **fields), [ledger], number)
+    assert [event.data["id"] for event in ledger.events] == [1000, 3, 4]
+    assert set(ledger.positions) == {"slot_shop", "slot_shop#2", "snapshot:public.orders"}
+    assert ledger.positions["slot_shop"] == known["slot_shop"]
+    assert ledger.positions["slot_shop#2"].order < known["slot_shop"].order
+    await cluster.restore()
+    await drive(make_source(shop, tmp_path, **fields), [ledger], 5)
+    await sql(shop, "INSERT INTO orders VALUES (6, 'fourth', '')")
+    await drive(make_source(shop, tmp_path, **fields), [ledger], 6)
+    assert [event.data["id"] for event in ledger.events] == [1000, 3, 4, 6]
 
 
 async def test_a_server_that_is_put_back_under_a_run_is_behind(cluster: Cluster, tmp_path: Path) -> None:

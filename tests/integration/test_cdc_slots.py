@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cdc_parts import ORDERS, SECONDS, confirmed, events_of, ids, make_source, positions, prepare_slot, read, sql, take_all
+from cdc_snapshot_parts import Ledger, drive
 from server_parts import MakeProxy, StartPostgres
 
 from connectors.sources import _cdc_stream, postgres_cdc
@@ -164,6 +165,13 @@ async def test_a_slot_that_the_server_gave_up_stops_the_run(start_postgres: Star
     error = await refused(shop, tmp_path, known)
     assert error.code == "slot.lost"
     assert "pg_drop_replication_slot('slot_shop')" in (error.help or "")
+    ledger = Ledger(positions=dict(known))
+    await sql(shop, "INSERT INTO orders VALUES (11), (12)")
+    await drive(make_source(shop, tmp_path, snapshot={"mode": "when_needed"}), [ledger], 2)
+    assert [event.id.rpartition("-")[2] for event in ledger.events] == ["11", "12"]
+    await sql(shop, "DELETE FROM orders WHERE id = 11")
+    await drive(make_source(shop, tmp_path, snapshot={"mode": "when_needed"}), [ledger], 3)
+    assert sorted(ledger.rows["orders"]) == [(12,)]
 
 
 async def test_publications_that_lack_something_name_the_sql(shop: Database, tmp_path: Path) -> None:
