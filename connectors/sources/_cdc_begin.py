@@ -7,12 +7,12 @@ because a run died. Only `when_needed` takes a slot's place, of one that cannot 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from connectors._postgres import TableName, parse_table
+from connectors._postgres import TableName, parse_table, quoted
 from connectors.sources._cdc_config import PostgresCdcConfig
 from connectors.sources._cdc_history import DIVERGED, behind, check_history
 from connectors.sources._cdc_positions import Start
@@ -260,11 +260,16 @@ def refuse_keyless(layout: Layout, config: PostgresCdcConfig) -> None:
     """:raises EnvironmentFault: `snapshot.no_key`, unless tables without a key may be read."""
     if layout.key or config.snapshot.keyless != "fail":
         return
-    table, masked = TableName(layout.schema, layout.name), ", ".join(layout.masked)
-    mended = f"no mask for {masked}" if masked else f"ALTER TABLE {layout.relation.removeprefix('ONLY ')} ADD PRIMARY KEY (…)"
-    raise EnvironmentFault(
+    raise no_key(TableName(layout.schema, layout.name), layout.masked)
+
+
+def no_key(table: TableName, masked: Sequence[str]) -> EnvironmentFault:
+    """:param masked: columns of the key that are; none where there is no key."""
+    columns = ", ".join(masked)
+    mended = f"no mask for {columns}" if masked else f"ALTER TABLE {quoted(*table)} ADD PRIMARY KEY (…)"
+    return EnvironmentFault(
         "snapshot.no_key",
-        f"the key of {table} has masked columns ({masked}), so that where a snapshot stands could not be stored"
+        f"the key of {table} has masked columns ({columns}), so that where a snapshot stands could not be stored"
         if masked
         else f"no key tells the rows of {table} apart, so that a snapshot could not go on where it was interrupted",
         help=f"{mended}; or `snapshot: {{ keyless: at_least_once }}`, which reads it in one go, and anew after a crash; or "

@@ -1,7 +1,7 @@
 """What `pipe doctor` looks at for a `postgres_cdc` source: server and role, tables, publication, slot. Nothing is changed.
 
-Collaborators: `_cdc_doctor_tables`, `_cdc_doctor_publication`, `_cdc_doctor_slot`; what every connector asks of a
-server stands in `penstock._postgres_checks`. Where a run would stop, the finding has the code of the run's error.
+Collaborators: `_cdc_doctor_tables`, `_cdc_doctor_publication`, `_cdc_doctor_snapshots`, `_cdc_doctor_slot`; what every connector
+asks of a server stands in `penstock._postgres_checks`. Where a run would stop, the finding has the code of the run's error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from connectors._postgres_doctor import examine_server
 from connectors.sources._cdc_config import OPERATIONS, PostgresCdcConfig, default_name
 from connectors.sources._cdc_doctor_publication import check_age, check_missing, check_publication, find_publication
 from connectors.sources._cdc_doctor_slot import check_failover, check_held, check_limits, check_standing
+from connectors.sources._cdc_doctor_snapshots import check_keys, check_signals
 from connectors.sources._cdc_doctor_tables import Reading, check_grants, check_names, check_rows, tables_of
+from connectors.sources._cdc_history import check_history
 from connectors.sources._cdc_positions import start_of, stream_of
 from connectors.sources._cdc_publication import check_columns, check_server
 from connectors.sources._cdc_slot import read_slot
@@ -51,9 +53,14 @@ async def examine(config: PostgresCdcConfig, context: Context, checkpoint: Mappi
     """
     doctor = _Doctor(config, context, checkpoint)
     checks = [doctor.server, doctor.role, doctor.room, doctor.timeouts, doctor.standbys]
-    found = await examine_server(config, context, WHAT, [*checks, doctor.tables, doctor.publication, doctor.slot])
+    found = await examine_server(
+        config, context, WHAT, [*checks, doctor.tables, doctor.publication, doctor.snapshots, doctor.slot]
+    )
     if not any(finding.severity == "error" and finding.code in _CANNOT_REPLICATE for finding in found):
-        found += await replication_connection(doctor.target)
+        connected = await replication_connection(doctor.target)
+        found += connected
+        if connected[0].severity == "ok":
+            found += await doctor.history()
     return [*found, *check_spill(context.project / config.spill.directory)] if config.streaming != "off" else found
 
 
@@ -193,6 +200,27 @@ class _Doctor:
             check_columns(connection, self.config, self.publication_name)
         except EnvironmentFault as fault:
             yield Finding.of(fault)
+
+    async def history(self) -> list[Finding]:
+        """Whether the server's log is that of which the pipeline has read, up to where it has."""
+        if self.start is None or self.config.slot.temporary:
+            return []
+        wire = await Wire.connect(self.target)
+        try:
+            found = await check_history(wire, self.slot_name, self.pipeline, self.start)
+        except ComponentError as error:
+            return [Finding.of(error)]
+        finally:
+            await wire.close()
+        which = "of a stand-by" if found.is_standby else f"on timeline {found.timeline}"
+        return [Finding("ok", "slot.history", f"the server's log, {which}, holds all that the pipeline has seen")]
+
+    def snapshots(self, connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+        """Whether rows can be read, and asked for."""
+        config = self.config
+        yield from check_keys(connection, config, tables_of(connection, config), fresh=self.checkpoint is None)
+        publication = find_publication(connection, self.publication_name)
+        yield from check_signals(connection, config, frozenset() if publication is None else publication.tables)
 
     def publication(self, connection: psycopg.Connection[Any]) -> Iterator[Finding]:
         """Whether it publishes them."""

@@ -226,7 +226,7 @@ def _check_part(part: Part, reading: Reading) -> Iterator[Finding]:
             "warning",
             "source.no_key",
             f"{part.title} has no primary key",
-            "its snapshot is read in one go and starts over after a crash; a changed key cannot be told from a changed row",
+            "a changed key cannot be told from a changed row",
             f"ALTER TABLE {part.sql} ADD PRIMARY KEY (…)",
         )
     if part.identity != "f" and reading.wants_before and "update" in reading.config.operations:

@@ -98,14 +98,7 @@ class SignalTable:
         except ComponentError as error:
             if not isinstance(error, EnvironmentFault) and error.code != "postgres.failed":
                 raise
-            name = quoted(*self._table)
-            raise EnvironmentFault(
-                "signals.table",
-                f"the table {self._table}, by which snapshots are asked for, cannot be read",
-                why=error.message,
-                help=f"CREATE TABLE {name} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind text NOT NULL, "
-                f"arguments text[] NOT NULL); GRANT SELECT ON {name} to the pipeline's user",
-            ) from error
+            raise signals_missing(self._table, error.message) from error
 
     async def run(self) -> None:
         """Look once a second, for ever."""
@@ -154,3 +147,15 @@ def _table(text: object) -> TableName:
         return parse_table(text)
     except ValueError as error:
         raise Permanent("signal.table", f"{text!r} names no table", why=str(error)) from error
+
+
+def signals_missing(table: TableName, why: str) -> EnvironmentFault:
+    """Of a table of signals that cannot be read as one."""
+    name = quoted(*table)
+    return EnvironmentFault(
+        "signals.table",
+        f"the table {table}, by which snapshots are asked for, cannot be read",
+        why=why,
+        help=f"CREATE TABLE {name} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind text NOT NULL, "
+        f"arguments text[] NOT NULL); GRANT SELECT ON {name} to the pipeline's user",
+    )

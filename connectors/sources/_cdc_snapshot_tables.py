@@ -146,7 +146,7 @@ def inspect(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publ
     described = connection.execute(_COLUMNS, (oid,)).fetchall()
     types = {name: kind for name, kind, *_ in described}
     modifiers = {name: modifier for name, *_, modifier in described}
-    key, masked = _unmasked(find_keys(connection, oid, identity), config.mask)
+    key, masked = unmasked(find_keys(connection, oid, identity), config.mask)
     emitted = _emitted(config, found[0], described, connection.info.server_version)
     names = [*emitted, *(column.name for column in key if column.name not in emitted)]
     size, rows = connection.execute(_SIZE, (parts,)).fetchone() or (0, 0)
@@ -166,7 +166,7 @@ def inspect(connection: psycopg.Connection[Any], config: PostgresCdcConfig, publ
     )
 
 
-def _unmasked(keys: Sequence[tuple[KeyColumn, ...]], mask: Collection[str]) -> tuple[tuple[KeyColumn, ...], tuple[str, ...]]:
+def unmasked(keys: Sequence[tuple[KeyColumn, ...]], mask: Collection[str]) -> tuple[tuple[KeyColumn, ...], tuple[str, ...]]:
     """The best key whose values may be stored (Invariant 9); where there is none, the masked columns of the best."""
     key = next((key for key in keys if not any(column.name in mask for column in key)), ())
     masked = tuple(column.name for column in keys[0] if column.name in mask) if keys and not key else ()
