@@ -1,4 +1,4 @@
-"""What doctor finds about snapshots of a postgres_cdc source: tables without a key, the table of signals; and the server's log."""
+"""What doctor finds about snapshots of a postgres_cdc source: tables without a key, the table of signals; and the log."""
 
 from __future__ import annotations
 
