@@ -19,7 +19,7 @@ import msgspec
 
 from dlq.debts import Debts, debts_of
 from dlq.received import Portion, Received, received_event, still_failing
-from penstock.clock import Clock
+from penstock.clock import Clock, moment_of
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly, Surroundings, assemble
 from penstock.engine.claim import Claimed, claim_pipeline
@@ -149,15 +149,16 @@ class _Replay:
         batch = Batch(letters[0].partition, [event for event, _ in given], rejects=rejects)
         for origin, event in enumerate(batch.events):
             event.origin = origin
-        tally, keys = Tally(), self.assembly.keys
-        events = self.assembly.preparer.prepare(batch.events, tally, rejects)
+        tally, keys, assembly = Tally(), self.assembly.keys, self.assembly
+        assembly.moment.at = moment_of(assembly.surroundings.clock)
+        events = assembly.preparer.prepare(batch.events, tally, rejects)
         return Portion(letters, batch, events, keys.of(batch, events, tally) if keys else (), tally)
 
     async def _process(self, portion: Portion) -> Work:
         assembly, claimed, tally = self.assembly, self.claimed, portion.tally
         letters, events, keys = portion.letters, portion.events, portion.keys
         ids = {origin: letter.id for origin, letter in enumerate(letters)}
-        work = Work(portion.batch, assembly.surroundings.clock.monotonic(), letters=ids)
+        work = Work(portion.batch, assembly.surroundings.clock.monotonic(), assembly.moment.at, letters=ids)
         work.keys = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}
         work.sink_ledgers = tuple(end.ledger for end in claimed.committer.sinks)
         work.taken = self._taken(letters)
@@ -167,7 +168,7 @@ class _Replay:
         work.verdicts = await judge(portion.batch, events, keys, claimed.ledgers, claimed.store, held, letters_too=False)
         todo = [e for e in events if e.origin not in work.verdicts.dropped and e.origin not in tally.failures]
         if self.pool is not None:
-            outputs, routes = await self.pool.run(todo, tally, prepare=False)
+            outputs, routes = await self.pool.run(todo, tally, now=work.received, prepare=False)
         else:
             outputs, routes = await assembly.chain.run(todo, tally)
         work.take(outputs, routes, tally)
@@ -239,6 +240,8 @@ async def replay(
         debts = debts_of(claimed.ledgers, renamed)
         pool = await _workers(pipeline, assembly, status, stack)
         job = "" if dry_run else await claimed.store.create_job("replay", msgspec.json.encode(query).decode())
+        if claimed.committer.journalling is not None:
+            claimed.committer.journalling.job = job
         claimed.committer.job, claimed.committer.lane = job, "skip"  # what fails again is a dead letter already, in no lane
         work = _Replay(assembly, claimed, job, pool, debts, ReplaySummary(job))
         await _all_pages(claimed.store, query, work, progress, dry_run)

@@ -30,6 +30,11 @@ class SystemClock:
     sleep = staticmethod(asyncio.sleep)
 
 
+def moment_of(clock: Clock) -> float:
+    """Now, in whole milliseconds, which `rfc3339` writes and a reader gets back exactly."""
+    return round(clock.now(), 3)
+
+
 def rfc3339(seconds: float) -> str:
     """Seconds since 1970 as `2026-11-21T05:00:00.250Z`."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

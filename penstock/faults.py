@@ -19,6 +19,8 @@ POINTS = (
     "before_sink_write",
     "inside_sink_write",
     "after_sink_write",
+    "inside_journal",
+    "after_journal",
     "before_dead_letters",
     "mid_dead_letters",
     "before_commit",

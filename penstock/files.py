@@ -34,6 +34,22 @@ def make_directory_durably(directory: Path) -> None:
             raise  # what is there already was made by whoever may open the directory above it
 
 
+def write_durably(path: Path, content: bytes) -> None:
+    """A small file, whole or not at all: it takes its name once it is on the disk.
+
+    :raises OSError: where that is not possible.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, content)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    draft.rename(path)
+    sync_directory(path.parent)
+
+
 def sync_directory(directory: Path) -> None:
     """Put the directory's entries on the disk. Some file systems know no sync of a directory: nothing can be asked of these.
 

@@ -100,6 +100,7 @@ class Claim:
     :ivar sink_states: for each sink by name, what its last committed `flush` returned.
     :ivar jobs: replayed events whose delivery it has recorded and whose dead letters may not be settled yet.
     :ivar keys_high: the greatest dedup key that it may hold; a greater one need not be looked up. Empty: none are held.
+    :ivar journal: how far the journal reached with that group; empty where none was kept.
     """
 
     instance: str
@@ -110,6 +111,7 @@ class Claim:
     sink_states: Mapping[str, bytes]
     jobs: Sequence[JobRecord] = ()
     keys_high: bytes = b""
+    journal: str = ""
 
 
 @dataclass(slots=True)
@@ -126,6 +128,7 @@ class Commit:
     :ivar settled: keys that stand for events without a position which the counts have and this ledger did not take; some may be
         held already.
     :ivar running: the pipeline's clock, seconds of running time since it began (rule 8).
+    :ivar journal: how far the journal reaches, this group's lines included; empty leaves what stands there.
     """
 
     epoch: int
@@ -138,6 +141,7 @@ class Commit:
     sink_states: Mapping[str, bytes] = field(default_factory=dict)
     jobs: Sequence[JobRecord] = ()
     settled: Sequence[Key] = ()
+    journal: str = ""
 
 
 class Ledger(Protocol):

@@ -72,6 +72,19 @@ class DeadLetterFile(ComponentConfig):
     retry: Literal["never"] = Field("never", description="Scheduled replays.")
 
 
+class JournalFile(ComponentConfig):
+    """The record of what came in and what became of it: what `pipe explain`, backfills and `pipe verify` read."""
+
+    path: ProjectPath | None = Field(
+        None, description="Its directory, in which each pipeline has one; by default `journal` beside the state."
+    )
+    retention: Duration = Field(30 * 86400.0, gt=0, description="How long events are kept.")
+    max_size: Size = Field(10 << 30, ge=1 << 20, description="Bytes after which the oldest go first.", examples=["10GiB"])
+    outputs: Literal["off", "digest", "full"] = Field(
+        "digest", description="What is kept of the events that were made: nothing, a check value, or all of them."
+    )
+
+
 class LimitsFile(ComponentConfig):
     """Bounds of what is in flight, from reading to commit."""
 
@@ -146,7 +159,7 @@ class Defaults(ComponentConfig):
     )
     worker_memory: Size = Field(512 << 20, ge=16 << 20, description="What a worker may allocate.", examples=["512MiB"])
     shutdown_timeout: Duration = Field(30.0, description="How long a run may drain after SIGTERM.")
-    journal: Literal["off"] = Field("off", description="The journal is not kept yet.")
+    journal: JournalFile | Literal["off"] = Field(JournalFile(), description="The record of what came in; `off` keeps none.")
     state: str = Field(
         "sqlite:.penstock/",
         pattern=r"^(sqlite:.+|postgres(ql)?://.+)",

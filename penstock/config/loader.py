@@ -193,6 +193,7 @@ def _typed(
         retry=retry_of(form.retry),
         dead_letter=typed.DeadLetters(letters.retention, letters.alert_threshold, letters.lane),
         limits=typed.Limits(limits.in_flight_events, limits.in_flight_bytes, limits.rate),
+        journal=_journal(form, resolver, is_local),
         workers=form.workers,
         transform_timeout=form.transform_timeout,
         worker_memory=form.worker_memory,
@@ -200,6 +201,15 @@ def _typed(
         tests=_tests(form, resolver.document),
         warnings=[*warnings, *resolver.warnings, *notes(form, source[0], steps)],
     )
+
+
+def _journal(form: PipelineFile, resolver: Resolver, is_local: bool) -> typed.Journal | None:
+    journal = form.journal
+    if journal == "off":
+        return None
+    beside = resolver.project / (form.state.removeprefix("sqlite:") if is_local else ".penstock") / "journal"
+    directory = beside if journal.path is None else resolver.project / journal.path
+    return typed.Journal(directory / form.pipeline, journal.retention, journal.max_size, journal.outputs)
 
 
 def _parts(resolver: Resolver, prefix: str) -> dict[str, str]:

@@ -107,6 +107,16 @@ class DeadLetters:
 
 
 @dataclass(frozen=True, slots=True)
+class Journal:
+    """`journal:` the pipeline's own directory, retention in seconds, bytes, and what is kept of outputs."""
+
+    directory: Path
+    retention: float = 30 * 86400.0
+    max_size: int = 10 << 30
+    outputs: Literal["off", "digest", "full"] = "digest"
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """`limits:` events, bytes, events per second."""
 
@@ -163,6 +173,7 @@ class Pipeline:
     retry: Retry = Retry()
     dead_letter: DeadLetters = DeadLetters()
     limits: Limits = Limits()
+    journal: Journal | None = None
     workers: int = 0
     transform_timeout: float = 5.0
     worker_memory: int = 512 << 20

@@ -20,7 +20,7 @@ PREFIX = "PENSTOCK_"
 FROM_ENVIRONMENT = frozenset(
     {
         *("batching", "retry", "dead_letter", "limits", "workers", "transform_timeout", "worker_memory", "shutdown_timeout"),
-        *("state", "registry"),
+        *("state", "registry", "journal"),
     }
 )
 """Fields that a variable may set: `PENSTOCK_WORKERS=2`, `PENSTOCK_RETRY__MAX_ATTEMPTS=3`."""

@@ -32,7 +32,6 @@ SPELLINGS = {
 """Field names from elsewhere, with ours."""
 
 _LATER = {
-    ("journal",): ("the journal", "leave `journal` out, or write `journal: off`"),
     ("effects",): ("`effects`", "leave it out"),
     ("idempotency_key",): ("`idempotency_key`", "leave it out"),
     ("order_by",): ("`order_by`", "leave it out"),
@@ -60,9 +59,6 @@ def refuse_later(document: Document) -> Iterator[ConfigProblem]:
         if name in data:
             yield _later(document, (name,), f"`{name}`", "leave it out")
             del data[name]
-    if data.get("journal") not in (None, "off", False):
-        yield _later(document, ("journal",), *_LATER[("journal",)])
-        data["journal"] = "off"
     letters = data.get("dead_letter")
     if isinstance(letters, dict):
         if letters.get("lane") == "park":

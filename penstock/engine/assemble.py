@@ -38,16 +38,31 @@ class Surroundings:
 
 
 @dataclass(slots=True)
+class Moment:
+    """What `now` is in programs: when the batch was received that is being processed, so that every step of a past event can be
+    computed again.
+
+    :ivar at: seconds since 1970, in whole milliseconds.
+    """
+
+    at: float = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@dataclass(slots=True)
 class Assembly:
     """A pipeline's parts.
 
+    :ivar moment: of `dedup.key`, `event:` and the steps; set before each batch.
     :ivar keys: None where nothing is deduplicated.
     :ivar dedup: as declared, or the default of a source without positions.
     """
 
     pipeline: Pipeline
     surroundings: Surroundings
-    expressions: Expressions
+    moment: Moment
     source: Source
     sinks: dict[str, Sink | LedgerSink]
     preparer: Preparer
@@ -58,25 +73,30 @@ class Assembly:
 
 def assemble(pipeline: Pipeline, surroundings: Surroundings) -> Assembly:
     """:raises PenstockError: where a component refuses its configuration."""
-    expressions: Expressions = room("expressions")()
+    moment = Moment()
+    expressions: Expressions = room("expressions")(moment)
+    beside: Expressions = room("expressions")(surroundings.clock.now)
 
-    def context(component: str) -> Context:
+    def inner(component: str) -> Context:
         return make_context(pipeline, component, expressions, surroundings)
 
-    source: Source = build("source", pipeline.source, context("source"))
+    def outer(component: str) -> Context:
+        return make_context(pipeline, component, beside, surroundings)
+
+    source: Source = build("source", pipeline.source, outer("source"))
     dedup = pipeline.dedup
     if dedup is None and not source.has_positions:
         dedup = Dedup(DEFAULT_WINDOW)
     return Assembly(
         pipeline=pipeline,
         surroundings=surroundings,
-        expressions=expressions,
+        moment=moment,
         source=source,
-        sinks={sink.name: build("sink", sink.component, context(sink.name)) for sink in pipeline.sinks},
+        sinks={sink.name: build("sink", sink.component, outer(sink.name)) for sink in pipeline.sinks},
         preparer=Preparer.compile(pipeline.event, expressions),
         keys=Keys.compile(dedup, pipeline, source.has_positions, expressions) if dedup else None,
         dedup=dedup,
-        chain=compile_chain(pipeline.steps, pipeline, context),
+        chain=compile_chain(pipeline.steps, pipeline, inner),
     )
 
 

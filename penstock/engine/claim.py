@@ -13,12 +13,15 @@ from penstock.builtins import room
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
 from penstock.engine.deliver import Committer
+from penstock.engine.journalling import Journalling
 from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.letters import LetterMaker
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing
 from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable
+from penstock.journal.journal import Journal
+from penstock.journal.lines import VERSION_DIGITS
 from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
@@ -97,6 +100,7 @@ async def claim_pipeline(
     status.epoch = epoch
     await start.patiently(lambda: _end_jobs(store, ledgers))
     committer = start.make_committer(store, ledgers, epoch, standing)
+    committer.journalling = await start.open_journal(committer)
     await start.open_plain_sinks(committer)
     await start.report(committer)
     return Claimed(epoch, store, ledgers, standing, committer)
@@ -188,6 +192,24 @@ class _Start:
             faults=options.faults,
             running=lambda: standing.note.running + clock.monotonic() - started,
         )
+
+    async def open_journal(self, committer: Committer) -> Journalling | None:
+        """The journal, cut to where the run goes on: what lies behind belongs to no commit. Where one begins is noted before
+        anything is written to it, so that a crash in the first group can be undone, too."""
+        pipeline, options = self.assembly.pipeline, self.options
+        declared = pipeline.journal
+        if declared is None:
+            return None
+        journal = Journal(declared.directory, options.faults)
+        self.stack.push_async_callback(journal.close)
+        note = committer.note
+        said = await self.patiently(lambda: journal.open(note.journal))
+        if said is not None:  # Invariant 13: what came in before is not in it
+            self.options.log(Incident("warning", "journal.other", f"{pipeline.name}: {said}"))
+        if journal.place() != note.journal:
+            note = committer.note = replace(note, journal=journal.place())
+            await self.patiently(lambda: committer.store.note(committer.epoch, note))
+        return Journalling(journal, pipeline.name, pipeline.version[:VERSION_DIGITS], declared.outputs)
 
     async def open_plain_sinks(self, committer: Committer) -> None:
         """Each at what its last committed flush returned. A state that is new, because its sink is, or because it is in use

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from penstock.clock import Clock
 from penstock.config.model import Retry
 from penstock.engine.group import Group
+from penstock.engine.journalling import Journalling
 from penstock.engine.lanes import LaneStops, stop_at_failures, works_before
 from penstock.engine.ledgers import STATE, LedgerState, groups_of, names_of
 from penstock.engine.letters import LetterMaker
@@ -48,6 +49,7 @@ class Committer:
     random: random.Random
     faults: Faults
     running: Callable[[], float]
+    journalling: Journalling | None = None
     job: str = ""
 
     async def commit(self, works: list[Work], *, drained: bool = False) -> list[set[int]]:
@@ -106,6 +108,7 @@ class Committer:
             await self._commit(before, False)
 
     async def _take_back(self) -> None:
+        await self._journal(Journalling.rollback)
         for sink in self.sinks:
             if sink.ledger == STATE:
                 await sink.take_back()
@@ -138,6 +141,8 @@ class Committer:
 
     async def _commit_ledgers(self, group: Group, drained: bool) -> None:
         number = self.note.group + 1
+        await self._journal(lambda journalling: journalling.write(group))  # step 0
+        self.faults.hit("after_journal")
         own = [ledger for ledger in self.ledgers if ledger.sink is not None]
         letters = [] if group.job else list(self._letters(group).values())
         self.faults.hit("before_commit")
@@ -163,6 +168,7 @@ class Committer:
             for sink in self.sinks:
                 sink.settle(commit.sink_states.get(sink.name))
         self.faults.hit("after_note")
+        await self._journal(Journalling.commit)
         self.status.counts = self.status.counts.plus(group.counts)
         self.status.totals = note.counts
         self.status.open_letters += group.new_letters() - len(note.superseded) - len(note.resolved)
@@ -213,6 +219,7 @@ class Committer:
             work, event = offered[index]
             self._sink_failed(group, work, name, Failure(event.origin, name, cause, event))
             places.add((work, event.origin))
+        await self._journal(lambda journalling: journalling.correct(group, sorted(places)))
         made = {} if group.job else self._letters(group)  # a replay's letters are there, and told with the note
         await self._put(group, number, [letter for place, letter in made.items() if place in places])
 
@@ -249,6 +256,7 @@ class Committer:
             running=self.running(),
             sink_states=group.sink_states if ledger.sink is None else {},
             jobs=jobs,
+            journal=group.journal,
         )
 
     def _note(self, group: Group, number: int, drained: bool) -> Note:
@@ -263,6 +271,7 @@ class Committer:
             running=self.running(),
             drained=drained,
             at=self.clock.now(),
+            journal=group.journal,
             repeats=[] if group.repeats else group.find_repeats(self.letters.pipeline),  # told once, in step 1 or here
             superseded=[repeat.letter for repeat in group.find_superseded()],
             resolved=[letter for work in group.works for letter in work.letters.values() if letter not in unresolved],
@@ -271,6 +280,12 @@ class Committer:
 
     def _letters(self, group: Group) -> dict[tuple[int, int], DeadLetter]:
         return group.make_letters(self.ledgers, self.sinks, self.letters, self.clock.now())
+
+    async def _journal(self, action: Callable[[Journalling], Awaitable[None]]) -> None:
+        """Something in the journal, where one is kept: retried until it is done, as a full disk is for the state store."""
+        journalling = self.journalling
+        if journalling is not None:
+            await self._patiently(lambda: action(journalling))
 
     # Waiting.
 

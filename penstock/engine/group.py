@@ -25,6 +25,7 @@ class Group:
     :ivar repeats, superseded: what step 1 told the state store of older dead letters.
     :ivar sink_states: what the sinks without a ledger returned from their flush.
     :ivar positions: where the partitions stand after the group.
+    :ivar journal: how far the journal reaches with the group's lines; empty where none is kept.
     """
 
     works: list[Work]
@@ -34,6 +35,7 @@ class Group:
     superseded: list[Repeat] = field(default_factory=list)
     sink_states: dict[str, bytes] = field(default_factory=dict)
     positions: dict[str, Position] = field(default_factory=dict)
+    journal: str = ""
     _counts: Counts | None = field(default=None, init=False)
 
     @classmethod

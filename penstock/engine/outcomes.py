@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from penstock.engine.dedup import settlement
 from penstock.engine.work import Work
+from penstock.journal.lines import Outcome
 from penstock.ledger import Counts, Key
 
 
@@ -30,6 +31,27 @@ def count_outcomes(work: Work, sink_failed: set[int]) -> Counts:
         deduplicated = 0
     filtered = received - delivered - dead_count - deduplicated  # Invariant 3: what is left, so that the sum holds
     return Counts(received, delivered, filtered, deduplicated, dead_count, work.derived)
+
+
+def unusual_outcomes(work: Work, sink_failed: set[int]) -> dict[int, Outcome]:
+    """The outcome of every event that was not delivered, by origin, as `count_outcomes` counts them; without those that every
+    ledger held already.
+
+    :param sink_failed: origins that a sink refused for good.
+    """
+    verdicts = work.verdicts
+    found: dict[int, Outcome] = {}
+    taken = _taken(work)
+    if len(taken) < len(work.batch.events):
+        repeated = set().union(verdicts.dropped, *verdicts.repeated.values())
+        for origin in range(len(work.batch.events)):
+            if origin not in taken:
+                found[origin] = "deduplicated" if origin in repeated else "filtered"
+    for origin in (*work.failures, *sink_failed, *verdicts.standing):
+        found[origin] = "dead_lettered"
+    for origin in verdicts.reread:
+        found.pop(origin, None)
+    return found
 
 
 def _taken(work: Work) -> set[int]:

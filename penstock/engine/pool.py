@@ -10,13 +10,14 @@ import asyncio
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from penstock.config.base import ComponentConfig
 from penstock.config.model import Component, Pipeline
 from penstock.engine.assemble import Surroundings
 from penstock.engine.tally import Tally
 from penstock.engine.wire import Reply, Request, decode_reply, encode_request, packed
-from penstock.engine.worker import Task
+from penstock.engine.worker import Duty
 from penstock.engine.worker_handle import Bystander, Exceeded, WorkerHandle
 from penstock.errors import EnvironmentFault, Permanent
 from penstock.event import Event
@@ -29,6 +30,13 @@ LARGEST_BLOCK = 1 << 20
 Outputs = tuple[list[Event], list[int] | None]
 """Outputs in order with their routes."""
 START_TIMEOUT = 60.0
+
+
+class Task(NamedTuple):
+    """What goes with a block, as `Request` has it."""
+
+    now: float
+    prepare: bool
 
 
 @dataclass(slots=True)
@@ -49,7 +57,7 @@ class WorkerPool:
         self._free: asyncio.Queue[Seat] = asyncio.Queue()
         self._live: set[WorkerHandle] = set()
         self._solitary = asyncio.Lock()
-        self._task = pickle.dumps(Task(_without_ends(pipeline), pipeline.worker_memory))
+        self._task = pickle.dumps(Duty(_without_ends(pipeline), pipeline.worker_memory))
         self._limit = LARGEST_BLOCK
 
     async def start(self) -> None:
@@ -67,29 +75,33 @@ class WorkerPool:
         await asyncio.gather(*(worker.end() for worker in self._live))
         self._live.clear()
 
-    async def run(self, events: list[Event], tally: Tally, *, prepare: bool) -> Outputs:
-        """Outputs in order with their routes, as `Chain.run` gives them; failures and counts go to the tally."""
-        events = _packed(events, tally)
-        return await self._run(events, tally, prepare) if events else ([], None)
+    async def run(self, events: list[Event], tally: Tally, *, now: float, prepare: bool) -> Outputs:
+        """Outputs in order with their routes, as `Chain.run` gives them; failures and counts go to the tally.
 
-    async def _run(self, events: list[Event], tally: Tally, prepare: bool) -> Outputs:
+        :param now: the moment that programs see.
+        """
+        task = Task(now, prepare)
+        events = _packed(events, tally)
+        return await self._run(events, tally, task) if events else ([], None)
+
+    async def _run(self, events: list[Event], tally: Tally, task: Task) -> Outputs:
         if len(events) <= self._limit:
-            reply = await self._seated(events, prepare)
+            reply = await self._seated(events, task)
             if reply is not None:
                 return _told(reply, tally)
             if len(events) == 1:
-                return await self._alone(events, tally, prepare)
+                return await self._alone(events, tally, task)
             self._limit = max(1, len(events) // 2)
-        return await self._halves(events, tally, prepare)
+        return await self._halves(events, tally, task)
 
-    async def _seated(self, events: list[Event], prepare: bool) -> Reply | None:
+    async def _seated(self, events: list[Event], task: Task) -> Reply | None:
         """What the next free worker made of a block; None where that exceeded a limit."""
         seat = await self._free.get()
         try:
             while True:
                 worker = seat.worker
                 try:
-                    return await self._exchange(worker, events, prepare)
+                    return await self._exchange(worker, events, task)
                 except Bystander:
                     await self._renew(seat, worker)
                 except Exceeded:
@@ -98,31 +110,31 @@ class WorkerPool:
         finally:
             self._free.put_nowait(seat)
 
-    async def _exchange(self, worker: WorkerHandle, events: list[Event], prepare: bool) -> Reply:
+    async def _exchange(self, worker: WorkerHandle, events: list[Event], task: Task) -> Reply:
         """One block. Where it took a small part of the time allowed, the next may be larger."""
         allowed = self._pipeline.transform_timeout
-        body, seconds = await worker.exchange(encode_request(Request(prepare, events)), allowed)
+        body, seconds = await worker.exchange(encode_request(Request(task.now, task.prepare, events)), allowed)
         if len(events) >= self._limit and seconds < allowed / 4:
             self._limit = min(LARGEST_BLOCK, 2 * self._limit)
         return decode_reply(body)
 
-    async def _halves(self, events: list[Event], tally: Tally, prepare: bool) -> Outputs:
+    async def _halves(self, events: list[Event], tally: Tally, task: Task) -> Outputs:
         """The block in two parts, one behind the other."""
         half = len(events) // 2
-        outputs, routes = await self._run(events[:half], tally, prepare)
-        more, more_routes = await self._run(events[half:], tally, prepare)
+        outputs, routes = await self._run(events[:half], tally, task)
+        more, more_routes = await self._run(events[half:], tally, task)
         if routes is None and more_routes is None:
             return outputs + more, None
         everywhere = (1 << len(self._pipeline.sinks)) - 1
         joined = [*(routes or [everywhere] * len(outputs)), *(more_routes or [everywhere] * len(more))]
         return outputs + more, joined
 
-    async def _alone(self, events: list[Event], tally: Tally, prepare: bool) -> Outputs:
+    async def _alone(self, events: list[Event], tally: Tally, task: Task) -> Outputs:
         """A single event has one more chance, in a fresh worker of its own."""
         async with self._solitary:
             worker = await self._spawn()
             try:
-                return _told(await self._exchange(worker, events, prepare), tally)
+                return _told(await self._exchange(worker, events, task), tally)
             except Exceeded as why:
                 tally.fail(why.step, events[0], Permanent(why.code, why.message, help=why.help), attempts=2)
                 return [], None

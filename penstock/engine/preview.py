@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.clock import moment_of
 from penstock.cloudevents import from_structured, to_structured
 from penstock.config.model import Pipeline, TestCase
 from penstock.engine.assemble import Assembly, Surroundings, assemble
@@ -68,6 +69,7 @@ def _assembled(pipeline: Pipeline, options: RunOptions) -> Assembly:
 
 async def _through(assembly: Assembly, work: Work) -> Work:
     tally = Tally()
+    assembly.moment.at = moment_of(assembly.surroundings.clock)
     for origin, event in enumerate(work.batch.events):
         event.origin = origin
     events = assembly.preparer.prepare(work.batch.events, tally, work.batch.rejects)
@@ -115,6 +117,7 @@ def record_event(pipeline: Pipeline, record: Any) -> Event:
 
 async def _trace(assembly: Assembly, event: Event) -> tuple[list[StepTrace], list[Event], Failure | None]:
     tally = Tally()
+    assembly.moment.at = moment_of(assembly.surroundings.clock)
     event.origin = 0
     events = assembly.preparer.prepare([event], tally, {})
     traces = [_step("event", events, tally)]

@@ -56,7 +56,9 @@ class Processor:
         self._pool = WorkerPool(pipeline, assembly.surroundings, status) if pipeline.workers else None
         for stage in self._chain.stages:
             stage.waiting = partial(status.wait, f"step {stage.name}")
-        self._prepares = self._pool is None or (self._keys is not None and not self._keys.positional)
+        self._moment = assembly.moment
+        journalled = pipeline.journal is not None and self._preparer.fields is not None
+        self._prepares = self._pool is None or journalled or (self._keys is not None and not self._keys.positional)
 
     async def __aenter__(self) -> Processor:
         if self._pool is not None:
@@ -81,12 +83,13 @@ class Processor:
                 yield await self._run(work, events, keys, tally)
                 return
             head, tail = work.batch.divide(events[conflict].origin)
-            part, tally = Work(head, work.started, whole=0), Tally()
+            part, tally = Work(head, work.started, work.received, whole=0), Tally()
             yield await self._run(part, *self._keyed(part, tally), tally)
-            work = Work(tail, work.started, whole=work.whole)
+            work = Work(tail, work.started, work.received, whole=work.whole)
 
     def _keyed(self, work: Work, tally: Tally) -> tuple[list[Event], Sequence[Key | None]]:
-        events = self._prepare(work, tally)
+        self._moment.at = work.received
+        events = work.events = self._prepare(work, tally)
         return events, () if self._keys is None else self._keys.of(work.batch, events, tally)
 
     async def _run(self, work: Work, events: list[Event], keys: Sequence[Key | None], tally: Tally) -> Work:
@@ -154,7 +157,7 @@ class Processor:
 
     async def _in_worker(self, pool: WorkerPool, work: Work, events: list[Event], tally: Tally) -> None:
         with blaming("workers"):
-            outputs, routes = await pool.run(events, tally, prepare=not self._prepares)
+            outputs, routes = await pool.run(events, tally, now=work.received, prepare=not self._prepares)
         work.take(outputs, routes, tally)
 
     def forget(self, works: Sequence[Work]) -> None:

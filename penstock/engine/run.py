@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from penstock.clock import Clock, SystemClock
+from penstock.clock import Clock, SystemClock, moment_of
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly, Surroundings, assemble
 from penstock.engine.claim import Claimed, claim_pipeline
@@ -151,6 +151,9 @@ class Run:
     async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor, signals: Signals) -> None:
         reader = Reader(assembly, self._flow, self.options)
         upkeep = Upkeep(self.pipeline.dead_letter, claimed.store, self.status, self.options.clock, self.options.log)
+        journalling, declared = claimed.committer.journalling, self.pipeline.journal
+        if journalling is not None and declared is not None:
+            upkeep.kept = journalling.journal, declared
         tasks = [
             asyncio.create_task(self._reading(reader, signals), name="read"),
             asyncio.create_task(self._processing(processor), name="process"),
@@ -199,7 +202,7 @@ class Run:
         async with aclosing(reader.batches(self.stopping)) as batches:
             async for batch in batches:
                 self.options.faults.hit("after_read")
-                self._read.put_nowait(Work(batch, self.options.clock.monotonic()))
+                self._read.put_nowait(Work(batch, self.options.clock.monotonic(), moment_of(self.options.clock)))
 
     async def _processing(self, processor: Processor) -> None:
         while True:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from penstock.journal.frames import furthest
 from penstock.ledger import Counts
 from penstock.spi import Position
 from penstock.state.records import Note
@@ -31,6 +32,7 @@ def stand(ledgers: Sequence[LedgerState], note: Note) -> Standing:
     base = _base(ledgers, note, smallest)
     # A number is never used again: `committed` must tell a group that is redone from what it was before (Invariant 7).
     base.group = max(base.group, note.group, *(state.group for state in ledgers))
+    base.journal = furthest(base.journal, note.journal)  # what was noted stands, whatever a ledger was restored to
     for state in ledgers:
         state.ahead = {
             partition: position.order
@@ -52,7 +54,7 @@ def _base(ledgers: Sequence[LedgerState], note: Note, smallest: dict[str, Positi
         if state.claim is None or not _same(state.positions, smallest):
             continue
         if moved or all(other.group > note.group for other in ledgers):
-            return Note(group=state.group, positions=smallest, counts=state.claim.counts)
+            return Note(group=state.group, positions=smallest, counts=state.claim.counts, journal=state.claim.journal)
     return Note(group=note.group, positions=dict(note.positions), counts=note.counts)
 
 

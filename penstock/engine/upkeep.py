@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from penstock.clock import Clock
 from penstock.config.model import DeadLetters
+from penstock.config.model import Journal as Declared
 from penstock.errors import Transient
+from penstock.journal.journal import Journal
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
 from penstock.state.store import StateStore
@@ -21,6 +23,10 @@ EXPIRE_AT_ONCE = 500
 """Dead letters removed in one transaction, which stays under 50 ms."""
 
 
+Keeping = tuple[Journal, Declared]
+"""A journal, and how long it is kept."""
+
+
 @dataclass(slots=True)
 class Upkeep:
     """One task of a run; cancelled with it."""
@@ -30,6 +36,7 @@ class Upkeep:
     status: RunStatus
     clock: Clock
     log: Callable[[Incident], None]
+    kept: Keeping | None = None
     waiting_since: float | None = None
     reported: bool = False
     alerted: bool = False
@@ -45,6 +52,7 @@ class Upkeep:
             self.store.check_hold()  # Invariant 6
             if self.clock.monotonic() >= next_expiry:
                 await self.expire()
+                await self.expire_journal()
                 next_expiry = self.clock.monotonic() + EXPIRE_EVERY
             await self.clock.sleep(TICK)
 
@@ -56,6 +64,16 @@ class Upkeep:
                 await self.clock.sleep(0)
         except Transient as error:  # the commits wait for the same store, and report it; expiry has time until the next hour
             self.log(Incident("info", error.code, f"{self.status.pipeline}: dead letters expire later: {error}", error.help))
+
+    async def expire_journal(self) -> None:
+        """Remove the oldest segments of the journal, as `journal.retention` and `max_size` say."""
+        if self.kept is None:
+            return
+        journal, declared = self.kept
+        try:
+            await journal.expire(self.clock.now() - declared.retention, declared.max_size, None)
+        except Transient as error:  # a disk that fails holds the commits, which report it
+            self.log(Incident("info", error.code, f"{self.status.pipeline}: the journal expires later: {error}", error.help))
 
     def watch(self) -> None:
         """One line when a wait has become long, one when it is over; the same for the threshold of dead letters."""

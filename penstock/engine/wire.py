@@ -69,8 +69,13 @@ class WireFailure(msgspec.Struct, array_like=True):
 
 
 class Request(msgspec.Struct, array_like=True):
-    """A block of events for a worker; `prepare` says that decoding and `event:` are its task too."""
+    """A block of events for a worker.
 
+    :ivar now: the moment that its programs see.
+    :ivar prepare: decoding and `event:` are its task too.
+    """
+
+    now: float
     prepare: bool
     events: list[Event]
 

@@ -29,10 +29,12 @@ class Work:
     :ivar whole: 0 for the first part of a divided batch, so that batches are counted once.
     :ivar processing: under way in a worker; None where it was processed here.
     :ivar started: monotonic time at which the batch was read.
+    :ivar received: when that was, in seconds since 1970: what `now` is in programs.
     """
 
     batch: Batch
     started: float
+    received: float = 0.0
     events: list[Event] = field(default_factory=list)
     keys: dict[int, Key] = field(default_factory=dict)
     verdicts: Verdicts = field(default_factory=Verdicts)

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from penstock.builtins import room
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
-from penstock.engine.assemble import Surroundings, make_context
+from penstock.engine.assemble import Moment, Surroundings, make_context
 from penstock.engine.chain import Chain, compile_chain
 from penstock.engine.garbage import collect_less
 from penstock.engine.prepare import Preparer
@@ -47,7 +47,7 @@ OUT_OF_MEMORY = 71
 
 
 @dataclass(slots=True)
-class Task:
+class Duty:
     """What the parent sends first."""
 
     pipeline: Pipeline
@@ -91,8 +91,9 @@ def main() -> None:
     first = read_frame(stdin)
     if first is None:
         return
-    task: Task = pickle.loads(first)  # noqa: S301  # from the parent alone: the pipe is its own
-    expressions = room("expressions")()
+    task: Duty = pickle.loads(first)  # noqa: S301  # from the parent alone: the pipe is its own
+    moment = Moment()
+    expressions = room("expressions")(moment)
     surroundings = Surroundings(AnnouncedSleep(talk), random.Random(), Faults())
     chain = compile_chain(
         task.pipeline.steps, task.pipeline, lambda name: make_context(task.pipeline, name, expressions, surroundings)
@@ -105,14 +106,15 @@ def main() -> None:
     with asyncio.Runner() as runner:
         while (frame := read_frame(stdin)) is not None:
             try:
-                reply = encode_reply(runner.run(_serve(decode_request(frame), chain, preparer)))
+                reply = encode_reply(runner.run(_serve(decode_request(frame), chain, preparer, moment)))
             except MemoryError:  # nothing that needs memory can be done any more
                 os._exit(OUT_OF_MEMORY)
             talk.say(ANSWER, reply)
 
 
-async def _serve(request: Request, chain: Chain, preparer: Preparer) -> Reply:
+async def _serve(request: Request, chain: Chain, preparer: Preparer, moment: Moment) -> Reply:
     tally = Tally()
+    moment.at = request.now
     try:
         if request.prepare:
             chain.entering("event")

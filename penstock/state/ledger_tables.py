@@ -54,11 +54,12 @@ LEDGER_SCHEMA = Schema(
             "ALTER TABLE penstock_ledgers ADD COLUMN run_id TEXT NOT NULL DEFAULT ''",
             "ALTER TABLE penstock_key_generations ADD COLUMN over INTEGER NOT NULL DEFAULT 0",
         ],
+        ["ALTER TABLE penstock_ledgers ADD COLUMN journal TEXT NOT NULL DEFAULT ''"],
     ],
 )
 
 _SELECT = (
-    'SELECT number, instance, source, key_space, "window", epoch, run_id, "group", counts, running, '
+    'SELECT number, instance, source, key_space, "window", epoch, run_id, "group", counts, running, journal, '
     "EXISTS (SELECT 1 FROM penstock_key_generations AS g WHERE g.ledger = penstock_ledgers.number AND g.over = 1) "
     "FROM penstock_ledgers WHERE scope = ?"
 )
@@ -76,6 +77,7 @@ class _Row:
     group: int
     counts: str
     running: float
+    journal: str
     sheds: bool
     """Some of its keys are over, and not all are removed."""
 
@@ -118,8 +120,8 @@ class LedgerTables:
         if row.sheds or commit.keys or commit.settled:  # with new keys, old ones may be over
             key_tables.shed(connection, row.number)
         connection.execute(
-            'UPDATE penstock_ledgers SET "group" = ?, counts = ?, running = ? WHERE number = ?',
-            (commit.group, encode_counts(commit.counts), commit.running, row.number),
+            'UPDATE penstock_ledgers SET "group" = ?, counts = ?, running = ?, journal = ? WHERE number = ?',
+            (commit.group, encode_counts(commit.counts), commit.running, commit.journal or row.journal, row.number),
         )
         put_positions(connection, "penstock_positions", row.number, commit.positions)
         connection.executemany(
@@ -225,6 +227,7 @@ def _claim(connection: Connection, row: _Row) -> Claim:
         sink_states=dict(states.fetchall()),
         jobs=[JobRecord(*record) for record in jobs.fetchall()],
         keys_high=key_tables.high_water(key_tables.generations(connection, row.number)),
+        journal=row.journal,
     )
 
 

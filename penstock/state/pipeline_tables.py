@@ -58,6 +58,7 @@ STORE_SCHEMA = Schema(
             REPLAYS_TABLE,
         ],
         [*SIGNAL_TABLES, "ALTER TABLE bodies ADD COLUMN source_record BLOB"],
+        ["ALTER TABLE note ADD COLUMN journal TEXT NOT NULL DEFAULT ''"],
     ],
 )
 
@@ -99,7 +100,7 @@ def _newest_epoch(connection: Connection) -> int:
 
 def read_note(connection: Connection) -> Note:
     """The note as it stands; an empty one before the first."""
-    query = 'SELECT "group", counts, ledgers, running, drained, at, epoch, groups FROM note WHERE number = ?'
+    query = 'SELECT "group", counts, ledgers, running, drained, at, epoch, groups, journal FROM note WHERE number = ?'
     row = connection.execute(query, (_NOTE,)).fetchone()
     if row is None:
         return Note()
@@ -113,17 +114,18 @@ def read_note(connection: Connection) -> Note:
         at=row[5],
         epoch=row[6],
         groups=msgspec.json.decode(row[7], type=dict[str, int]),
+        journal=row[8],
     )
 
 
 def write_note(connection: Connection, epoch: int, note: Note) -> None:
     """Step 3: the note itself, and what the group did to dead letters."""
     connection.execute(
-        'INSERT INTO note (number, "group", counts, ledgers, running, drained, at, epoch, groups) '
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        'INSERT INTO note (number, "group", counts, ledgers, running, drained, at, epoch, groups, journal) '
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         'ON CONFLICT (number) DO UPDATE SET "group" = excluded."group", counts = excluded.counts, ledgers = excluded.ledgers, '
         "running = excluded.running, drained = excluded.drained, at = excluded.at, epoch = excluded.epoch, "
-        "groups = excluded.groups",
+        "groups = excluded.groups, journal = CASE excluded.journal WHEN '' THEN note.journal ELSE excluded.journal END",
         (
             _NOTE,
             note.group,
@@ -134,6 +136,7 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
             note.at,
             epoch,
             _json(dict(note.groups)),
+            note.journal,
         ),
     )
     put_positions(connection, "note_positions", _NOTE, note.positions)

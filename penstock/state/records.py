@@ -116,6 +116,7 @@ class Note:
     :ivar running: seconds of running time since the pipeline began; the time between runs that drained their source counts.
     :ivar drained: the source had nothing more when this was noted.
     :ivar at: wall time of the note.
+    :ivar journal: how far the journal reaches with the group; written empty, it leaves what stands there.
     :ivar repeats, superseded, resolved: what the group did to older dead letters. `resolved`: all of `ledgers` have taken, by
         replay, what they owed of these; one that another ledger owes as well stays as it is, owed by that one.
     :ivar failed_again: replayed dead letters that failed once more, with their new reason and who of `ledgers` owes them now.
@@ -130,6 +131,7 @@ class Note:
     running: float = 0.0
     drained: bool = False
     at: float = 0.0
+    journal: str = ""
     repeats: Sequence[Repeat] = ()
     superseded: Sequence[str] = ()
     resolved: Sequence[str] = ()

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from penstock.testing.cdc_oracle import CLASSES, FAILING, FILTERED, REFUSED, Arrival, Begin, Record, judge
 from penstock.testing.cdc_scenario import EVENTS, SLOT, CdcOutput, CdcScenario, CdcSettings, World, table_checksum
+from penstock.testing.journal_check import journal_findings
 from penstock.testing.rounds import MINIMUM_ROWS, Problem, RoundResult
-from penstock.testing.scenario import PIPELINE, Unreadable, read_remains
+from penstock.testing.scenario import JOURNAL, PIPELINE, Unreadable, read_remains
 
 _ID = re.compile(r"([0-9A-F]+)/([0-9A-F]+)-([0-9]+)(-old)?")
-_FILES = re.compile(rf"{PIPELINE}\.yaml|{re.escape(EVENTS)}|\.penstock/{PIPELINE}\.(db|lock)")
+_FILES = re.compile(rf"{PIPELINE}\.yaml|{re.escape(EVENTS)}|\.penstock/{PIPELINE}\.(db|lock)|\.penstock/{JOURNAL}/.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class Verdict:
             expected = _totals(counts["delivered"] + filtered + dead, counts["delivered"], filtered, dead)
         if (found := {name: counts.get(name) for name in expected}) != expected:
             self._problem("totals", f"{found} instead of {expected}")
+        for finding in journal_findings(self.project / ".penstock" / JOURNAL, counts, [each["id"] for each in remains.letters]):
+            self._problem("journal", finding)
 
     def _expected_totals(self) -> dict[str, int]:
         changes = Counter(change.id % CLASSES for _, change in self.record.changes())

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from penstock.testing.journal_check import journal_findings
 from penstock.testing.oracle import Oracle, write_input
 from penstock.testing.processes import Launcher, Process, ProcessOverdue
 from penstock.testing.scenario import (
+    JOURNAL,
     PIPELINE,
     SOURCE,
     Output,
@@ -209,6 +211,10 @@ class Round:
         if counted != totals:
             self.problem("totals", f"{when}{_differences(counted, totals)}")
         self._check_letters(remains, when)
+        for finding in journal_findings(
+            project / ".penstock" / JOURNAL, remains.totals, [each["id"] for each in remains.letters]
+        ):
+            self.problem("journal", f"{when}{finding}")
 
     def _check_letters(self, remains: Remains, when: str) -> None:
         expected = self.oracle.dead_letters(refuses=self.scenario.refuses)

@@ -24,6 +24,8 @@ import zstandard
 from penstock.testing.oracle import MAX_RECORD, Plan, Row
 
 PIPELINE = "crash"
+JOURNAL = f"journal/{PIPELINE}"
+"""Where its journal lies, under `.penstock`."""
 SOURCE = "file:in/"
 
 _SPLIT = """\
@@ -156,7 +158,7 @@ def read_remains(project: Path) -> Remains:
         ).fetchone()
         positions = database.execute('SELECT "partition", hex("order") FROM note_positions').fetchall()
         rows = [dict(zip(columns.split(", "), row, strict=True)) for row in letters.fetchall()]
-    files = sorted(str(path.relative_to(project)) for path in project.rglob("*") if path.is_file())
+    files = sorted(str(path.relative_to(project)) for path in project.rglob("*") if path.is_file() and JOURNAL not in str(path))
     return Remains(json.loads(counts), rows, provisional, dict(positions), files)
 
 

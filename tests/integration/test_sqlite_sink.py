@@ -343,4 +343,4 @@ async def test_a_ledger_of_version_1_is_migrated_beside_its_rows(bench: Bench) -
     await sink.write_and_commit(events({"id": 3, "name": "three"}), commit(2, 3, epoch=2))
     assert bench.execute("SELECT name FROM lines ORDER BY id") == [("one",), ("two",), ("three",)]
     assert bench.execute("SELECT epoch, run_id FROM penstock_ledgers") == [(2, "r2")]
-    assert bench.execute("SELECT value FROM penstock_meta") == [("2",)]
+    assert bench.execute("SELECT value FROM penstock_meta") == [("3",)]

@@ -53,7 +53,7 @@ def test_state_in_a_server_is_found_by_name_and_without_one(pipe: Pipe) -> None:
     assert json.loads(pipe("checkpoint", "show", "shop", "--json")[1])["checkpoint"]["drained"] is True
     (letter,) = {item["id"] for item in items(pipe("dlq", "ls", "--json", "--limit", "1")[1])}
     assert pipe("dlq", "show", letter)[0] == 0
-    assert not Path(".penstock").exists()
+    assert [path.name for path in Path(".penstock").iterdir()] == ["journal"]
 
 
 @pytest.mark.usefixtures("server_shop")

@@ -12,7 +12,7 @@ import pytest
 from penstock.config import schema
 from penstock.config.lint import lint
 from penstock.config.loader import load_pipeline
-from penstock.config.model import Pipeline
+from penstock.config.model import Journal, Pipeline
 from penstock.config.yaml import parse_yaml
 from penstock.errors import ConfigurationError
 
@@ -92,7 +92,6 @@ def test_state_in_postgresql_is_a_secret_that_nothing_shows_or_stores(load: Load
 @pytest.mark.parametrize(
     ("line", "column"),
     [
-        ("journal: { retention: 30d }", 1),
         ("dead_letter: { lane: park }", 16),
         ("dead_letter: { retry: webhook }", 16),
         ("dead_letter: { retry: [5s, 5m] }", 16),
@@ -110,8 +109,19 @@ def test_what_comes_later_is_refused_with_one_line(load: Load, line: str, column
     assert found(load, base + line + "\n") == [("config.not_yet", f"p.yaml:{row}:{column}")]
 
 
-def test_journal_off_is_accepted(load: Load) -> None:
-    assert load(BASE + "journal: off\n").version == load(BASE).version
+def test_a_journal_is_kept_unless_it_is_off_and_is_no_part_of_the_version(load: Load) -> None:
+    kept, off = load(BASE), load(BASE + "journal: off\n")
+    assert kept.journal == Journal(Path.cwd() / ".penstock/journal/p", 30 * 86400.0, 10 << 30, "digest")
+    assert off.journal is None
+    declared = load(BASE + "journal: { path: elsewhere, retention: 2d, max_size: 2GiB, outputs: full }\n")
+    assert declared.journal == Journal(Path.cwd() / "elsewhere/p", 2 * 86400.0, 2 << 30, "full")
+    assert kept.version == off.version == declared.version
+
+
+def test_a_mistake_in_the_journals_fields_is_one_mistake(load: Load) -> None:
+    row = BASE.count("\n") + 1
+    assert found(load, BASE + "journal: { retension: 2d }\n") == [("config.unknown_field", f"p.yaml:{row}:12")]
+    assert found(load, BASE + "journal: on\n") == [("config.invalid_value", f"p.yaml:{row}:10")]
 
 
 def test_a_literal_is_no_program(load: Load) -> None:
@@ -211,9 +221,9 @@ def test_flags_win_over_variables_over_the_file_over_the_project(load: Load) -> 
 
 
 def test_a_mistake_of_the_project_file_is_shown_there(load: Load) -> None:
-    assert found(load, BASE, project="wrokers: 2\njournal: { retention: 3d }\n") == [
+    assert found(load, BASE, project="wrokers: 2\ndead_letter: { lane: park }\n") == [
         ("config.unknown_field", "penstock.yaml:1:1"),
-        ("config.not_yet", "penstock.yaml:2:1"),
+        ("config.not_yet", "penstock.yaml:2:16"),
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("penstock", "connectors")
-_CODE = re.compile(r'"((?:doctor|environment|machine|postgres|publication|sink|slot|source|state)\.[a-z_]+)"')
+_CODE = re.compile(r'"((?:doctor|environment|machine|postgres|publication|signals|sink|slot|snapshot|source|state)\.[a-z_]+)"')
 _FOUND = re.compile(r'Finding\(\s*(?:"warning"|"error"|[^"\n]*?),\s*"([a-z_]+\.[a-z_]+)"')
 _FAULT = re.compile(
     r'EnvironmentFault\(\s*"((?:doctor|environment|machine|postgres|publication|sink|slot|source|state)\.[a-z_]+)"'
@@ -26,7 +26,6 @@ _OF_RUNS = frozenset(
     sink.schema
     sink.stdout
     sink.unknown_state
-    slot.behind
     source.csv_header
     source.malformed_json
     source.masked_key

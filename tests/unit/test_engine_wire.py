@@ -14,12 +14,12 @@ NUMBERS = [2**63, -(2**63), 2**64 - 1, 2**64, -(2**64), 10**40, 1.5, 10**40 + 0.
 @pytest.mark.parametrize("number", NUMBERS)
 def test_records_and_data_keep_every_number(number: float) -> None:
     event = packed(Event("a", "s", "t", decoded={"n": number}, record={"op": "insert", "after": {"n": number}}))
-    (got,) = decode_request(encode_request(Request(True, [event]))).events
+    (got,) = decode_request(encode_request(Request(0.0, True, [event]))).events
     assert (got.data, got.record) == ({"n": number}, {"op": "insert", "after": {"n": number}})
 
 
 def test_an_event_without_a_record_has_none_on_the_other_side() -> None:
-    (got,) = decode_request(encode_request(Request(False, [packed(Event("a", "s", "t", raw=b"1"))]))).events
+    (got,) = decode_request(encode_request(Request(0.0, False, [packed(Event("a", "s", "t", raw=b"1"))]))).events
     assert (got.record is UNSET, got.data) == (True, 1)
 
 

@@ -1,0 +1,163 @@
+"""What a run writes into its journal: a line for each event of a group, before the ledgers commit it (step 0).
+
+    await journalling.write(group)                # the group's journal place is set
+    await journalling.correct(group, places)      # where a ledger's sink refuses some events after all
+    await journalling.commit()                    # once the commit stands; or `rollback`
+
+What every ledger held already (`reread`) has its line. A replay writes of each event only what became of it.
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_hex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from penstock.clock import rfc3339
+from penstock.engine.group import Group
+from penstock.engine.letters import DECODE, SOURCE, letter_id
+from penstock.engine.outcomes import unusual_outcomes
+from penstock.engine.tally import Failure
+from penstock.engine.work import Work
+from penstock.errors import Permanent
+from penstock.event import UNSET, Event
+from penstock.journal.encoding import Lines
+from penstock.journal.journal import Journal
+from penstock.journal.lines import (
+    Envelopes,
+    Outcome,
+    check_value,
+    corrects_text,
+    given_text,
+    head_text,
+    outcome_text,
+    source_text,
+)
+
+DELIVERED = outcome_text("delivered", None, None)
+
+
+@dataclass(slots=True)
+class Journalling:
+    """The journal of one run.
+
+    :ivar outputs: what is kept of the events that were made.
+    :ivar job: the job whose works are written; empty for those of the source.
+    """
+
+    journal: Journal
+    pipeline: str
+    version: str
+    outputs: Literal["off", "digest", "full"]
+    job: str = ""
+    _envelopes: Envelopes = field(default_factory=Envelopes)
+
+    async def write(self, group: Group) -> None:
+        """:raises Unavailable, EnvironmentFault: as `Journal.append`; nothing was written."""
+        if group.journal:  # written by an attempt whose commit failed later
+            return
+        lines = self._lines(group)
+        group.journal = await self.journal.append(lines) if lines else self.journal.place()
+
+    async def correct(self, group: Group, places: Sequence[tuple[int, int]]) -> None:
+        """These events of the group, by work and origin, are dead letters, which their lines do not say. Raises as `write`."""
+        lines = Lines(_times(group.works), corrections=True)
+        for w, origin in places:
+            self._add_outcome(lines, group.works[w], origin, "dead_lettered", next(iter(group.failed[w, origin].values())))
+        if lines:
+            group.journal = await self.journal.append(lines)
+
+    async def commit(self) -> None:
+        """As `Journal.commit`."""
+        await self.journal.commit()
+
+    async def rollback(self) -> None:
+        """As `Journal.rollback`."""
+        await self.journal.rollback()
+
+    def _lines(self, group: Group) -> Lines:
+        lines = Lines(_times(group.works))
+        for w, work in enumerate(group.works):
+            failures = {origin: next(iter(sinks.values())) for (place, origin), sinks in group.failed.items() if place == w}
+            failures = {**failures, **work.failures}
+            unusual = unusual_outcomes(work, group.refused_origins(w))
+            if group.job:
+                for origin in range(len(work.batch.events)):
+                    self._add_outcome(lines, work, origin, unusual.get(origin, "delivered"), failures.get(origin))
+            else:
+                self._add_work(lines, work, unusual, failures)
+        return lines
+
+    def _add_work(self, lines: Lines, work: Work, unusual: Mapping[int, Outcome], failures: Mapping[int, Failure]) -> None:
+        """The hot loop."""
+        batch, at, reread = work.batch, rfc3339(work.received), work.verdicts.reread
+        head, envelope = head_text(at, batch.partition, self.version), self._envelopes.of
+        filled = work.events if len(work.events) == len(batch.events) else _filled(work)
+        made = self._made(work, filled)
+        texts, ids, times = lines.texts, lines.ids, lines.times
+        for origin, event in enumerate(batch.events):
+            if origin in reread:
+                continue
+            went_in = filled[origin]
+            said = DELIVERED
+            if origin in unusual:
+                said = self._outcome(event, unusual[origin], failures.get(origin))
+            if made is not None:
+                said = b'%b,"outputs":[%b]' % (said, made.get(origin, b""))
+            if went_in is not event:
+                said += given_text(event, went_in)
+                if went_in.id != event.id:
+                    lines.others[len(ids)] = event.id
+            if event.record is not UNSET or event.original is not None or origin in failures:
+                is_json = origin not in failures or failures[origin].step not in (SOURCE, DECODE)
+                said += source_text(event, is_json)
+                if not is_json:
+                    went_in = went_in.replace(raw=None, decoded=UNSET)
+            texts.append(b'%b,"position":"%b"%b,"event":%b}' % (head, b2a_hex(event.position), said, envelope(went_in)))
+            ids.append(went_in.id)
+            times.append(went_in.time or at)
+
+    def _made(self, work: Work, received: Sequence[Event]) -> dict[int, bytes] | None:
+        """By origin, what is kept of its outputs: JSON texts with commas between them."""
+        if self.outputs == "off":
+            return None
+        made: dict[int, bytes] = {}
+        routes, whole = work.routes, self._envelopes.of if self.outputs == "full" else None
+        for index, event in enumerate(work.outputs):
+            origin = event.origin
+            try:
+                if whole is not None:
+                    text = whole(event)
+                else:
+                    text = check_value(event, received[origin], -1 if routes is None else routes[index])
+            except Permanent:  # it has no JSON form: the sink says so, and the line's outcome
+                text = b"null"
+            made[origin] = b"%b,%b" % (made[origin], text) if origin in made else text
+        return made
+
+    def _add_outcome(self, lines: Lines, work: Work, origin: int, outcome: Outcome, failure: Failure | None) -> None:
+        """A line that says anew what became of an event."""
+        event, at = work.batch.events[origin], rfc3339(work.received)
+        head, said = head_text(at, work.batch.partition, self.version), self._outcome(event, outcome, failure)
+        said += corrects_text(event.id, self.job)
+        lines.texts.append(b'%b,"position":"%b"%b}' % (head, b2a_hex(event.position), said))
+        lines.ids.append(event.id)
+        lines.times.append(event.time or at)
+
+    def _outcome(self, event: Event, outcome: Outcome, failure: Failure | None) -> bytes:
+        letter = letter_id(self.pipeline, event) if outcome == "dead_lettered" else None
+        return outcome_text(outcome, failure.step if failure is not None else None, letter)
+
+
+def _filled(work: Work) -> list[Event]:
+    """The events as they went into the steps; those that did not get there, as they were read."""
+    filled = list(work.batch.events)
+    for event in work.events:
+        filled[event.origin] = event
+    return filled
+
+
+def _times(works: Sequence[Work]) -> tuple[float, float]:
+    received = [work.received for work in works]
+    return min(received), max(received)

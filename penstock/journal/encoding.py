@@ -1,0 +1,87 @@
+"""From lines to frames: compressed, with what the index says of them. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from penstock.cloudevents import is_time, timestamp
+from penstock.journal.frames import About, Span, digests
+
+if TYPE_CHECKING:
+    import zstandard
+
+LEVEL = 1
+FRAME = 1 << 20
+"""Bytes of lines after which a frame ends."""
+_SECOND = 1_000_000
+
+
+@dataclass(slots=True)
+class Lines:
+    """The lines of one commit, before they are written; the lists go together, an element a line.
+
+    :ivar texts: without line ends; `ids`: of the events; `times`: theirs, or else when they were received, RFC 3339.
+    :ivar others: by line, a second id of its event (what the source gave it, where `event:` made another).
+    :ivar at: when the first and the last were received, in seconds since 1970.
+    :ivar corrections: all of them correct an earlier one.
+    """
+
+    at: tuple[float, float]
+    texts: list[bytes] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    times: list[str] = field(default_factory=list)
+    others: dict[int, str] = field(default_factory=dict)
+    corrections: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.texts)
+
+
+def frames_of(lines: Lines, compressor: zstandard.ZstdCompressor) -> Iterator[tuple[bytes, About]]:
+    """Compressed frames of about `FRAME` bytes of lines."""
+    at = Span(int(lines.at[0] * _SECOND), int(lines.at[1] * _SECOND))
+    others = lines.others
+    for part in _parts(lines.texts):
+        texts, ids = lines.texts[part], lines.ids[part]
+        if others:
+            ids += [others[line] for line in range(part.start, part.stop) if line in others]
+        data = compressor.compress(b"\n".join(texts) + b"\n")
+        corrections = len(texts) if lines.corrections else 0
+        yield data, About(digests(ids), len(texts), corrections, span_of(lines.times[part]), at)
+
+
+def span_of(times: Sequence[str]) -> Span:
+    """From the first to the last of RFC 3339 texts, a second wider on both sides.
+
+    Texts in UTC with capital letters are compared as they stand: fractions aside, they sort as their times do.
+    """
+    joined = "\n".join(times)
+    if not (joined.count("Z") == joined.count("T") == len(times) and "t" not in joined and "z" not in joined):
+        return _span_of_any(times)
+    first, last = min(times), max(times)
+    if not (is_time(first) and is_time(last)):
+        return _span_of_any(times)
+    return _wider(timestamp(first), timestamp(last))
+
+
+def _span_of_any(times: Sequence[str]) -> Span:
+    """What is no time lies in no range."""
+    moments = [timestamp(time) for time in times if is_time(time)]
+    return _wider(min(moments), max(moments)) if moments else Span(0, 0)
+
+
+def _wider(first: float, last: float) -> Span:
+    return Span(int(first * _SECOND) - _SECOND, int(last * _SECOND) + _SECOND)
+
+
+def _parts(texts: Sequence[bytes]) -> Iterator[slice]:
+    size = start = 0
+    for index, text in enumerate(texts):
+        size += len(text) + 1
+        if size >= FRAME:
+            yield slice(start, index + 1)
+            size, start = 0, index + 1
+    if start < len(texts):
+        yield slice(start, len(texts))

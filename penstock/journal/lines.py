@@ -1,0 +1,199 @@
+"""What a line of the journal says: one received event, its outcome, and what was made of it. No I/O.
+
+    {"at": …, "partition": …, "version": …, "position": …, "outcome": "delivered", "outputs": ["9f3a…"], "event": {…}}
+
+Members, in this order; what does not apply is left out:
+
+- `at`: when its outcome was decided, RFC 3339; what `now` was in its programs is `now`, where another moment was noted.
+- `partition`, `version` (the first 16 digits of the pipeline's), `position` (hexadecimal).
+- `outcome`: `delivered`, `filtered`, `deduplicated` or `dead_lettered`; `step`: where it failed; `letter`: its dead letter.
+- `corrects`: the line is no new event: it says anew what became of the last one with this id and position, in its own commit, or
+  later in a `job`.
+- `outputs`: for each output a check value, or the CloudEvent itself, as the pipeline's `journal.outputs` says; null for one that
+  has no JSON form.
+- `answers`: by step, what the world answered: the outputs of a step with effects.
+- `given`: attributes as the source gave them, where `event:` made others of them.
+- `record`: what programs under `event:` see, where that is more than the data.
+- `original`: the record's own bytes in Base64, where it is no JSON or `data` is not just these.
+- `event`: the CloudEvent as it went into the steps, with its data.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any, Literal
+from zlib import adler32, crc32
+
+import msgspec
+
+from penstock.cloudevents import ATTRIBUTES, from_structured, to_structured
+from penstock.event import UNSET, Event, decode, encode
+
+Outcome = Literal["delivered", "filtered", "deduplicated", "dead_lettered"]
+
+_text = msgspec.json.Encoder().encode
+VERSION_DIGITS = 16
+"""Of a pipeline version, as lines name it."""
+_CACHED = 1024
+"""Pairs of source and type whose text is kept; a source that makes a new one for every event does without."""
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A line as it is read. `event` and `record` are JSON text, decoded when somebody looks (`received`)."""
+
+    at: str
+    partition: str
+    version: str
+    position: str = ""
+    job: str | None = None
+    outcome: Outcome
+    step: str | None = None
+    letter: str | None = None
+    corrects: str | None = None
+    outputs: list[str | dict[str, Any] | None] | None = None
+    answers: dict[str, msgspec.Raw] | None = None
+    given: dict[str, str | None] | None = None
+    record: msgspec.Raw = msgspec.Raw(b"")
+    original: str | None = None
+    event: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def is_event(self) -> bool:
+        """Whether it tells of an event that was received, and not what became of an earlier one."""
+        return self.corrects is None
+
+    def filled(self) -> Event:
+        """The event as it went into the steps; its position is the one that the source gave it.
+
+        :raises Permanent: where the line holds none (a correction), or no CloudEvent.
+        """
+        event = from_structured(bytes(self.event))
+        event.position = bytes.fromhex(self.position)
+        if bytes(self.record):
+            event.record = decode(bytes(self.record))
+        if self.original is not None:
+            event.original = b64decode(self.original)
+        return event
+
+    def received(self) -> Event:
+        """The event as the source gave it, before `event:`. Raises as `filled`."""
+        event = self.filled()
+        return event.replace(**self.given) if self.given else event
+
+
+decode_line = msgspec.json.Decoder(Line).decode
+"""One line of a segment. Raises `msgspec.MsgspecError` where it is none."""
+
+
+def head_text(at: str, partition: str, version: str) -> bytes:
+    """What the lines of one batch begin with.
+
+    :param at: RFC 3339.
+    """
+    return b'{"at":%b,"partition":%b,"version":%b' % (_text(at), _text(partition), _text(version))
+
+
+class Envelopes:
+    """Structured CloudEvents on one line, as `to_structured` makes them, with the texts of source and type kept."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], bytes] = {}
+
+    def of(self, event: Event) -> bytes:
+        """:raises Permanent: as `to_structured`."""
+        raw = event.raw
+        if (
+            raw is None
+            or event.subject is not None
+            or event.partitionkey is not None
+            or event.datacontenttype is not None
+            or event.dataschema is not None
+            or event.extensions
+            or b"\n" in raw
+        ):
+            return to_structured(event)
+        kind = (event.source, event.type)
+        text = self._kept.get(kind)
+        if text is None:
+            text = b',"source":' + _text(event.source) + b',"type":' + _text(event.type)
+            if len(self._kept) < _CACHED:
+                self._kept[kind] = text
+        if event.time is None:
+            return b'{"specversion":"1.0","id":%b%b,"data":%b}' % (_text(event.id), text, raw)
+        return b'{"specversion":"1.0","id":%b%b,"time":%b,"data":%b}' % (_text(event.id), text, _text(event.time), raw)
+
+
+def check_value(event: Event, received: Event, sinks: int) -> bytes:
+    """A JSON string over an output and the sinks it goes to (their bit mask): another output has another, but for one chance in
+    2^48 or so. Two checksums, which notice a change and are no defence against a forger.
+
+    Equal outputs in other words (`1.0` for `1`, keys in another order) have other values: whoever compares looks at the outputs
+    themselves then.
+
+    :param received: the event that it was made of, as it went into the steps: attributes that are the same cost nothing.
+    """
+    raw = event.raw
+    if raw is None:
+        raw = event.decoded if event.decoded.__class__ is bytes else event.json()
+    if (
+        event.id == received.id
+        and event.type == received.type
+        and event.time == received.time
+        and event.subject == received.subject
+        and event.partitionkey == received.partitionkey
+        and event.source == received.source
+        and event.dataschema == received.dataschema
+        and event.datacontenttype == received.datacontenttype
+        and event.extensions == received.extensions
+    ):
+        return b'"%08x%08x"' % (crc32(raw, sinks & 0xFFFFFFFF), adler32(raw))
+    said = f"{event.id}\n{event.source}\n{event.type}\n{event.time}\n{event.subject}\n{event.partitionkey}\n{event.dataschema}"
+    head = f"{said}\n{event.datacontenttype}\n{event.extensions}".encode()
+    return b'"%08x%08x"' % (crc32(raw, crc32(head, sinks & 0xFFFFFFFF)), adler32(raw, adler32(head)))
+
+
+def outcome_text(outcome: Outcome, step: str | None, letter: str | None) -> bytes:
+    """The members that say what became of it."""
+    text = b',"outcome":"%b"' % outcome.encode()
+    if step is not None:
+        text += b',"step":' + _text(step)
+    if letter is not None:
+        text += b',"letter":' + _text(letter)
+    return text
+
+
+def corrects_text(identity: str, job: str) -> bytes:
+    """The members of a line that says anew what became of an event.
+
+    :param job: the job that did; empty where it is the commit that the event came in with.
+    """
+    text = b',"corrects":' + _text(identity)
+    return b',"job":' + _text(job) + text if job else text
+
+
+def given_text(received: Event, filled: Event) -> bytes:
+    """The member `given`, of an event that `event:` changed; empty where it did not."""
+    if received is filled:
+        return b""
+    given = {name: value for name in ATTRIBUTES if (value := getattr(received, name)) != getattr(filled, name)}
+    return b',"given":' + _text(given) if given else b""
+
+
+def source_text(received: Event, is_json: bool) -> bytes:
+    """The members `record` and `original`."""
+    text = b""
+    record = received.record
+    if record is not UNSET:
+        text = b',"record":' + (record if record.__class__ is bytes else encode(record))
+    original = received.original if is_json else (received.original or received.raw)
+    return text if original is None else text + b',"original":"' + b64encode(original) + b'"'
+
+
+def answers_text(answers: Mapping[str, bytes]) -> bytes:
+    """The member `answers`: by step, JSON."""
+    if not answers:
+        return b""
+    return b',"answers":{' + b",".join(_text(step) + b":" + answer for step, answer in answers.items()) + b"}"

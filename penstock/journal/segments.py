@@ -1,0 +1,252 @@
+"""The files of one journal, as its one writer sees them: appended to, cut back, removed whole. Blocking; one thread calls it.
+
+    segments = Segments(directory, roll)
+    segments.open(place)             # cut to what the ledgers know
+    place = segments.append(lines)   # on the disk when it returns
+    segments.commit()                # its commit stands: readers may see it; or
+    segments.rollback()              # it does not: as if it had not been written
+
+A frame gets into the index once its commit stands, and readers trust the index: what a crash leaves behind it nobody sees, and
+the next `open` cuts it off or, where its commit stands, puts it into the index. After a failed fsync pages may be gone although a
+second one succeeds (fsync(2), "Errors"), so a segment that failed is cut to what was synced and never written again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from penstock.errors import EnvironmentFault, Unavailable
+from penstock.faults import Faults
+from penstock.files import DISK_FULL, make_directory_durably, write_durably
+from penstock.journal.encoding import LEVEL, Lines, frames_of
+from penstock.journal.frames import Place
+from penstock.journal.index import newest_receipt, remove_segment, repair, segment_numbers, segment_path, tidy
+from penstock.journal.segment import Segment
+
+if TYPE_CHECKING:
+    import zstandard
+
+FORMAT = 1
+ROLL = 64 << 20
+"""Bytes after which a segment is followed by the next."""
+_HEAD = "journal.json"
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What `journal.json` says: the format of the files beside it, and which journal they are."""
+
+    format: int
+    id: str
+
+
+_decode_head = msgspec.json.Decoder(Head).decode
+
+
+class Segments:
+    """The writer of a journal."""
+
+    def __init__(self, directory: Path, faults: Faults, roll: int = ROLL) -> None:
+        self._directory = directory
+        self._faults = faults
+        self._roll = roll
+        self._id = ""
+        self._last = 0
+        self._reached = Place("", 0, 0)
+        self._segment: Segment | None = None
+        self._spent: list[Segment] = []
+        self._compressor: zstandard.ZstdCompressor | None = None
+
+    def open(self, place: Place | None) -> str | None:
+        """Take the journal over at `place`, which its ledgers hold: what lies behind was never committed.
+
+        :param place: None: nothing is cut but what is torn.
+        :returns: what is worth telling: the journal is another one, or shorter than its ledgers say.
+        :raises EnvironmentFault: `journal.newer`, `journal.damaged`.
+        :raises Unavailable: `journal.disk`.
+        """
+        import zstandard
+
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
+        try:
+            self._id = _identity(self._directory)
+            return self._take_over(place)
+        except OSError as error:
+            raise self._fault(error) from error
+
+    @property
+    def place(self) -> Place:
+        """Everything before it is on the disk."""
+        segment = self._segment
+        return Place(self._id, segment.number, segment.end) if segment else self._reached
+
+    def append(self, lines: Lines) -> Place:
+        """Write lines, and the place behind them. They are on the disk, and not committed.
+
+        :raises Unavailable: `journal.disk`: full or failing; nothing was written, and it may be called again.
+        """
+        assert self._compressor is not None  # `open` comes first
+        frames = list(frames_of(lines, self._compressor))
+        try:
+            segment = self._segment_for_more()
+            segment.write(b"".join(data for data, _ in frames))
+            self._faults.hit("inside_journal")
+            segment.sync()
+        except OSError as error:
+            self._give_up()
+            raise self._fault(error) from error
+        segment.add([(len(data), about) for data, about in frames])
+        return self.place
+
+    def commit(self) -> None:
+        """What was appended is committed: readers see it.
+
+        :raises Unavailable: `journal.disk`: to be called again before anything else.
+        """
+        try:
+            while self._spent:
+                self._spent[0].commit()
+                self._spent.pop(0).close()
+            if self._segment is not None:
+                self._segment.commit()
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def rollback(self) -> None:
+        """What was appended and not committed is gone.
+
+        :raises Unavailable: `journal.disk`: to be called again before anything else.
+        """
+        try:
+            for segment in (*self._spent, *filter(None, [self._segment])):
+                segment.rollback()
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def expire(self, before: float, max_size: int, spared: int | None) -> list[int]:
+        """Remove the oldest segments: those all of whose events were received before `before` (seconds since 1970), and as many
+        as it takes to get down to `max_size` bytes. The segment that is written to stays, and `spared` with what follows it.
+
+        :returns: the numbers of those that went.
+        :raises Unavailable: `journal.disk`.
+        """
+        try:
+            return self._expire(before, max_size, spared)
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def close(self) -> None:
+        """Harmless when not open. Where another run has taken the journal over, what was appended since is nothing."""
+        for segment in (*self._spent, *filter(None, [self._segment])):
+            if segment_numbers(self._directory)[-1:] > [self._last]:
+                tidy(self._directory, segment.number)
+            segment.close()
+        self._spent, self._segment = [], None
+
+    def _take_over(self, place: Place | None) -> str | None:
+        numbers, said = segment_numbers(self._directory), None
+        if place is not None and place.journal != self._id:
+            said = f"the journal in {self._directory} is another one than the pipeline wrote last"
+            place = None
+        elif place is not None and place.segment > max(numbers, default=0) and place.end:
+            said = f"the journal in {self._directory} is shorter than the pipeline wrote it"
+        for number in numbers:
+            if place is not None and number > place.segment:
+                remove_segment(self._directory, number)
+        kept = [number for number in numbers if place is None or number <= place.segment]
+        self._last = max(kept[-1] if kept else 0, place.segment if place is not None else 0)
+        self._reached = Place(self._id, self._last, 0)
+        if not kept:
+            return said
+        for number in kept[:-1]:
+            tidy(self._directory, number)
+        end = place.end if place is not None and place.segment == kept[-1] else None
+        frames = repair(self._directory, kept[-1], end)
+        reached = frames[-1].end if frames else 0
+        self._reached = Place(self._id, kept[-1], reached)
+        self._segment = Segment.resume(self._directory, kept[-1], frames)
+        if end is not None and reached < end:
+            said = f"the journal in {self._directory} is shorter than the pipeline wrote it"
+        return said
+
+    def _segment_for_more(self) -> Segment:
+        segment = self._segment
+        if segment is not None and segment.end >= self._roll and not segment.pending:
+            segment.seal()
+            segment.close()
+            segment = None
+        if segment is None:
+            self._segment = None
+            segment = self._segment = Segment.create(self._directory, self._last + 1)
+            self._last += 1
+        return segment
+
+    def _give_up(self) -> None:
+        """Never write to the segment again whose disk failed; a commit may still cover what it held before."""
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        segment.cut_back()
+        if segment.pending:
+            self._spent.append(segment)
+            return
+        segment.close()
+        if not segment.end:
+            remove_segment(self._directory, segment.number)
+
+    def _expire(self, before: float, max_size: int, spared: int | None) -> list[int]:
+        numbers = segment_numbers(self._directory)
+        sizes = {number: segment_path(self._directory, number).stat().st_size for number in numbers}
+        total, gone = sum(sizes.values()), []
+        for number in numbers:
+            if number >= self._last or (spared is not None and number >= spared):
+                break
+            if total <= max_size and newest_receipt(self._directory, number) >= before:
+                break
+            remove_segment(self._directory, number)
+            gone.append(number)
+            total -= sizes[number]
+        return gone
+
+    def _fault(self, error: OSError) -> Unavailable | EnvironmentFault:
+        if error.errno in DISK_FULL:
+            return Unavailable(
+                "journal.disk",
+                f"the journal cannot be written: {error.strerror}",
+                where=str(self._directory),
+                help="make room, or put it on another disk with `journal.path`; the run goes on by itself",
+            )
+        return EnvironmentFault(
+            "journal.unusable",
+            f"the journal cannot be written: {error.strerror}",
+            where=str(error.filename or self._directory),
+            help="its directory must belong to the user who runs the pipeline; or `journal: off`",
+        )
+
+
+def _identity(directory: Path) -> str:
+    """The journal's id, made where there is none.
+
+    :raises EnvironmentFault: `journal.newer`, `journal.damaged`.
+    """
+    path = directory / _HEAD
+    try:
+        head = _decode_head(path.read_bytes())
+    except FileNotFoundError:
+        make_directory_durably(directory)
+        head = Head(FORMAT, secrets.token_hex(8))
+        write_durably(path, msgspec.json.encode(head) + b"\n")
+    except msgspec.MsgspecError as error:
+        raise EnvironmentFault(
+            "journal.damaged", f"{path} cannot be read", why=str(error), help=f"move {directory} away: a new one is made"
+        ) from error
+    if head.format > FORMAT:
+        raise EnvironmentFault(
+            "journal.newer",
+            f"the journal in {directory} has format {head.format}; this program knows formats up to {FORMAT}",
+            help="run the newer version of penstock that wrote it",
+        )
+    return head.id
