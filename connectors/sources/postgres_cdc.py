@@ -1,8 +1,8 @@
 """The `postgres_cdc` source: changes of tables, in the order of their commits, from a replication slot.
 
-Partitions are the slot (`_cdc_positions`), and each table of a snapshot (`_cdc_snapshot_positions`). Where a run begins stands
-in `_cdc_begin`, what messages become in `_cdc_changes`, the connection to the slot in `_cdc_stream`, snapshots in
-`_cdc_snapshots`, and in which order all of it is given in `_cdc_reading`. Here it is put together.
+Partitions are the slot (`_cdc.positions`), and each table of a snapshot (`_cdc.snapshot_positions`). Where a run begins stands
+in `_cdc.begin`, what messages become in `_cdc.changes`, the connection to the slot in `_cdc.stream`, snapshots in
+`_cdc.snapshots`, and in which order all of it is given in `_cdc.reading`. Here it is put together.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from typing import ClassVar
 
 from connectors._pg_types import TYPES_QUERY, TypeCatalog
 from connectors._postgres import ask, make_session, tls_parameters
-from connectors.sources._cdc_begin import Beginning, Names
-from connectors.sources._cdc_blocks import Blocks
-from connectors.sources._cdc_changes import Changes
-from connectors.sources._cdc_collected import Options
-from connectors.sources._cdc_config import PostgresCdcConfig, default_name
-from connectors.sources._cdc_doctor import examine
-from connectors.sources._cdc_drift import Drift
-from connectors.sources._cdc_positions import Start, following, looks_of, order_text, start_of, stream_of
-from connectors.sources._cdc_reading import Reading
-from connectors.sources._cdc_readmit import readmitted
-from connectors.sources._cdc_slot import creation
-from connectors.sources._cdc_snapshot_held import Token as SnapshotToken
-from connectors.sources._cdc_snapshot_memory import SIGNAL
-from connectors.sources._cdc_snapshot_positions import order_text as snapshot_text
-from connectors.sources._cdc_snapshot_reader import FIRST, SETTINGS
-from connectors.sources._cdc_snapshot_signals import KIND, Requests, SignalTable
-from connectors.sources._cdc_snapshot_tap import Tap
-from connectors.sources._cdc_snapshot_telling import Telling
-from connectors.sources._cdc_snapshot_worker import Setup
-from connectors.sources._cdc_snapshots import Snapshots
-from connectors.sources._cdc_spill import SpillDirectory
-from connectors.sources._cdc_stream import Link, Stream
-from connectors.sources._cdc_tables import Selection, source_of
-from connectors.sources._cdc_toast import ReselectingDecoder, Reselection
-from connectors.sources._cdc_transactions import Transactions
-from connectors.sources._cdc_watch import Watch, Watched
-from connectors.sources._cdc_wire import WHAT, Target, Wire
+from connectors.sources._cdc.begin import Beginning, Names
+from connectors.sources._cdc.blocks import Blocks
+from connectors.sources._cdc.changes import Changes
+from connectors.sources._cdc.collected import Options
+from connectors.sources._cdc.config import PostgresCdcConfig, default_name
+from connectors.sources._cdc.doctor import examine
+from connectors.sources._cdc.drift import Drift
+from connectors.sources._cdc.positions import Start, following, looks_of, order_text, start_of, stream_of
+from connectors.sources._cdc.reading import Reading
+from connectors.sources._cdc.readmit import readmitted
+from connectors.sources._cdc.slot import creation
+from connectors.sources._cdc.snapshot_held import Token as SnapshotToken
+from connectors.sources._cdc.snapshot_memory import SIGNAL
+from connectors.sources._cdc.snapshot_positions import order_text as snapshot_text
+from connectors.sources._cdc.snapshot_reader import FIRST, SETTINGS
+from connectors.sources._cdc.snapshot_signals import KIND, Requests, SignalTable
+from connectors.sources._cdc.snapshot_tap import Tap
+from connectors.sources._cdc.snapshot_telling import Telling
+from connectors.sources._cdc.snapshot_worker import Setup
+from connectors.sources._cdc.snapshots import Snapshots
+from connectors.sources._cdc.spill import SpillDirectory
+from connectors.sources._cdc.stream import Link, Stream
+from connectors.sources._cdc.tables import Selection, source_of
+from connectors.sources._cdc.toast import ReselectingDecoder, Reselection
+from connectors.sources._cdc.transactions import Transactions
+from connectors.sources._cdc.watch import Watch, Watched
+from connectors.sources._cdc.wire import WHAT, Target, Wire
 from connectors.sources._pg_replication import parse_lsn
 from connectors.sources._pgoutput import Decoder
 from penstock.errors import Fatal

@@ -11,8 +11,8 @@ from typing import Any
 from connectors.sinks import _postgres_ledger as ledger
 from connectors.sinks._postgres_writer import Writer
 from connectors.sources import postgres_cdc
-from connectors.sources._cdc_blocks import Blocks
-from connectors.sources._cdc_positions import END, Start
+from connectors.sources._cdc.blocks import Blocks
+from connectors.sources._cdc.positions import END, Start
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.cli.main import main
 from penstock.errors import ComponentError

@@ -22,9 +22,9 @@ from cdc_parts import (
 )
 from server_parts import MakeDatabase, StartPostgres
 
-from connectors.sources import _cdc_stream
-from connectors.sources._cdc_watch import Watch
-from connectors.sources._cdc_wire import Wire
+from connectors.sources._cdc import stream as cdc_stream
+from connectors.sources._cdc.watch import Watch
+from connectors.sources._cdc.wire import Wire
 from connectors.sources._pg_replication import parse_lsn
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.errors import EnvironmentFault, PenstockError, Transient
@@ -246,7 +246,7 @@ async def test_the_command_of_a_busy_slot_frees_it(shop: Database, tmp_path: Pat
     stuck = await Wire.connect(source._target)  # a client that was stopped: it holds the slot, and reads nothing
     try:
         await stuck.start(source.slot, 0, [("proto_version", "1"), ("publication_names", source.publication)])
-        monkeypatch.setattr(_cdc_stream, "BUSY_SECONDS", 0.2)
+        monkeypatch.setattr(cdc_stream, "BUSY_SECONDS", 0.2)
         error = await refused(make_source(shop, tmp_path), known)
         monkeypatch.undo()
         assert (error.code, isinstance(error, Transient)) == ("slot.busy", True)

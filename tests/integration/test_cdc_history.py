@@ -12,7 +12,7 @@ from cdc_parts import ORDERS, SECONDS, make_source, positions, prepare_slot, rea
 from cdc_snapshot_parts import Ledger, drive
 from server_parts import StartPostgres
 
-from connectors.sources._cdc_positions import Start, order, position, start_of
+from connectors.sources._cdc.positions import Start, order, position, start_of
 from penstock.errors import EnvironmentFault
 from penstock.spi import Batch, Position, Resume
 from penstock.testing.servers import Database, PostgresServer

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from cdc_parts import ORDERS, events_of, make_source, prepare_slot, read, sql
 
-from connectors.sources import _cdc_begin, _cdc_stream
-from connectors.sources._cdc_wire import Wire
+from connectors.sources._cdc import begin as cdc_begin
+from connectors.sources._cdc import stream as cdc_stream
+from connectors.sources._cdc.wire import Wire
 from penstock.errors import Transient
 from penstock.spi import Position, Resume
 from penstock.testing.servers import Database
@@ -52,7 +53,7 @@ async def test_a_run_that_leaves_rows_unacknowledged_keeps_its_slot(shop: Databa
 async def test_a_slot_that_another_has_taken_is_not_waited_for_at_the_end(
     shop: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cdc_begin, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(cdc_begin, "BUSY_SECONDS", 0.2)
     known = await prepare_slot(make_source(shop, tmp_path))
     other = make_source(shop, tmp_path)
     await other.open(Resume(1, known))
@@ -75,7 +76,7 @@ async def test_a_run_that_has_nothing_to_give_drops_its_slot(shop: Database, tmp
 async def test_who_takes_over_ends_the_connection_that_holds_the_slot_and_nobody_else_does(
     shop: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: bool
 ) -> None:
-    monkeypatch.setattr(_cdc_stream, "BUSY_SECONDS", 10.0 if take_over else 0.2)
+    monkeypatch.setattr(cdc_stream, "BUSY_SECONDS", 10.0 if take_over else 0.2)
     known = await prepare_slot(make_source(shop, tmp_path))
     await sql(shop, "INSERT INTO orders VALUES (1)")
     source = make_source(shop, tmp_path)

@@ -10,7 +10,8 @@ from cdc_parts import ORDERS, SECONDS, confirmed, events_of, ids, make_source, p
 from cdc_snapshot_parts import Ledger, drive
 from server_parts import MakeProxy, StartPostgres
 
-from connectors.sources import _cdc_stream, postgres_cdc
+from connectors.sources import postgres_cdc
+from connectors.sources._cdc import stream as cdc_stream
 from connectors.sources._pg_replication import lsn_text, parse_lsn
 from penstock.errors import EnvironmentFault, PenstockError, Transient
 from penstock.spi import Batch, Resume
@@ -133,7 +134,7 @@ async def test_a_slot_ahead_of_the_checkpoint_is_a_gap(shop: Database, tmp_path:
 
 
 async def test_a_busy_slot_names_who_has_it(shop: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cdc_stream, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(cdc_stream, "BUSY_SECONDS", 0.2)
     holder = make_source(shop, tmp_path)
     await holder.open(Resume(1, {}))
     try:

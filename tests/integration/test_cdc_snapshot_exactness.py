@@ -14,8 +14,8 @@ from cdc_parts import SECONDS, make_source, sql
 from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of, table_rows
 from server_parts import StartPostgres
 
-from connectors.sources import _cdc_snapshot_touched as touched
-from connectors.sources._cdc_snapshot_held import HELD
+from connectors.sources._cdc import snapshot_touched as touched
+from connectors.sources._cdc.snapshot_held import HELD
 from penstock.errors import EnvironmentFault, Transient
 from penstock.event import Event
 from penstock.spi import Batch, Signal

@@ -16,7 +16,7 @@ from pgoutput_parts import CASES, TYPES_SQL
 from server_parts import MakeDatabase
 
 from connectors._postgres import TableName
-from connectors.sources._cdc_snapshot_tables import Layout, inspect
+from connectors.sources._cdc.snapshot_tables import Layout, inspect
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.errors import EnvironmentFault
 from penstock.spi import Batch, Resume

@@ -15,7 +15,7 @@ from cdc_parts import SECONDS, events_of, ids, make_source, positions, read, sql
 from cdc_snapshot_parts import Between, Ledger, drive, drop_slot, earliest, snapshots_of, table_rows
 from server_parts import MakeDatabase, MakeProxy, StartPostgres
 
-from connectors.sources._cdc_snapshot_positions import END_OF_CHUNK, order
+from connectors.sources._cdc.snapshot_positions import END_OF_CHUNK, order
 from penstock.errors import EnvironmentFault, Transient
 from penstock.spi import Batch, Resume
 from penstock.testing.servers import Database

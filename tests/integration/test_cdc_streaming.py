@@ -15,7 +15,7 @@ import pytest
 from cdc_parts import ORDERS, SECONDS, confirmed, events_of, ids, make_source, positions, prepare_slot, read, sql
 from server_parts import MakeDatabase
 
-from connectors.sources._cdc_spill import SpillDirectory
+from connectors.sources._cdc.spill import SpillDirectory
 from connectors.sources._pg_replication import parse_lsn
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.errors import EnvironmentFault, Transient, Unavailable

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 from cdc_parts import ORDERS, make_source, prepare_slot, sql
 
-from connectors.sources import _cdc_publication
-from connectors.sources._cdc_config import PostgresCdcConfig
-from connectors.sources._cdc_publication import prepare_publication
-from connectors.sources._cdc_watch import Watch, Watched
-from connectors.sources._cdc_wire import Target, Wire
+from connectors.sources._cdc import publication as cdc_publication
+from connectors.sources._cdc.config import PostgresCdcConfig
+from connectors.sources._cdc.publication import prepare_publication
+from connectors.sources._cdc.watch import Watch, Watched
+from connectors.sources._cdc.wire import Target, Wire
 from penstock.clock import SystemClock
 from penstock.errors import EnvironmentFault, Transient
 from penstock.postgres import Session
@@ -56,7 +56,7 @@ async def test_tables_that_come_and_go_while_the_publication_is_looked_at_lack_n
         prepare_publication(client, config, "all_of_s", fresh=True)
         done: list[str] = []
         beside: Any = Meanwhile(
-            client, _cdc_publication._PUBLISHED, lambda: done or done.append(change) or database.execute(change)
+            client, cdc_publication._PUBLISHED, lambda: done or done.append(change) or database.execute(change)
         )
         prepare_publication(beside, config, "all_of_s", fresh=False)
     assert done == [change]
@@ -65,7 +65,7 @@ async def test_tables_that_come_and_go_while_the_publication_is_looked_at_lack_n
 async def test_a_publication_that_goes_while_its_tables_are_listed_is_missing_and_lacks_none(database: Database) -> None:
     await sql(database, "CREATE TABLE orders (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE orders")
     with psycopg.connect(database.dsn, autocommit=True) as client:
-        beside: Any = Meanwhile(client, _cdc_publication._PUBLISHED, lambda: database.execute("DROP PUBLICATION p"))
+        beside: Any = Meanwhile(client, cdc_publication._PUBLISHED, lambda: database.execute("DROP PUBLICATION p"))
         with pytest.raises(EnvironmentFault) as caught:
             prepare_publication(beside, config_of(database, tables=["orders"]), "p", fresh=False)
     assert (caught.value.code, caught.value.message) == ("publication.missing", "there is no publication p")
@@ -90,7 +90,7 @@ async def test_partitions_can_be_named_where_their_root_cannot_be_published(
         with pytest.raises(EnvironmentFault) as caught:
             prepare_publication(client, config, "parts", fresh=True)
         assert caught.value.code == "source.no_table"
-        monkeypatch.setattr(_cdc_publication, "_WITH_ROOTS", 10_000_000)  # as if the server were older
+        monkeypatch.setattr(cdc_publication, "_WITH_ROOTS", 10_000_000)  # as if the server were older
         prepare_publication(client, config, "parts", fresh=True)
         assert client.execute(
             "SELECT tablename, pubviaroot FROM pg_publication_tables JOIN pg_publication USING (pubname)"

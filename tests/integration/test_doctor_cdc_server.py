@@ -12,8 +12,8 @@ from cdc_parts import ORDERS, SECONDS, events_of, make_source, prepare_slot, rea
 from doctor_parts import dsn_of, role_of, sound, wrong
 from server_parts import StartPostgres
 
-from connectors.sources._cdc_doctor import replication_connection
-from connectors.sources._cdc_wire import Target
+from connectors.sources._cdc.doctor import replication_connection
+from connectors.sources._cdc.wire import Target
 from penstock._postgres_checks import encryption
 from penstock.clock import SystemClock
 from penstock.errors import EnvironmentFault, Permanent, Transient

@@ -9,7 +9,7 @@ import pytest
 from cdc_parts import ORDERS, make_source, positions, prepare_slot, read, sql
 from doctor_parts import dsn_of, role_of, sound, wrong
 
-from connectors.sources._cdc_positions import END, order, position, start_of
+from connectors.sources._cdc.positions import END, order, position, start_of
 from penstock.spi import Finding, Position
 from penstock.testing.servers import Database
 

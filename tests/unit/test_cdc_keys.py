@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.sources._cdc_keys import Key, NumberedColumn, key_of
+from connectors.sources._cdc.keys import Key, NumberedColumn, key_of
 from connectors.sources._pgoutput_messages import Column, Relation, ReplicaIdentity
 
 

@@ -9,10 +9,10 @@ import pytest
 from pgoutput_parts import encode_change, encode_relation
 
 from connectors._pg_types import TypeCatalog
-from connectors.sources import _cdc_snapshot_touched as touched
-from connectors.sources._cdc_snapshot_held import Token
-from connectors.sources._cdc_snapshot_memory import Memory
-from connectors.sources._cdc_snapshot_positions import (
+from connectors.sources._cdc import snapshot_touched as touched
+from connectors.sources._cdc.snapshot_held import Token
+from connectors.sources._cdc.snapshot_memory import Memory
+from connectors.sources._cdc.snapshot_positions import (
     END_OF_CHUNK,
     VERSION,
     Progress,
@@ -23,9 +23,9 @@ from connectors.sources._cdc_snapshot_positions import (
     position,
     reached,
 )
-from connectors.sources._cdc_snapshot_rows import key_text
-from connectors.sources._cdc_snapshot_tap import Listener, Tap
-from connectors.sources._cdc_snapshot_touched import Touched, moment
+from connectors.sources._cdc.snapshot_rows import key_text
+from connectors.sources._cdc.snapshot_tap import Listener, Tap
+from connectors.sources._cdc.snapshot_touched import Touched, moment
 from connectors.sources._pgoutput import Decoder
 from penstock.errors import EnvironmentFault
 from penstock.event import Event

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.sources._cdc_blocks import Blocks
-from connectors.sources._cdc_spill import SpillDirectory
+from connectors.sources._cdc.blocks import Blocks
+from connectors.sources._cdc.spill import SpillDirectory
 from connectors.sources._pg_replication import ProtocolError
 from connectors.sources._pgoutput_messages import StreamAbort, StreamCommit, StreamStart
 from penstock.errors import EnvironmentFault, Transient, Unavailable
@@ -20,7 +20,7 @@ from penstock.errors import EnvironmentFault, Transient, Unavailable
 OWNER = """
 import sys
 from pathlib import Path
-from connectors.sources._cdc_spill import SpillDirectory
+from connectors.sources._cdc.spill import SpillDirectory
 spill = SpillDirectory(Path(sys.argv[1]), "shop")
 spill.open()
 spill.append(7, b"what nobody reads any more")

@@ -10,11 +10,10 @@ from pydantic import ValidationError
 
 from connectors._pg_values import text
 from connectors._postgres import TableName
-from connectors.sources import _cdc_publication as publication
-from connectors.sources import _cdc_slot as slot
-from connectors.sources._cdc_config import PostgresCdcConfig, SlotFields
-from connectors.sources._cdc_lag import Lag
-from connectors.sources._cdc_mask import MaskPattern, Masks
+from connectors.sources._cdc import publication, slot
+from connectors.sources._cdc.config import PostgresCdcConfig, SlotFields
+from connectors.sources._cdc.lag import Lag
+from connectors.sources._cdc.mask import MaskPattern, Masks
 from connectors.sources._pg_replication import lsn_text
 from penstock.config.base import Secret
 from penstock.errors import EnvironmentFault
