@@ -1,8 +1,8 @@
 """The postgres sink: rows, dedup keys, checkpoint and epoch check in one transaction, so that effects are exactly once.
 
-Collaborators: `_postgres_config`, `_postgres_events` (what an event asks for), `_postgres_types` and `_postgres_values` (values),
-`_postgres_plan` (order), `_postgres_writer` (statements), `_postgres_table` and `_postgres_create` (the table),
-`_postgres_ledger` (the ledger's schema). Invariants 2, 4, 6, 7, 12 and 13 are enforced there and here.
+Collaborators: `_postgres.config`, `_postgres.events` (what an event asks for), `_postgres.types` and `_postgres.values` (values),
+`_postgres.plan` (order), `_postgres.writer` (statements), `_postgres.table` and `_postgres.create` (the table),
+`_postgres.ledger` (the ledger's schema). Invariants 2, 4, 6, 7, 12 and 13 are enforced there and here.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from connectors._postgres import make_session, parse_table
-from connectors.sinks import _postgres_ledger as ledger
-from connectors.sinks._postgres_config import PostgresSinkConfig, declared_schema, needed_privileges, reading
-from connectors.sinks._postgres_create import create, types_of_schema, types_of_values
-from connectors.sinks._postgres_doctor import WHAT, examine
-from connectors.sinks._postgres_events import Asked, Shaping, unfit_for_columns
-from connectors.sinks._postgres_keys import check_key
-from connectors.sinks._postgres_refusals import Outdated
-from connectors.sinks._postgres_rows import Op
-from connectors.sinks._postgres_table import Table, check_columns, check_grants, load, signature_of
-from connectors.sinks._postgres_writer import Writer
+from connectors.sinks._postgres import ledger
+from connectors.sinks._postgres.config import PostgresSinkConfig, declared_schema, needed_privileges, reading
+from connectors.sinks._postgres.create import create, types_of_schema, types_of_values
+from connectors.sinks._postgres.doctor import WHAT, examine
+from connectors.sinks._postgres.events import Asked, Shaping, unfit_for_columns
+from connectors.sinks._postgres.keys import check_key
+from connectors.sinks._postgres.refusals import Outdated
+from connectors.sinks._postgres.rows import Op
+from connectors.sinks._postgres.table import Table, check_columns, check_grants, load, signature_of
+from connectors.sinks._postgres.writer import Writer
 from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal, Permanent, Transient
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit

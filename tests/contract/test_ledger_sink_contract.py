@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from connectors.sinks._postgres_config import PostgresSinkConfig
+from connectors.sinks._postgres.config import PostgresSinkConfig
 from connectors.sinks.postgres import PostgresSink
 from connectors.sinks.sqlite import SqliteConfig, SqliteSink
 from penstock.event import Event

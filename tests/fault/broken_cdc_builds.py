@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from connectors.sinks import _postgres_ledger as ledger
-from connectors.sinks._postgres_writer import Writer
+from connectors.sinks._postgres import ledger
+from connectors.sinks._postgres.writer import Writer
 from connectors.sources import postgres_cdc
 from connectors.sources._cdc.blocks import Blocks
 from connectors.sources._cdc.positions import END, Start

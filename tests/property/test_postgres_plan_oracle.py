@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.sinks._postgres_plan import Layer, OnConflict, Rules, Truncation, plan
-from connectors.sinks._postgres_rows import Op, block
+from connectors.sinks._postgres.plan import Layer, OnConflict, Rules, Truncation, plan
+from connectors.sinks._postgres.rows import Op, block
 
 NAMES = (("id", "a"), ("id", "b"), ("id", "a", "b"), ("id",))
 

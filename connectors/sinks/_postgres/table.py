@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import TableName, quoted
-from connectors.sinks._postgres_plan import OnConflict, Rules
-from connectors.sinks._postgres_rows import Column
-from connectors.sinks._postgres_types import TYPES, PgType, converters
+from connectors.sinks._postgres.plan import OnConflict, Rules
+from connectors.sinks._postgres.rows import Column
+from connectors.sinks._postgres.types import TYPES, PgType, converters
 from penstock.errors import EnvironmentFault
 
 if TYPE_CHECKING:

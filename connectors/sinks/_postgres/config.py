@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from connectors._postgres import LONGEST_NAME, PostgresFields, TableField, parse_table
-from connectors.sinks._postgres_events import Reading
+from connectors.sinks._postgres.events import Reading
 from penstock.config.base import DataField, DataProgram
 from penstock.spi import Context
 from registry.files import FileRegistry

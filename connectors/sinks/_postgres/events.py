@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from connectors._postgres import LONGEST_NAME
-from connectors.sinks._postgres_create import is_column
-from connectors.sinks._postgres_plan import OnConflict
-from connectors.sinks._postgres_rows import Kind, Op, Rows, missing_key
-from connectors.sinks._postgres_table import Table, identity_fault, identity_help, identity_text
-from connectors.sinks._postgres_values import Unfit
+from connectors.sinks._postgres.create import is_column
+from connectors.sinks._postgres.plan import OnConflict
+from connectors.sinks._postgres.rows import Kind, Op, Rows, missing_key
+from connectors.sinks._postgres.table import Table, identity_fault, identity_help, identity_text
+from connectors.sinks._postgres.values import Unfit
 from penstock.errors import ComponentError, Permanent
 from penstock.event import Event
 from penstock.spi import FieldsProgram, Program

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from connectors.sinks._postgres_values import Convert, Converters, Unfit, convert, converter_of, quote
+from connectors.sinks._postgres.values import Convert, Converters, Unfit, convert, converter_of, quote
 from penstock.errors import Permanent
 
 Kind = Literal["put", "delete", "truncate"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from connectors.sinks._postgres_values import BLANKS, Convert, Converters, Unfit, convert, quote
+from connectors.sinks._postgres.values import BLANKS, Convert, Converters, Unfit, convert, quote
 
 _BACKSLASHED = re.compile(r"\\(.)", re.DOTALL)
 _MOST_DIMENSIONS = 6

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from connectors._postgres import quoted, quoted_list
-from connectors.sinks._postgres_plan import OnConflict
-from connectors.sinks._postgres_table import Table
+from connectors.sinks._postgres.plan import OnConflict
+from connectors.sinks._postgres.table import Table
 from penstock.errors import EnvironmentFault
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from connectors.sinks._postgres_plan import OnConflict, plan
-from connectors.sinks._postgres_refusals import Refused, divided, reason
-from connectors.sinks._postgres_rows import Op
-from connectors.sinks._postgres_statements import Statements
-from connectors.sinks._postgres_table import Table
+from connectors.sinks._postgres.plan import OnConflict, plan
+from connectors.sinks._postgres.refusals import Refused, divided, reason
+from connectors.sinks._postgres.rows import Op
+from connectors.sinks._postgres.statements import Statements
+from connectors.sinks._postgres.table import Table
 from penstock.errors import Permanent
 
 if TYPE_CHECKING:

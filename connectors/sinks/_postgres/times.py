@@ -9,7 +9,7 @@ import re
 from datetime import datetime
 from fractions import Fraction
 
-from connectors.sinks._postgres_values import Convert, Unfit
+from connectors.sinks._postgres.values import Convert, Unfit
 
 _DATE = r"\d{4,7}-\d\d-\d\d"
 _TIME = r"\d\d:\d\d(?::[0-5]\d(?:\.(?P<fraction>\d+))?)?"

@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Literal
 
-from connectors.sinks._postgres_rows import Op
+from connectors.sinks._postgres.rows import Op
 
 OnConflict = Literal["update", "ignore", "error"]
 

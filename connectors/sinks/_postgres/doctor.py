@@ -1,6 +1,6 @@
 """What `pipe doctor` looks at for a `postgres` sink: the table, its columns and key, grants, and the ledger's schema.
 
-Collaborators: `_postgres_table`, whose checks a run makes too; `penstock._postgres_checks` for the server.
+Collaborators: `_postgres.table`, whose checks a run makes too; `penstock._postgres_checks` for the server.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import TableName, parse_table, quoted
 from connectors._postgres_doctor import examine_server
-from connectors.sinks._postgres_config import PostgresSinkConfig, needed_privileges
-from connectors.sinks._postgres_keys import check_key
-from connectors.sinks._postgres_table import Table, check_columns, check_grants, load
+from connectors.sinks._postgres.config import PostgresSinkConfig, needed_privileges
+from connectors.sinks._postgres.keys import check_key
+from connectors.sinks._postgres.table import Table, check_columns, check_grants, load
 from penstock._postgres_checks import Check, check_schema, check_writable, who
 from penstock.errors import EnvironmentFault
 from penstock.spi import Context, Finding

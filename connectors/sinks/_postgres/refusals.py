@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from connectors.sinks._postgres_rows import Op, unwritable
-from connectors.sinks._postgres_table import Table
-from connectors.sinks._postgres_values import Unfit
+from connectors.sinks._postgres.rows import Op, unwritable
+from connectors.sinks._postgres.table import Table
+from connectors.sinks._postgres.values import Unfit
 from penstock.errors import EnvironmentFault, Permanent
 from penstock.postgres import driver
 

@@ -1,6 +1,6 @@
 """Puts operations into one table, all or none, and says which events are to blame where the server refuses one.
 
-Collaborators: `_postgres_statements` (what is sent), `_postgres_isolation` (who is to blame). Everything here runs on the
+Collaborators: `_postgres.statements` (what is sent), `_postgres.isolation` (who is to blame). Everything here runs on the
 session's thread.
 """
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from connectors.sinks._postgres_isolation import Isolation
-from connectors.sinks._postgres_plan import OnConflict, plan
-from connectors.sinks._postgres_refusals import Outdated, Refused
-from connectors.sinks._postgres_rows import Op
-from connectors.sinks._postgres_statements import BEGIN, Statements
-from connectors.sinks._postgres_table import Table
+from connectors.sinks._postgres.isolation import Isolation
+from connectors.sinks._postgres.plan import OnConflict, plan
+from connectors.sinks._postgres.refusals import Outdated, Refused
+from connectors.sinks._postgres.rows import Op
+from connectors.sinks._postgres.statements import BEGIN, Statements
+from connectors.sinks._postgres.table import Table
 from penstock.errors import ComponentError
 
 if TYPE_CHECKING:

@@ -24,10 +24,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from connectors.sinks import _postgres_arrays as arrays
-from connectors.sinks import _postgres_times as times
-from connectors.sinks import _postgres_values as values
-from connectors.sinks._postgres_values import Converters
+from connectors.sinks._postgres import arrays, times, values
+from connectors.sinks._postgres.values import Converters
 
 
 class PgType(NamedTuple):

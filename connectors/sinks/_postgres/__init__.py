@@ -1,0 +1,1 @@
+"""Rows into PostgreSQL: what stands behind `connectors.sinks.postgres`."""
