@@ -79,21 +79,32 @@ class JournalReader:
         last = frames[-1].at.last / _SECOND if frames else None
         return Extent(len(numbers), lines, sum(frame.length for frame in frames), first, last)
 
-    def range(self, start: float, end: float, *, after: Mark | None = None) -> Iterator[Record]:
+    def count(self, start: float, end: float) -> int:
+        """About how many events `range` gives: those of a frame on the edge count all. Reads the index alone."""
+        span = _span(start, end)
+        return sum(
+            frame.lines - frame.corrections
+            for number in segment_numbers(self.directory)
+            for frame in read_index(self.directory, number)
+            if frame.time.overlaps(*span)
+        )
+
+    def range(self, start: float, end: float, *, after: Mark | None = None, share: float = 1.0) -> Iterator[Record]:
         """Events whose own time (without one, that of receipt) is in `[start, end)`, as they were received, in that order, with
         the outcome that their commit gave them; what a replay made of them later is not told.
 
         :param start, end: seconds since 1970.
         :param after: go on behind this line.
+        :param share: look into this share of the frames alone, evenly spread: always the same ones.
         :raises EnvironmentFault: `journal.damaged`.
         """
-        low, high = int(start * _SECOND), int(end * _SECOND)
+        span = _span(start, end)
         for number in segment_numbers(self.directory):
             if after is not None and number < after.segment:
                 continue
             with _opened(self.directory, number) as segment:
                 for frames, corrections in _commits(segment.frames):
-                    chosen = [frame for frame in frames if frame.time.overlaps(low, high)]
+                    chosen = [frame for frame in frames if frame.time.overlaps(*span) and _is_among(frame, share)]
                     corrected = _corrected(segment, corrections) if chosen else {}
                     for frame in chosen:
                         for record in segment.records(frame, after):
@@ -175,6 +186,18 @@ class _Segment:
             if place < self.frames[at].ids_before + self.frames[at].ids and self.frames[at] not in found[-1:]:
                 found.append(self.frames[at])
         return found
+
+
+def _span(start: float, end: float) -> tuple[int, int]:
+    return int(start * _SECOND), int(end * _SECOND)
+
+
+def _is_among(frame: Frame, share: float) -> bool:
+    """Whether a frame is one of so many, by the ids before it: the share of ids passes a whole number of frames' worth."""
+    if share >= 1.0:
+        return True
+    ids = max(1, frame.ids)
+    return int(frame.ids_before * share / ids) != int((frame.ids_before + ids) * share / ids)
 
 
 def _opened(directory: Path, number: int) -> _Segment:
