@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from pgoutput_parts import CASES, TYPES_SQL
@@ -97,7 +98,7 @@ def write_pipeline(project: Path, world: World) -> None:
         postgres: dict[str, Any] = {"dsn": target, "table": table, "truncate": '$event.type | endswith(".truncate")'}
         if key is not None:
             postgres |= {"key": key, "delete": '$event.type | endswith(".delete")'}
-        name = json.dumps("/" + table)
+        name = json.dumps("/" + quote(table, safe="'"))  # as in the source of an event, a URI
         sinks.append({"name": f"table-{number}", "when": f"$event.source | endswith({name})", "postgres": postgres})
     pipeline = {
         "pipeline": PIPELINE,
