@@ -17,7 +17,7 @@ from penstock.config.model import Component, Pipeline
 from penstock.engine.assemble import Surroundings
 from penstock.engine.tally import Tally
 from penstock.engine.wire import Reply, Request, decode_reply, encode_request, packed
-from penstock.engine.worker import Duty
+from penstock.engine.worker import StepsDuty
 from penstock.engine.worker_handle import Bystander, Exceeded, WorkerHandle
 from penstock.errors import EnvironmentFault, Permanent
 from penstock.event import Event
@@ -57,7 +57,7 @@ class WorkerPool:
         self._free: asyncio.Queue[Seat] = asyncio.Queue()
         self._live: set[WorkerHandle] = set()
         self._solitary = asyncio.Lock()
-        self._task = pickle.dumps(Duty(_without_ends(pipeline), pipeline.worker_memory))
+        self._task = pickle.dumps(StepsDuty(without_ends(pipeline), pipeline.worker_memory))
         self._limit = LARGEST_BLOCK
 
     async def start(self) -> None:
@@ -183,7 +183,7 @@ def _told(reply: Reply, tally: Tally) -> Outputs:
     return reply.into(tally)
 
 
-def _without_ends(pipeline: Pipeline) -> Pipeline:
+def without_ends(pipeline: Pipeline) -> Pipeline:
     """What a worker has to know: nothing of source and sinks but their names, for their configurations may hold secrets."""
 
     def bare(component: Component) -> Component:

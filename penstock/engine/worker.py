@@ -1,4 +1,4 @@
-"""A worker process: reads its task and then blocks of events from stdin, writes replies to stdout, and knows nothing else.
+"""A worker process: reads its duty and then blocks from stdin, writes replies to stdout, and knows nothing else.
 
 It has an empty environment, no open files but its pipes, and a limit on its address space. It is ended by its parent, at any
 moment; it ends by itself when its parent does. Beside its replies it says which step it is at, for the day it does not come back.
@@ -13,8 +13,9 @@ import pickle
 import random
 import resource
 import signal
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from penstock.builtins import room
 from penstock.clock import SystemClock
@@ -46,12 +47,21 @@ OUT_OF_MEMORY = 71
 """Exit status of a worker whose steps needed more than `worker_memory` (EX_OSERR of sysexits.h)."""
 
 
-@dataclass(slots=True)
-class Duty:
-    """What the parent sends first."""
+Serve = Callable[[bytes], Coroutine[Any, Any, bytes]]
+"""What makes the reply of a block."""
 
-    pipeline: Pipeline
+
+class Duty(Protocol):
+    """What a worker is there for: the parent sends it first.
+
+    :ivar memory: bytes it may take beyond what it has when it begins.
+    """
+
     memory: int
+
+    def begin(self, talk: Talk) -> Serve:
+        """Everything that is done once."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,28 @@ class Talk:
     def enter(self, step: str) -> None:
         """A step begins."""
         self.say(STEP, step.encode())
+
+
+@dataclass(slots=True)
+class StepsDuty:
+    """The steps of a pipeline, over blocks of events (`Request`, `Reply`)."""
+
+    pipeline: Pipeline
+    memory: int
+
+    def begin(self, talk: Talk) -> Serve:
+        moment = Moment()
+        expressions = room("expressions")(moment)
+        surroundings = Surroundings(AnnouncedSleep(talk), random.Random(), Faults())
+        pipeline = self.pipeline
+        chain = compile_chain(pipeline.steps, pipeline, lambda name: make_context(pipeline, name, expressions, surroundings))
+        chain.entering = talk.enter
+        preparer = Preparer.compile(pipeline.event, expressions)
+
+        async def serve(block: bytes) -> bytes:
+            return encode_reply(await _run(decode_request(block), chain, preparer, moment))
+
+        return serve
 
 
 class AnnouncedSleep(SystemClock):
@@ -91,28 +123,21 @@ def main() -> None:
     first = read_frame(stdin)
     if first is None:
         return
-    task: Duty = pickle.loads(first)  # noqa: S301  # from the parent alone: the pipe is its own
-    moment = Moment()
-    expressions = room("expressions")(moment)
-    surroundings = Surroundings(AnnouncedSleep(talk), random.Random(), Faults())
-    chain = compile_chain(
-        task.pipeline.steps, task.pipeline, lambda name: make_context(task.pipeline, name, expressions, surroundings)
-    )
-    chain.entering = talk.enter
-    preparer = Preparer.compile(task.pipeline.event, expressions)
+    duty: Duty = pickle.loads(first)  # noqa: S301  # from the parent alone: the pipe is its own
+    serve = duty.begin(talk)
     collect_less()
-    _limit_memory(task.memory)
+    _limit_memory(duty.memory)
     talk.say(ANSWER)
     with asyncio.Runner() as runner:
         while (frame := read_frame(stdin)) is not None:
             try:
-                reply = encode_reply(runner.run(_serve(decode_request(frame), chain, preparer, moment)))
+                reply = runner.run(serve(frame))
             except MemoryError:  # nothing that needs memory can be done any more
                 os._exit(OUT_OF_MEMORY)
             talk.say(ANSWER, reply)
 
 
-async def _serve(request: Request, chain: Chain, preparer: Preparer, moment: Moment) -> Reply:
+async def _run(request: Request, chain: Chain, preparer: Preparer, moment: Moment) -> Reply:
     tally = Tally()
     moment.at = request.now
     try:
