@@ -66,12 +66,12 @@ def digest(content: str, parts: Mapping[str, str]) -> str:
 def _step(step: typed.Step) -> dict[str, Any]:
     return {
         "name": step.name,
+        "set": dict(step.set),
         **_dump(step.component),
         "when": step.when,
         "on_error": step.on_error,
         "timeout": step.timeout,
         "retry": None if step.retry is None else asdict(step.retry),
-        "set": dict(step.set),
     }
 
 

@@ -88,3 +88,8 @@ def test_a_version_does_not_depend_on_the_spelling(project: Project) -> None:
         "transforms:\n  - jq: { program: '.a' }\n    on_error: dead_letter\n# x\ndedup: { window: 1d }\n",
     ]
     assert len({project.load(BASE + text).version for text in texts}) == 1
+
+
+def test_what_a_set_step_sets_is_part_of_the_version(project: Project) -> None:
+    versions = {project.load(f"{BASE}transforms: [{{ set: {{ type: {kind} }} }}]\n").version for kind in ("a", "b")}
+    assert len(versions) == 2
