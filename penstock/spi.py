@@ -185,6 +185,8 @@ class Context:
     :ivar project: the project's root; relative paths resolve here.
     :ivar directory: where the pipeline file lies.
     :ivar registry: directory of the schemas, where the configuration names one.
+    :ivar schema_texts: of the schemas that the pipeline names, by `subject@version`, as its version has them; None while it is
+        loaded, and no version is known yet.
     :ivar log: writes to the run's log.
     """
 
@@ -197,6 +199,7 @@ class Context:
     random: random.Random
     faults: Faults
     registry: Path | None = None
+    schema_texts: Mapping[str, str] | None = None
     log: Notes = _no_notes
 
     @property
@@ -365,6 +368,14 @@ class Transform(Protocol):
     Config: ClassVar[type[BaseModel]]
 
     def apply(self, events: Sequence[Event], /) -> list[Result] | Awaitable[list[Result]]: ...
+
+
+class Recalling(Protocol):
+    """A transform that asks the world, whose answers the journal keeps: a past event is computed again without asking anew."""
+
+    def recall(self, events: Sequence[Event], answers: Sequence[bytes | None], /) -> list[Result] | Awaitable[list[Result]]:
+        """As `Transform.apply`, with the answer (JSON) that was kept for each event; None where none was."""
+        ...
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,6 +159,33 @@ class FileRegistry:
             )
         ref = Ref(match["subject"], int(match["version"]))
         return self._loaded(self.resolve(str(ref)))
+
+
+class KeptRegistry(FileRegistry):
+    """Schemas by their texts, as a pipeline version keeps them: those that it names, and no others.
+
+    :param texts: by `subject@version`.
+    :param directory: where they came from; messages name it.
+    """
+
+    def __init__(self, texts: Mapping[str, str], directory: Path) -> None:
+        super().__init__(directory)
+        self._texts = texts
+
+    def subjects(self) -> list[str]:
+        return sorted({name.rpartition("@")[0] for name in self._texts})
+
+    def versions(self, subject: str) -> list[int]:
+        names = (name.rpartition("@") for name in self._texts)
+        return sorted(int(version) for named, _, version in names if named == subject)
+
+    def text(self, ref: Ref) -> str:
+        return self._texts[str(ref)]
+
+
+def registry_of(directory: Path, texts: Mapping[str, str] | None) -> FileRegistry:
+    """The registry of a pipeline: its version's own texts where there are some, else the files."""
+    return KeptRegistry(texts, directory) if texts else FileRegistry(directory)
 
 
 def _place(path: Path, text: str, error: Permanent) -> Location:

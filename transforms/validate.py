@@ -11,7 +11,7 @@ from penstock.config.base import ComponentConfig
 from penstock.errors import Fatal, Permanent
 from penstock.event import Event
 from penstock.spi import Context, Result
-from registry.files import FileRegistry
+from registry.files import registry_of
 
 
 class ValidateConfig(ComponentConfig):
@@ -38,7 +38,7 @@ class Validate:
     Config: ClassVar[type[ValidateConfig]] = ValidateConfig
 
     def __init__(self, config: ValidateConfig, context: Context) -> None:
-        self._registry = FileRegistry(context.schemas)
+        self._registry = registry_of(context.schemas, context.schema_texts)
         self._ref = self._registry.resolve(config.subject)
         self._validator = self._registry.validator(self._ref)
         self._on_invalid = config.on_invalid

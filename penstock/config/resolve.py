@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ class Resolver:
     """Resolves the blocks of one file; every problem is told to `problems`.
 
     :ivar registry: directory of the schemas, where the configuration names one.
+    :ivar schema_texts: of a stored version, which takes the schemas as they were; None: from the directory.
     :ivar parts: what the pipeline's version depends on beyond the file: texts of schemas, digests of Python steps.
     """
 
@@ -51,6 +52,7 @@ class Resolver:
     project: FilePath
     problems: list[ConfigProblem]
     registry: FilePath | None = None
+    schema_texts: Mapping[str, str] | None = None
     expressions: Expressions = field(default_factory=lambda: room("expressions")())
     parts: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -169,6 +171,7 @@ class Resolver:
             random=random.Random(0),
             faults=Faults(),
             registry=self.registry,
+            schema_texts=self.schema_texts,
         )
 
     def refuse_secrets(self, path: Path, model: type[BaseModel] | None = None) -> None:

@@ -52,6 +52,22 @@ class Moment:
 
 
 @dataclass(slots=True)
+class Steps:
+    """What makes of a received event its outputs: a pipeline without its source and its sinks.
+
+    :ivar moment: of `dedup.key`, `event:` and the steps; set before each batch.
+    :ivar keys: None where nothing is deduplicated.
+    :ivar dedup: as declared, or the default of a source without positions.
+    """
+
+    moment: Moment
+    preparer: Preparer
+    keys: Keys | None
+    dedup: Dedup | None
+    chain: Chain
+
+
+@dataclass(slots=True)
 class Assembly:
     """A pipeline's parts.
 
@@ -73,28 +89,45 @@ class Assembly:
 
 def assemble(pipeline: Pipeline, surroundings: Surroundings) -> Assembly:
     """:raises PenstockError: where a component refuses its configuration."""
-    moment = Moment()
-    expressions: Expressions = room("expressions")(moment)
     beside: Expressions = room("expressions")(surroundings.clock.now)
-
-    def inner(component: str) -> Context:
-        return make_context(pipeline, component, expressions, surroundings)
 
     def outer(component: str) -> Context:
         return make_context(pipeline, component, beside, surroundings)
 
     source: Source = build("source", pipeline.source, outer("source"))
-    dedup = pipeline.dedup
-    if dedup is None and not source.has_positions:
-        dedup = Dedup(DEFAULT_WINDOW)
+    steps = assemble_steps(pipeline, surroundings, has_positions=source.has_positions)
     return Assembly(
         pipeline=pipeline,
         surroundings=surroundings,
-        moment=moment,
+        moment=steps.moment,
         source=source,
         sinks={sink.name: build("sink", sink.component, outer(sink.name)) for sink in pipeline.sinks},
+        preparer=steps.preparer,
+        keys=steps.keys,
+        dedup=steps.dedup,
+        chain=steps.chain,
+    )
+
+
+def assemble_steps(pipeline: Pipeline, surroundings: Surroundings, *, has_positions: bool) -> Steps:
+    """The part that needs neither source nor sinks.
+
+    :param has_positions: of the source, as `Source.has_positions`.
+    :raises PenstockError: where a step refuses its configuration.
+    """
+    moment = Moment()
+    expressions: Expressions = room("expressions")(moment)
+
+    def inner(component: str) -> Context:
+        return make_context(pipeline, component, expressions, surroundings)
+
+    dedup = pipeline.dedup
+    if dedup is None and not has_positions:
+        dedup = Dedup(DEFAULT_WINDOW)
+    return Steps(
+        moment=moment,
         preparer=Preparer.compile(pipeline.event, expressions),
-        keys=Keys.compile(dedup, pipeline, source.has_positions, expressions) if dedup else None,
+        keys=Keys.compile(dedup, pipeline, has_positions, expressions) if dedup else None,
         dedup=dedup,
         chain=compile_chain(pipeline.steps, pipeline, inner),
     )
@@ -112,5 +145,6 @@ def make_context(pipeline: Pipeline, component: str, expressions: Expressions, s
         random=surroundings.random,
         faults=surroundings.faults,
         registry=pipeline.registry,
+        schema_texts=pipeline.schemas,
         log=ComponentLog(surroundings.log, surroundings.clock, pipeline.name, component),
     )

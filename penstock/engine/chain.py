@@ -25,6 +25,7 @@ class Chain:
     :ivar conditions: for each sink its `when`, or None.
     :ivar first_only: `route: first`, an output goes to the first sink that takes it.
     :ivar entering: is told the name of each step before it runs.
+    :ivar leaving: is told what each step made, for whoever looks on; it must not change them.
     """
 
     stages: list[Stage]
@@ -32,6 +33,7 @@ class Chain:
     conditions: list[Program | None]
     first_only: bool
     entering: Callable[[str], None] = nobody
+    leaving: Callable[[str, Sequence[Event]], None] | None = None
 
     @property
     def routes_all(self) -> bool:
@@ -44,6 +46,8 @@ class Chain:
             if events:
                 self.entering(stage.name)
                 events = await stage.run(events, tally)
+                if self.leaving is not None:
+                    self.leaving(stage.name, events)
         routes = None if self.routes_all else self._route(events, tally)
         failed = tally.failures
         if failed and any(event.origin in failed for event in events):  # an event fails whole: no output of it goes on
@@ -95,6 +99,7 @@ def _stage(step: Step, pipeline: Pipeline, context: Context, expressions: Expres
         timeout=step.timeout,
         keep=keep,
         context=context,
+        recall=getattr(transform, "recall", None),
     )
 
 

@@ -21,6 +21,9 @@ from penstock.errors import ComponentError, Fatal, Permanent, Transient, Unavail
 from penstock.event import Event
 from penstock.spi import Context, Program, Result
 
+Recall = Callable[[Sequence[Event], Sequence[bytes | None]], Any]
+"""`Recalling.recall`."""
+
 
 def nobody(what: str | None) -> None:
     """Where nobody asks."""
@@ -32,6 +35,8 @@ class Stage:
 
     :ivar keep: a later program asks for its output as `$steps.NAME`.
     :ivar patient: wait without limit for what is `Unavailable`; otherwise only as `retry` says.
+    :ivar recall: of a transform that asks the world (`Recalling`); None of any other.
+    :ivar answers: by origin, what the world answered then: where past events are computed again, and `recall` is called instead.
     :ivar waiting: is told why the step waits for its next attempt, and None when it goes on.
     """
 
@@ -45,6 +50,8 @@ class Stage:
     keep: bool = False
     context: Context | None = None
     patient: bool = True
+    recall: Recall | None = None
+    answers: Callable[[int], bytes | None] | None = None
     waiting: Callable[[str | None], None] = nobody
 
     async def run(self, events: list[Event], tally: Tally) -> list[Event]:
@@ -65,8 +72,10 @@ class Stage:
         """`when` decides for each event whether the step concerns it; the others pass it by, all in their order."""
         verdicts = decide(when, events)
         chosen = [event for event, verdict in zip(events, verdicts, strict=True) if verdict is True]
-        inner, made = Tally(), defaultdict[int, list[Event]](list)
-        for output in await replace(self, when=None).run([e.replace(origin=n) for n, e in enumerate(chosen)], inner):
+        inner, made, stage = Tally(), defaultdict[int, list[Event]](list), replace(self, when=None)
+        if (answers := self.answers) is not None:
+            stage.answers = lambda n: answers(chosen[n].origin)
+        for output in await stage.run([e.replace(origin=n) for n, e in enumerate(chosen)], inner):
             made[output.origin].append(output)
         tally.include(inner, [event.origin for event in chosen])
         outputs: list[Event] = []
@@ -83,7 +92,7 @@ class Stage:
         return outputs
 
     async def _results(self, events: Sequence[Event]) -> list[Result]:
-        results = await self._attempt(self.apply, events)
+        results = await self._attempt(self.apply if self.answers is None else self._recalled, events)
         others = [result for result in results if result.__class__ is not Event]
         if any(isinstance(result, Transient) for result in others):
             try:
@@ -91,6 +100,11 @@ class Stage:
             finally:
                 self.waiting(None)
         return results
+
+    def _recalled(self, events: Sequence[Event]) -> Any:
+        assert self.recall is not None  # answers are given to no other
+        assert self.answers is not None
+        return self.recall(events, [self.answers(event.origin) for event in events])
 
     async def _try_again(self, events: Sequence[Event], results: list[Result]) -> None:
         """Until nothing is `Transient`, or `retry` allows no further attempt."""
@@ -167,7 +181,7 @@ class Stage:
         if isinstance(error, Fatal) or self.on_error == "stop":
             raise stopped(self.name, event, error)
         if self.on_error == "skip":
-            tally.steps[self.name, "skipped"] += 1  # Invariant 13: declared by the pipeline, and counted
+            tally.skip(self.name, event, error)
             outputs.append(event)
             return
         attempts = self.retry.max_attempts if isinstance(error, Transient) else 1

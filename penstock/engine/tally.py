@@ -23,21 +23,32 @@ class Failure:
 
 @dataclass(slots=True)
 class Tally:
-    """What a chain did to a batch besides its outputs."""
+    """What a chain did to a batch besides its outputs.
+
+    :ivar skipped: why a step was left out for an event (`on_error: skip`), by step and origin.
+    """
 
     failures: dict[int, Failure] = field(default_factory=dict)
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)
     derived: int = 0
+    skipped: dict[tuple[str, int], ComponentError] = field(default_factory=dict)
 
     def fail(self, step: str, event: Event, error: ComponentError, attempts: int = 1) -> None:
         """The first failure of an event is its reason; the event ends here."""
         self.failures.setdefault(event.origin, Failure(event.origin, step, error, event, attempts))
         self.steps[step, "failed"] += 1
 
+    def skip(self, step: str, event: Event, error: ComponentError) -> None:
+        """The event goes on without this step."""
+        self.skipped.setdefault((step, event.origin), error)
+        self.steps[step, "skipped"] += 1  # Invariant 13: declared by the pipeline, and counted
+
     def include(self, inner: Tally, origins: Sequence[int]) -> None:
         """What became of events that were numbered anew for a while; `origins` are their own."""
         for place, failure in inner.failures.items():
             failure.origin = failure.event.origin = origins[place]
             self.failures.setdefault(failure.origin, failure)
+        for (step, place), error in inner.skipped.items():
+            self.skipped.setdefault((step, origins[place]), error)
         self.steps.update(inner.steps)
         self.derived += inner.derived

@@ -1,0 +1,77 @@
+"""Whether a recomputed event became what the journal says it became, and where the two part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from penstock.cloudevents import to_structured
+from penstock.engine.prepare import canonical
+from penstock.engine.recompute import Recomputed, Result
+from penstock.errors import Permanent
+from penstock.event import Event, decode
+from penstock.journal.lines import Line, check_value
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What a comparison found.
+
+    :ivar verdict: `beyond`: what was recorded is no matter of the steps (a repetition, a sink that refused).
+    :ivar why: what differs, or why it was not compared; None where there is nothing to say.
+    """
+
+    verdict: Literal["same", "different", "beyond"]
+    why: str | None = None
+
+
+def agreement(line: Line, made: Recomputed, origin: int, result: Result) -> Agreement:
+    """Compare what was recorded of an event with what was recomputed.
+
+    :param made: the computation, `origin` the line's place in it, `result` its result.
+    """
+    if line.outcome == "deduplicated":
+        return Agreement("beyond", "it was a repetition, which a ledger knows, not the steps")
+    if line.outcome == "dead_lettered" and result.failure is None and not _is_of_steps(line, made):
+        if result.outcome == "delivered":
+            return Agreement("beyond", f"{line.step or 'a sink'} refused it, behind the steps")
+        return Agreement("different", f"{line.step} had it to refuse; now it is {told(result.outcome, result.step)}")
+    if line.outcome != result.outcome or (result.failure is not None and line.step != result.step):
+        recorded, now = told(line.outcome, line.step), told(result.outcome, result.step)
+        return Agreement("different", f"it was {recorded}; now it is {now}")
+    return _outputs(line, made, origin)
+
+
+def told(outcome: str, step: str | None) -> str:
+    """An outcome in words: `dead-lettered at total`."""
+    word = {"dead_lettered": "dead-lettered", "stopped": "what a run would stop at,"}.get(outcome, outcome)
+    return f"{word} at {step}" if step is not None else word
+
+
+def _is_of_steps(line: Line, made: Recomputed) -> bool:
+    return line.step not in made.sinks and line.step != "transforms"
+
+
+def _outputs(line: Line, made: Recomputed, origin: int) -> Agreement:
+    if line.outcome == "dead_lettered":
+        return Agreement("same")
+    if line.outputs is None:
+        return Agreement("same", "its outputs were not kept (`journal.outputs: off`), and are not compared")
+    now = [(event, mask) for event, mask in zip(made.outputs, made.masks(), strict=True) if event.origin == origin]
+    if len(now) != len(line.outputs):
+        return Agreement("different", f"it had {len(line.outputs)} outputs; now it has {len(now)}")
+    for number, (kept, (event, mask)) in enumerate(zip(line.outputs, now, strict=True)):
+        if not _is_kept(kept, event, made.filled[origin], mask):
+            which = f"output {number + 1} of {len(now)}" if len(now) > 1 else "its output"
+            return Agreement("different", f"{which}, or where it goes, is another than was recorded")
+    return Agreement("same")
+
+
+def _is_kept(kept: object, event: Event, filled: Event, mask: int) -> bool:
+    """Whether an output is the one that was kept: by its check value, or itself."""
+    try:
+        if isinstance(kept, str):
+            return check_value(event, filled, mask) == b'"%b"' % kept.encode()
+        return kept is not None and canonical(kept) == canonical(decode(to_structured(event)))
+    except Permanent:  # it has no JSON form, now as then
+        return kept is None
