@@ -239,7 +239,7 @@ async def replay(
         stack.push_async_callback(assembly.source.close)
         debts = debts_of(claimed.ledgers, renamed)
         pool = await _workers(pipeline, assembly, status, stack)
-        job = "" if dry_run else await claimed.store.create_job("replay", msgspec.json.encode(query).decode())
+        job = "" if dry_run else await _begin(claimed, query)
         if claimed.committer.journalling is not None:
             claimed.committer.journalling.job = job
         claimed.committer.job, claimed.committer.lane = job, "skip"  # what fails again is a dead letter already, in no lane
@@ -247,10 +247,16 @@ async def replay(
         await _all_pages(claimed.store, query, work, progress, dry_run)
         await claimed.finish(drained=claimed.standing.drained)  # a replay reads nothing of the source
         if not dry_run:
-            await claimed.store.finish_job(job)
+            await claimed.store.jobs.end(claimed.epoch, job, "done")
             for ledger in claimed.ledgers:
                 await ledger.ledger.forget_jobs(job)
         return work.summary
+
+
+async def _begin(claimed: Claimed, query: LetterQuery) -> str:
+    job = await claimed.store.jobs.create("replay", msgspec.json.encode(query).decode(), "")
+    await claimed.store.jobs.take(claimed.epoch, job.id)
+    return job.id
 
 
 async def _workers(pipeline: Pipeline, assembly: Assembly, status: RunStatus, stack: AsyncExitStack) -> WorkerPool | None:

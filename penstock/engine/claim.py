@@ -98,7 +98,7 @@ async def claim_pipeline(
     identity = await start.patiently(lambda: _identity(assembly.source))
     epoch, standing = await start.patiently(lambda: _claim(assembly, options, store, ledgers, reads, identity))
     status.epoch = epoch
-    await start.patiently(lambda: _end_jobs(store, ledgers))
+    await start.patiently(lambda: _end_jobs(store, ledgers, epoch))
     committer = start.make_committer(store, ledgers, epoch, standing)
     committer.journalling = await start.open_journal(committer)
     await start.open_plain_sinks(committer)
@@ -271,11 +271,12 @@ async def _claim(
                 raise
 
 
-async def _end_jobs(store: StateStore, ledgers: list[LedgerState]) -> None:
+async def _end_jobs(store: StateStore, ledgers: list[LedgerState], epoch: int) -> None:
     """A job that has not ended by now died with its command: what it delivered the claim has settled, the rest is open again.
     Its records go last (rule 10), with those of a job that had ended, but died before it took them away."""
-    for job in await store.open_jobs():
-        await store.finish_job(job.id)
+    for job in await store.jobs.recover(epoch):
+        if job.started_at is not None:
+            await store.jobs.end(epoch, job.id, "cancelled")
     for ledger in ledgers:
         for name in {record.job for record in ledger.claim.jobs} if ledger.claim else ():
             await ledger.ledger.forget_jobs(name)

@@ -1,4 +1,4 @@
-"""What the state store keeps of the pipeline itself: epochs, versions, the note of step 3, jobs. Every function runs inside the
+"""What the state store keeps of the pipeline itself: epochs, versions, the note of step 3. Every function runs inside the
 caller's transaction.
 
 Source: docs/guarantees.md, rules 1 to 3 and 10, and "One commit, in this order".
@@ -13,13 +13,14 @@ import msgspec
 
 from penstock.errors import Fenced
 from penstock.spi import Position
-from penstock.state import letter_tables, replay_tables
+from penstock.state import job_tables, letter_tables, replay_tables
 from penstock.state.dialect import Connection
+from penstock.state.job_tables import JOB_COLUMNS
 from penstock.state.ledger_tables import decode_counts, encode_counts, put_positions, read_positions
 from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
 from penstock.state.letter_tables import LETTER_TABLES
 from penstock.state.migration import Schema
-from penstock.state.records import Job, Note, RunRecord, Version
+from penstock.state.records import Note, RunRecord, Version
 from penstock.state.replay_tables import REPLAYS_TABLE
 from penstock.state.signal_tables import SIGNAL_TABLES
 
@@ -59,6 +60,7 @@ STORE_SCHEMA = Schema(
         ],
         [*SIGNAL_TABLES, "ALTER TABLE bodies ADD COLUMN source_record BLOB"],
         ["ALTER TABLE note ADD COLUMN journal TEXT NOT NULL DEFAULT ''"],
+        [*JOB_COLUMNS],
     ],
 )
 
@@ -147,6 +149,8 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
     letter_tables.promote(connection, note.group, replayed=replayed, ledgers=note.ledgers)
     letter_tables.conclude(connection, note.superseded, "superseded")
     replay_tables.resolve(connection, note.resolved, note.ledgers)
+    if note.job is not None:
+        job_tables.report(connection, note.job, note.at)
 
 
 def reset_note(connection: Connection, positions: Mapping[str, Position] | None) -> None:
@@ -170,27 +174,6 @@ def runs(connection: Connection, limit: int) -> list[RunRecord]:
     """The latest epochs, newest first."""
     rows = connection.execute("SELECT epoch, pid, host, version, started_at FROM epochs ORDER BY epoch DESC LIMIT ?", (limit,))
     return [RunRecord(*row) for row in rows.fetchall()]
-
-
-def create_job(connection: Connection, kind: str, query: str, now: float) -> str:
-    """Store a job, and name it."""
-    identity = secrets.token_hex(8)
-    connection.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, NULL)", (identity, kind, query, now))
-    return identity
-
-
-def finish_job(connection: Connection, identity: str, now: float) -> None:
-    """Note the job's end; letters that it still held are open again."""
-    connection.execute("UPDATE jobs SET finished_at = ? WHERE id = ? AND finished_at IS NULL", (now, identity))
-    connection.execute(
-        "UPDATE letters SET status = 'open', job = NULL WHERE pending IS NULL AND status = 'replaying' AND job = ?", (identity,)
-    )
-
-
-def open_jobs(connection: Connection) -> list[Job]:
-    """Jobs without an end, oldest first."""
-    rows = connection.execute("SELECT id, kind, query, created_at FROM jobs WHERE finished_at IS NULL ORDER BY created_at, id")
-    return [Job(*row) for row in rows.fetchall()]
 
 
 def _json(value: object) -> str:

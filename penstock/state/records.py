@@ -9,6 +9,7 @@ from typing import Literal
 from penstock.errors import Violation
 from penstock.ledger import Counts
 from penstock.spi import Position
+from penstock.state.job_records import JobProgress
 
 Status = Literal["open", "parked", "replaying", "resolved", "superseded", "discarded"]
 SignalOutcome = Literal["accepted", "refused"]
@@ -120,6 +121,7 @@ class Note:
     :ivar repeats, superseded, resolved: what the group did to older dead letters. `resolved`: all of `ledgers` have taken, by
         replay, what they owed of these; one that another ledger owes as well stays as it is, owed by that one.
     :ivar failed_again: replayed dead letters that failed once more, with their new reason and who of `ledgers` owes them now.
+    :ivar job: how far the job is whose group this was; None for the source's.
     """
 
     group: int = 0
@@ -136,6 +138,7 @@ class Note:
     superseded: Sequence[str] = ()
     resolved: Sequence[str] = ()
     failed_again: Sequence[DeadLetter] = ()
+    job: JobProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +166,6 @@ class RunRecord:
     host: str
     version: str
     started_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A stored job (rule 10) that has not ended. `query` is JSON, and the business of its kind."""
-
-    id: str
-    kind: str
-    query: str
-    created_at: float
 
 
 @dataclass(frozen=True, slots=True)

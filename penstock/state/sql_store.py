@@ -1,6 +1,6 @@
 """The state store in SQL, of SQLite or of PostgreSQL: all but how it is opened and held.
 
-Collaborators: `ledger_tables` (the ledger of all sinks that hold none), `pipeline_tables` (epochs, note, versions, jobs),
+Collaborators: `ledger_tables` (the ledger of all sinks that hold none), `pipeline_tables` (epochs, note, versions), `job_book`,
 `letter_tables`, `replay_tables` and `letter_queries` (dead letters), `signal_box`.
 Invariants 2, 6, 7 and 11 are enforced there; here each method is one transaction.
 """
@@ -20,8 +20,9 @@ from penstock.spi import Position
 from penstock.state import letter_queries as queries
 from penstock.state import letter_tables, pipeline_tables, replay_tables
 from penstock.state.dialect import Connection
+from penstock.state.job_book import JobBook
 from penstock.state.ledger_tables import LedgerTables
-from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.signal_box import SignalBox
 
 T = TypeVar("T")
@@ -49,10 +50,15 @@ class SqlStateStore(ABC):
         self._no_letters = False
         self._letter_writes = 0
         self._signals = SignalBox(database, clock)
+        self._jobs = JobBook(database, clock)
 
     @property
     def signals(self) -> SignalBox:
         return self._signals
+
+    @property
+    def jobs(self) -> JobBook:
+        return self._jobs
 
     @property
     @abstractmethod
@@ -93,17 +99,6 @@ class SqlStateStore(ABC):
             self._ledger.reset(db, positions)
 
         await self._database.write(work)
-
-    async def create_job(self, kind: str, query: str) -> str:
-        now = self._clock.now()
-        return await self._database.write(lambda db: pipeline_tables.create_job(db, kind, query, now))
-
-    async def finish_job(self, job: str) -> None:
-        now = self._clock.now()
-        await self._database.write(lambda db: pipeline_tables.finish_job(db, job, now))
-
-    async def open_jobs(self) -> list[Job]:
-        return await self._database.run(pipeline_tables.open_jobs)
 
     # ---- the ledger
 

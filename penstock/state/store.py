@@ -11,7 +11,8 @@ from typing import Protocol
 
 from penstock.ledger import Claim, Commit, Ledger
 from penstock.spi import Position
-from penstock.state.records import DeadLetter, Group, Job, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+from penstock.state.job_book import JobBook
+from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.signal_box import SignalBox
 
 
@@ -24,6 +25,11 @@ class StateStore(Ledger, Protocol):
     @property
     def signals(self) -> SignalBox:
         """What people ask of the pipeline, and whether it is paused."""
+        ...
+
+    @property
+    def jobs(self) -> JobBook:
+        """Replays, backfills and what else is carried out beside the live work (rule 10)."""
         ...
 
     async def open(self, *, create: bool = True) -> None:
@@ -169,18 +175,6 @@ class StateStore(Ledger, Protocol):
     async def expire_letters(self, before: float, limit: int = 500) -> int:
         """Remove up to `limit` letters that last failed before `before`, but none that is parked or replaying. How many went;
         repeat until 0. Small steps, so that commits need not wait."""
-        ...
-
-    async def create_job(self, kind: str, query: str) -> str:
-        """Store a job with its query (JSON), and return its id. Mark its letters with `set_status(…, "replaying", job=id)`."""
-        ...
-
-    async def finish_job(self, job: str) -> None:
-        """Note the job's end: letters still `replaying` in it are open again. `forget_jobs` of the ledgers comes after."""
-        ...
-
-    async def open_jobs(self) -> list[Job]:
-        """Jobs without an end, oldest first."""
         ...
 
     async def versions(self) -> list[Version]: ...

@@ -217,7 +217,7 @@ async def test_what_a_dead_replay_delivered_is_resolved_by_the_next_claim(tmp_pa
     await run_once(pipeline)
     assert (table.ids, await statuses(pipeline)) == (["p0", "p1"], {"p1": ("resolved", 1, [])})
     async with open_store(pipeline) as store:
-        assert await store.open_jobs() == []
+        assert await store.jobs.open_ones() == []
 
 
 async def test_the_records_of_a_replay_that_died_at_its_very_end_go_with_the_next_claim(

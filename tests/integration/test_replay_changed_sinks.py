@@ -154,4 +154,4 @@ async def test_a_new_name_that_cannot_be_right_is_refused(place: Place, renamed:
         await again(today, renamed=renamed)
     assert (caught.value.code, bool(caught.value.help), await letter(today)) == (code, True, ("open", ["db"]))
     async with open_store(today) as store:
-        assert await store.open_jobs() == []
+        assert await store.jobs.open_ones() == []

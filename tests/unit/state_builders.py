@@ -144,8 +144,10 @@ async def assert_nothing_was_lost(store: StateStore, jobs: int) -> None:
     assert await store.seen([key(1).key, key(3).key]) == {key(1).key: key(1).brought_by}
     await store.settle(epoch, {"a": claim})
     assert [one.id for one in (await store.letters(LetterQuery()))[0]] == ["l1"]
-    assert await store.create_job("replay", "{}")
-    assert len(await store.open_jobs()) == jobs + 1
+    kept = [(job.asked, job.started_at, job.progress.cursor, job.options) for job in await store.jobs.recover(epoch)]
+    assert kept == [("cancel", 1_000_000.0, b"", "{}")] * jobs
+    assert await store.jobs.create("replay", "{}", "ann@here")
+    assert len(await store.jobs.open_ones()) == jobs + 1
     assert await store.signals.inbox() == Inbox(None, [])
     assert await store.signals.pause("ann@here") == 1_000_000
     assert [one.id for one in (await store.signals.inbox()).waiting] == [1_000_000]

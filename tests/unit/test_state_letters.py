@@ -182,11 +182,11 @@ async def test_a_replay_settles_no_debt_of_a_ledger_that_the_pipeline_no_longer_
     await store.put_dead_letters(1, 1, [letter(name, n, owed=["a", "gone"]) for n, name in enumerate(["l1", "l2"], 1)], [])
     await store.put_dead_letters(1, 1, [letter("l3", 3, owed=["gone"])], [])
     await store.note(1, note(1))
-    job = await store.create_job("replay", "{}")
+    job = (await store.jobs.create("replay", "{}", "ann@here")).id
     await store.set_status(1, ["l1", "l2", "l3"], "replaying", job=job)
     again = letter("l2", 2, owed=["a"], message="still")
     await store.note(1, note(2, resolved=["l1", "l3"], failed_again=[again], ledgers={"a": "i"}))
-    await store.finish_job(job)
+    await store.jobs.end(1, job, "done")
     assert await listed(store) == {"l1": ("open", ["gone"]), "l2": ("open", ["gone", "a"]), "l3": ("open", ["gone"])}
 
 
@@ -324,10 +324,10 @@ async def test_old_letters_expire_in_small_steps_but_not_parked_ones(store: Stat
 async def test_a_job_that_ends_hands_back_what_it_did_not_replay(store: StateStore) -> None:
     await store.put_dead_letters(1, 1, [letter("l1"), letter("l2", 2)], [])
     await store.note(1, note(1))
-    job = await store.create_job("replay", "{}")
+    job = (await store.jobs.create("replay", "{}", "ann@here")).id
     await store.set_status(1, ["l1", "l2"], "replaying", job=job)
-    assert [(one.id, one.kind, one.query) for one in await store.open_jobs()] == [(job, "replay", "{}")]
+    assert [(one.id, one.kind, one.options) for one in await store.jobs.open_ones()] == [(job, "replay", "{}")]
     await store.note(1, note(2, resolved=["l1"], ledgers={"a": "i", "b": "i"}))
-    await store.finish_job(job)
+    await store.jobs.end(1, job, "done")
     assert {name: status for name, (status, _) in (await listed(store)).items()} == {"l1": "resolved", "l2": "open"}
-    assert await store.open_jobs() == []
+    assert await store.jobs.open_ones() == []

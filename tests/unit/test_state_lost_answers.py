@@ -68,7 +68,7 @@ class Story:
             lambda: store.put_dead_letters(1, 4, [], [Repeat("again", "p", b"")], [Repeat("placed", "p", at(6).order)]),
             lambda: store.note(1, note(4, repeats=[Repeat("again", "p", at(7).order)])),
             lambda: store.hand_over(1, {"state": ["state", "b"]}, ["placed"]),
-            lambda: store.finish_job("j1"),
+            lambda: store.jobs.end(1, "j1", "done"),
             lambda: store.put_dead_letters(1, 5, [letter("late", 9)], [Repeat("placed", "p", at(8).order)]),
             lambda: store.settle(1, {"state": claim_at(9), "b": claim_at(9)}),
             lambda: store.rewind(1, "b", claim_at(1)),

@@ -146,7 +146,7 @@ async def test_a_migration_that_is_cut_short_leaves_the_old_version(tmp_path: Pa
     db.close()
     store = make_store(tmp_path)
     await store.open()
-    assert await store.open_jobs() == []
+    assert await store.jobs.open_ones() == []
     await store.close()
 
 
