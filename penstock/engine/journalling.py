@@ -10,6 +10,7 @@ What every ledger held already (`reread`) has its line. A replay writes of each 
 from __future__ import annotations
 
 from binascii import b2a_hex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,6 +33,7 @@ from penstock.journal.lines import (
     given_text,
     head_text,
     outcome_text,
+    routes_text,
     source_text,
 )
 
@@ -77,7 +79,7 @@ class Journalling:
         await self.journal.rollback()
 
     def _lines(self, group: Group) -> Lines:
-        lines = Lines(_times(group.works))
+        lines = Lines(_times(group.works), corrections=bool(group.job))
         for w, work in enumerate(group.works):
             failures = {origin: next(iter(sinks.values())) for (place, origin), sinks in group.failed.items() if place == w}
             failures = {**failures, **work.failures}
@@ -94,7 +96,7 @@ class Journalling:
         batch, at, reread = work.batch, rfc3339(work.received), work.verdicts.reread
         head, envelope = head_text(at, batch.partition, self.version), self._envelopes.of
         filled = work.events if len(work.events) == len(batch.events) else _filled(work)
-        made = self._made(work, filled)
+        made, taken = self._made(work, filled), self._taken(work)
         texts, ids, times = lines.texts, lines.ids, lines.times
         for origin, event in enumerate(batch.events):
             if origin in reread:
@@ -104,7 +106,7 @@ class Journalling:
             if origin in unusual:
                 said = self._outcome(event, unusual[origin], failures.get(origin))
             if made is not None:
-                said = b'%b,"outputs":[%b]' % (said, made.get(origin, b""))
+                said = b'%b,"outputs":[%b]%b' % (said, made.get(origin, b""), taken.get(origin, b""))
             if went_in is not event:
                 said += given_text(event, went_in)
                 if went_in.id != event.id:
@@ -135,6 +137,15 @@ class Journalling:
                 text = b"null"
             made[origin] = b"%b,%b" % (made[origin], text) if origin in made else text
         return made
+
+    def _taken(self, work: Work) -> dict[int, bytes]:
+        """By origin, which sinks take its outputs: beside whole ones, of which a check value would say it."""
+        if self.outputs != "full" or work.routes is None:
+            return {}
+        masks: defaultdict[int, list[int]] = defaultdict(list)
+        for event, mask in zip(work.outputs, work.routes, strict=True):
+            masks[event.origin].append(mask)
+        return {origin: routes_text(each) for origin, each in masks.items()}
 
     def _add_outcome(self, lines: Lines, work: Work, origin: int, outcome: Outcome, failure: Failure | None) -> None:
         """A line that says anew what became of an event."""

@@ -11,6 +11,7 @@ Members, in this order; what does not apply is left out:
   later in a `job`.
 - `outputs`: for each output a check value, or the CloudEvent itself, as the pipeline's `journal.outputs` says; null for one that
   has no JSON form.
+- `routes`: beside whole outputs, for each the bit mask of the sinks that took it; left out where all did.
 - `answers`: by step, what the world answered: the outputs of a step with effects.
 - `given`: attributes as the source gave them, where `event:` made others of them.
 - `record`: what programs under `event:` see, where that is more than the data.
@@ -21,7 +22,7 @@ Members, in this order; what does not apply is left out:
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from zlib import adler32, crc32
 
@@ -52,6 +53,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     letter: str | None = None
     corrects: str | None = None
     outputs: list[str | dict[str, Any] | None] | None = None
+    routes: list[int] | None = None
     answers: dict[str, msgspec.Raw] | None = None
     given: dict[str, str | None] | None = None
     record: msgspec.Raw = msgspec.Raw(b"")
@@ -190,6 +192,11 @@ def source_text(received: Event, is_json: bool) -> bytes:
         text = b',"record":' + (record if record.__class__ is bytes else encode(record))
     original = received.original if is_json else (received.original or received.raw)
     return text if original is None else text + b',"original":"' + b64encode(original) + b'"'
+
+
+def routes_text(masks: Sequence[int]) -> bytes:
+    """The member `routes`."""
+    return b',"routes":' + _text(masks)
 
 
 def answers_text(answers: Mapping[str, bytes]) -> bytes:
