@@ -27,6 +27,7 @@ from penstock.cloudevents import timestamp
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings, assemble_steps
 from penstock.engine.letters import DECODE, SOURCE
+from penstock.engine.stages import nobody
 from penstock.engine.tally import Failure, Tally
 from penstock.errors import Fatal, Permanent
 from penstock.event import Event, decode
@@ -84,6 +85,10 @@ class Recomputed:
     stopped: set[int] = field(default_factory=set)
     passed: list[tuple[str, Sequence[Event]]] = field(default_factory=list)
     """What each step let pass, in the order of steps: one entry a step, or one for each event of a batch that was taken apart."""
+    entered: int = 0
+    """How many of the events went into the first step."""
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """How long each step took, of all of them together."""
 
     def for_sink(self, bit: int) -> Sequence[Event]:
         """The outputs that go to one sink."""
@@ -148,13 +153,14 @@ class Recompute:
         :raises Permanent: a line holds no CloudEvent.
         """
         made, events = self._prepared(lines)
-        self.chain.leaving = lambda step, passed: made.passed.append((step, passed))
+        watch = _Watch(made, self.clock)
+        self.chain.entering, self.chain.leaving = watch.enter, watch.leave
         try:
             made.outputs, made.routes = await self.chain.run(events, made.tally)
         except Fatal:
-            await self._each_alone(events, made)
+            await self._each_alone(events, made, watch)
         finally:
-            self.chain.leaving = None
+            self.chain.entering, self.chain.leaving = nobody, None
         return made
 
     def begin(self, line: Line) -> tuple[Recomputed, list[Event]]:
@@ -180,9 +186,10 @@ class Recompute:
             self._keys.of(Batch(lines[0].partition, []), events, made.tally)
         if made.tally.failures:
             events = [event for event in events if event.origin not in made.tally.failures]
+        made.entered = len(events)
         return made, events
 
-    async def _each_alone(self, events: Sequence[Event], made: Recomputed) -> None:
+    async def _each_alone(self, events: Sequence[Event], made: Recomputed, watch: _Watch) -> None:
         """At one of these the run would stop, and nobody knows at which: its neighbours are computed all the same."""
         made.tally.steps.clear()
         made.tally.derived = 0
@@ -190,25 +197,15 @@ class Recompute:
         made.tally.failures = {n: failure for n, failure in made.tally.failures.items() if failure.step not in self._steps()}
         outputs: list[Event] = []
         routes: list[int] = []
-        step = ""
-
-        def enter(name: str) -> None:
-            nonlocal step
-            step = name
-
-        entering, self.chain.entering = self.chain.entering, enter
-        try:
-            for event in events:
-                try:
-                    more, masks = await self.chain.run([event], made.tally)
-                except Fatal as error:
-                    made.tally.fail(step, event, error)
-                    made.stopped.add(event.origin)
-                    continue
-                outputs += more
-                routes += [-1] * len(more) if masks is None else masks
-        finally:
-            self.chain.entering = entering
+        for event in events:
+            try:
+                more, masks = await self.chain.run([event], made.tally)
+            except Fatal as error:
+                made.tally.fail(watch.step, event, error)
+                made.stopped.add(event.origin)
+                continue
+            outputs += more
+            routes += [-1] * len(more) if masks is None else masks
         made.outputs, made.routes = outputs, None if self.chain.routes_all else routes
 
     def _steps(self) -> set[str]:
@@ -216,6 +213,23 @@ class Recompute:
 
     def _answer(self, step: str, origin: int) -> bytes | None:
         return self._answers[origin].get(step)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Looks on while a chain runs."""
+
+    made: Recomputed
+    clock: Clock
+    step: str = ""
+    begun: float = 0.0
+
+    def enter(self, step: str) -> None:
+        self.step, self.begun = step, self.clock.monotonic()
+
+    def leave(self, step: str, passed: Sequence[Event]) -> None:
+        self.made.seconds[step] += self.clock.monotonic() - self.begun
+        self.made.passed.append((step, passed))
 
 
 def why_unread(line: Line) -> Permanent:
