@@ -12,6 +12,9 @@ from penstock.errors import Permanent
 from penstock.event import Event, decode
 from penstock.journal.lines import Line, check_value
 
+TRANSFORMS = "transforms"
+"""Step of an event whose output has no JSON form, as a worker found."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -32,10 +35,8 @@ def agreement(line: Line, made: Recomputed, origin: int, result: Result) -> Agre
     """
     if line.outcome == "deduplicated":
         return Agreement("beyond", "it was a repetition, which a ledger knows, not the steps")
-    if line.outcome == "dead_lettered" and result.failure is None and not _is_of_steps(line, made):
-        if result.outcome == "delivered":
-            return Agreement("beyond", f"{line.step or 'a sink'} refused it, behind the steps")
-        return Agreement("different", f"{line.step} had it to refuse; now it is {told(result.outcome, result.step)}")
+    if line.outcome == "dead_lettered" and result.outcome == "delivered" and _is_behind_the_steps(line, made):
+        return Agreement("beyond", f"{line.step or 'a sink'} refused it, behind the steps")
     if line.outcome != result.outcome or (result.failure is not None and line.step != result.step):
         recorded, now = told(line.outcome, line.step), told(result.outcome, result.step)
         return Agreement("different", f"it was {recorded}; now it is {now}")
@@ -48,8 +49,8 @@ def told(outcome: str, step: str | None) -> str:
     return f"{word} at {step}" if step is not None else word
 
 
-def _is_of_steps(line: Line, made: Recomputed) -> bool:
-    return line.step not in made.sinks and line.step != "transforms"
+def _is_behind_the_steps(line: Line, made: Recomputed) -> bool:
+    return line.step is None or line.step in made.sinks or line.step == TRANSFORMS
 
 
 def _outputs(line: Line, made: Recomputed, origin: int) -> Agreement:
