@@ -48,7 +48,8 @@ class Batches:
         progress = held.progress
         told = {"snapshot": progress.snapshot, "table": progress.title}
         source = self._setup().selection.source(progress.schema, progress.table)
-        event = Event(progress.snapshot, source, f"{progress.table}.signal", decoded=told, position=table.order(1))
+        event = Event(progress.snapshot, source, f"{progress.table}.signal", decoded=told)
+        event.position = table.row_order(1, event)
         error = Permanent(fault.code, fault.message, why=fault.why, help=fault.help)
         return Batch(table.partition, [event], table.position(END_OF_CHUNK, progress), None, rejects={0: error})
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from connectors.sources._cdc.snapshot_positions import END_OF_CHUNK, Progress, Reached, order, position
+from connectors.sources._cdc.snapshot_positions import END_OF_CHUNK, Progress, Reached, position, row_order
 from connectors.sources._cdc.snapshot_rows import Shape
 from connectors.sources._cdc.snapshot_tap import Listener
 from connectors.sources._cdc.snapshot_touched import Moment
 from penstock.errors import EnvironmentFault
+from penstock.event import Event
 from penstock.spi import Position
 
 if TYPE_CHECKING:
@@ -115,12 +116,12 @@ class Table:
         needed = (self.declared,) if self.held[0].result is None else (self.planned, self.declared)
         return all(token is None or token.is_done for token in needed)
 
-    def order(self, place: int) -> bytes:
-        """Of a place in the chunk at which it stands."""
-        return order(self.generation, self.chunk, place)
+    def row_order(self, place: int, event: Event) -> bytes:
+        """Of an event at a place in the chunk at which it stands."""
+        return row_order(self.generation, self.chunk, place, event.id)
 
     def position(self, place: int, progress: Progress) -> Position:
-        """As `order`."""
+        """Of a place in that chunk."""
         return position(self.generation, self.chunk, place, progress)
 
     async def hold(self, held: Held) -> None:

@@ -10,16 +10,18 @@ Rows are read in chunks by key; the bounds of chunks are *declared*, in a batch 
 row of these chunks is given. So chunk n holds the same range of keys whenever it is read, and ledgers that stand at different
 chunks each take what lies behind their own position.
 
-Rows of a chunk are at 1, 2, …; its end is at `END_OF_CHUNK`, and a declaration behind it at that plus the run's epoch. A run that
-begins at a declaration repeats it under its own epoch: whether the older one reached every ledger is not known, and one of
-another content must not stand at the same position. Chunk 0, place 0 is the plan: the table belongs to the snapshot, and nothing
-was declared yet. A run that begins there plans the table again, as another generation, for the same reason; and a table that is
-read in one go begins anew after every crash.
+Rows of a chunk are at 1, 2, …, each with a digest of its event's id behind that: a chunk that is read again holds the rows as
+they are then, so that another one may be in a row's place. The chunk's end is at `END_OF_CHUNK`, and a declaration behind it at
+that plus the run's epoch. A run that begins at a declaration repeats it under its own epoch: whether the older one reached every
+ledger is not known, and one of another content must not stand at the same position. Chunk 0, place 0 is the plan: the table
+belongs to the snapshot, and nothing was declared yet. A run that begins there plans the table again, as another generation, for
+the same reason; and a table that is read in one go begins anew after every crash.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from struct import Struct, error
 
 import msgspec
@@ -132,6 +134,12 @@ def position(generation: int, chunk: int, place: int, progress: Progress) -> Pos
     return Position(order(generation, chunk, place), _encode(progress))
 
 
+def row_order(generation: int, chunk: int, place: int, identity: str) -> bytes:
+    """The position of the event with this id, at a row's place. No other event ever has it, so that it may stand for the id
+    (rule 5)."""
+    return order(generation, chunk, place) + blake2b(identity.encode(), digest_size=8).digest()
+
+
 def reached(positions: Mapping[str, Position]) -> list[Reached]:
     """Where each partition of a table stands.
 
@@ -153,7 +161,7 @@ def generation_of(at: bytes) -> int:
 def order_text(at: bytes) -> str | None:
     """A position of a snapshot in words; None where these bytes are one of the change stream."""
     try:
-        _, chunk, place = _ORDER.unpack(at)
+        _, chunk, place = _ORDER.unpack(at[: _ORDER.size])
     except error:
         return None
     if not chunk and place <= 1:

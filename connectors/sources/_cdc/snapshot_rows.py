@@ -11,7 +11,7 @@ import msgspec
 from connectors._pg_types import NumericMode, TypeCatalog
 from connectors._pg_values import Converter
 from connectors.sources._cdc.cut import selected
-from connectors.sources._cdc.snapshot_positions import order
+from connectors.sources._cdc.snapshot_positions import row_order
 from connectors.sources._cdc.snapshot_tables import Layout
 from connectors.sources._cdc.snapshot_touched import RawKey
 from connectors.sources._pg_replication import lsn_text
@@ -123,7 +123,7 @@ def events_of(
             rejects[len(events)] = fault
         name = key_text(keys[n]) if keys else _place_text(result, n, shape.masks)
         event = _event(shape, name, row, lsn, taken.time)
-        event.position = order(*at, n + 1)
+        event.position = row_order(*at, n + 1, event.id)
         event.origin = len(events)
         events.append(event)
     events, rejects = selected(shape.where, events, rejects)
