@@ -15,18 +15,19 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _NOT_SYNCED_BY_ITSELF = frozenset({errno.EINVAL, errno.ENOTSUP})
 
 
-def make_directory_durably(directory: Path) -> None:
+def make_directory_durably(directory: Path, mode: int = 0o777) -> None:
     """Make a directory and what is missing above it; on return their entries are on the disk.
 
     A crash may have come between the making of a directory and its sync, so the entry of one that is there is synced as well.
 
+    :param mode: of those that are made, as far as the process's umask allows.
     :raises OSError: where that is not possible.
     """
     directory = directory.absolute()
     there = directory.is_dir()
     if not there:
-        make_directory_durably(directory.parent)
-        directory.mkdir(exist_ok=True)
+        make_directory_durably(directory.parent, mode)
+        directory.mkdir(mode, exist_ok=True)
     try:
         sync_directory(directory.parent)
     except PermissionError:

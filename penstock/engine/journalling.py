@@ -26,6 +26,7 @@ from penstock.event import UNSET, Event
 from penstock.journal.encoding import Lines
 from penstock.journal.journal import Journal
 from penstock.journal.lines import (
+    VERSION_DIGITS,
     Envelopes,
     Outcome,
     check_value,
@@ -45,14 +46,12 @@ class Journalling:
     """The journal of one run.
 
     :ivar outputs: what is kept of the events that were made.
-    :ivar job: the job whose works are written; empty for those of the source.
     """
 
     journal: Journal
     pipeline: str
     version: str
     outputs: Literal["off", "digest", "full"]
-    job: str = ""
     _envelopes: Envelopes = field(default_factory=Envelopes)
 
     async def write(self, group: Group) -> None:
@@ -66,7 +65,7 @@ class Journalling:
         """These events of the group, by work and origin, are dead letters, which their lines do not say. Raises as `write`."""
         lines = Lines(_times(group.works), corrections=True)
         for w, origin in places:
-            self._add_outcome(lines, group.works[w], origin, "dead_lettered", next(iter(group.failed[w, origin].values())))
+            self._add_outcome(lines, group, w, origin, "dead_lettered", next(iter(group.failed[w, origin].values())))
         if lines:
             group.journal = await self.journal.append(lines)
 
@@ -86,7 +85,7 @@ class Journalling:
             unusual = unusual_outcomes(work, group.refused_origins(w))
             if group.job:
                 for origin in range(len(work.batch.events)):
-                    self._add_outcome(lines, work, origin, unusual.get(origin, "delivered"), failures.get(origin))
+                    self._add_outcome(lines, group, w, origin, unusual.get(origin, "delivered"), failures.get(origin))
             else:
                 self._add_work(lines, work, unusual, failures)
         return lines
@@ -147,11 +146,12 @@ class Journalling:
             masks[event.origin].append(mask)
         return {origin: routes_text(each) for origin, each in masks.items()}
 
-    def _add_outcome(self, lines: Lines, work: Work, origin: int, outcome: Outcome, failure: Failure | None) -> None:
+    def _add_outcome(self, lines: Lines, group: Group, w: int, origin: int, outcome: Outcome, failure: Failure | None) -> None:
         """A line that says anew what became of an event."""
+        work, version = group.works[w], self.version if group.turn is None else group.turn.version[:VERSION_DIGITS]
         event, at = work.batch.events[origin], rfc3339(work.received)
-        head, said = head_text(at, work.batch.partition, self.version), self._outcome(event, outcome, failure)
-        said += corrects_text(event.id, self.job)
+        head, said = head_text(at, work.batch.partition, version), self._outcome(event, outcome, failure)
+        said += corrects_text(event.id, group.job)
         lines.texts.append(b'%b,"position":"%b"%b}' % (head, b2a_hex(event.position), said))
         lines.ids.append(event.id)
         lines.times.append(event.time or at)

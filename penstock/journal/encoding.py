@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ LEVEL = 1
 FRAME = 1 << 20
 """Bytes of lines after which a frame ends."""
 _SECOND = 1_000_000
+_DAY = r"(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31"
+_TIMES_IN_UTC = re.compile(rf"(?:\d{{4}}-(?:{_DAY})T(?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d+)?Z\n)*", re.ASCII)
+"""Times, a line each, that sort as their texts do, fractions aside. (A 29th of February has to be looked at.)"""
 
 
 @dataclass(slots=True)
@@ -49,27 +53,27 @@ def frames_of(lines: Lines, compressor: zstandard.ZstdCompressor) -> Iterator[tu
             ids += [others[line] for line in range(part.start, part.stop) if line in others]
         data = compressor.compress(b"\n".join(texts) + b"\n")
         corrections = len(texts) if lines.corrections else 0
-        yield data, About(digests(ids), len(texts), corrections, span_of(lines.times[part]), at)
+        yield data, About(digests(ids), len(texts), corrections, span_of(lines.times[part], at), at)
 
 
-def span_of(times: Sequence[str]) -> Span:
+def span_of(times: Sequence[str], at: Span) -> Span:
     """From the first to the last of RFC 3339 texts, a second wider on both sides.
 
-    Texts in UTC with capital letters are compared as they stand: fractions aside, they sort as their times do.
+    :param at: when their events were received, which counts where a text is no time.
     """
-    joined = "\n".join(times)
-    if not (joined.count("Z") == joined.count("T") == len(times) and "t" not in joined and "z" not in joined):
-        return _span_of_any(times)
-    first, last = min(times), max(times)
-    if not (is_time(first) and is_time(last)):
-        return _span_of_any(times)
-    return _wider(timestamp(first), timestamp(last))
+    texts = set(times)  # without times of their own, all events of a batch have one
+    if _TIMES_IN_UTC.fullmatch("\n".join((*texts, ""))):
+        first, last = min(texts), max(texts)
+        if is_time(first):  # the year 0 comes first
+            return _wider(timestamp(first), timestamp(last))
+    return _span_of_any(texts, at)
 
 
-def _span_of_any(times: Sequence[str]) -> Span:
-    """What is no time lies in no range."""
+def _span_of_any(times: Set[str], at: Span) -> Span:
     moments = [timestamp(time) for time in times if is_time(time)]
-    return _wider(min(moments), max(moments)) if moments else Span(0, 0)
+    if len(moments) < len(times):
+        moments += [at.first / _SECOND, at.last / _SECOND]
+    return _wider(min(moments), max(moments))
 
 
 def _wider(first: float, last: float) -> Span:

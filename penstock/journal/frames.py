@@ -3,7 +3,8 @@
 A *segment* is a file of concatenated zstd frames; decompressed, it is JSON lines. A frame holds lines of one commit, up to about
 a mebibyte of them, so that a reader needs no more memory than that. Beside `0000000001.jsonl.zst` lie `0000000001.index`, with an
 entry of fixed size for each frame, and `0000000001.ids`, with the CRC-32 of each event's id, in the order of lines. Both can be
-made again from the segment.
+made again from the segment. An entry has a checksum of itself, and one of everything in `.ids` up to its frame's end, so that a
+sidecar that lost something is noticed.
 
 Source: RFC 8878 (Zstandard), section 3.1: frames may be concatenated.
 """
@@ -12,14 +13,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
 from struct import Struct, error
 from typing import NamedTuple
 from zlib import crc32
 
-_ENTRY = Struct("<QIIIIqqqqI")
+_ENTRY = Struct("<QIIIIIIqqqqI")
 ENTRY_SIZE = _ENTRY.size
 """Bytes of a frame's entry."""
+_COUNTED = Struct(f"<12xII{ENTRY_SIZE - 20}x")
 ID_SIZE = 4
 """Bytes of an id's digest."""
 _CHECK = 4
@@ -78,13 +79,13 @@ class About(NamedTuple):
     at: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame of a segment.
 
     :ivar offset: of its first byte in the segment; `length` in bytes, compressed.
-    :ivar ids: how many digests `.ids` has for it; `ids_before`: for the frames before it.
     :ivar lines, corrections, time, at: as `About` has them.
+    :ivar ids: how many digests `.ids` has for it; `ids_before`: for the frames before it.
+    :ivar ids_check: CRC-32 of all digests up to the last one of the frame.
     """
 
     segment: int
@@ -94,35 +95,57 @@ class Frame:
     corrections: int
     ids: int
     ids_before: int
+    ids_check: int
     time: Span
     at: Span
 
     @property
     def end(self) -> int:
+        """Where the next frame begins."""
         return self.offset + self.length
 
-    @classmethod
-    def placed(cls, about: About, segment: int, offset: int, length: int, ids_before: int) -> Frame:
-        """A frame at its place."""
-        ids = len(about.ids) // ID_SIZE
-        return cls(segment, offset, length, about.lines, about.corrections, ids, ids_before, about.time, about.at)
+    @property
+    def ids_end(self) -> int:
+        """How many digests `.ids` has up to its last one."""
+        return self.ids_before + self.ids
+
+    @property
+    def corrects(self) -> bool:
+        """Whether its lines all correct earlier ones. (Those of a frame do, or none does.)"""
+        return self.corrections > 0
 
     def entry(self) -> bytes:
         """As the index has it, with a checksum."""
-        fields = (self.offset, self.length, self.lines, self.corrections, self.ids, *self.time, *self.at)
-        plain = _ENTRY.pack(*fields, 0)[:-_CHECK]
+        numbers = (self.offset, self.length, self.lines, self.corrections, self.ids, self.ids_before, self.ids_check)
+        plain = _ENTRY.pack(*numbers, *self.time, *self.at, 0)[:-_CHECK]
         return plain + crc32(plain).to_bytes(_CHECK, "little")
 
 
-def frame_of(entry: bytes, segment: int, ids_before: int) -> Frame | None:
+def place_frame(about: About, segment: int, length: int, before: Frame | None) -> Frame:
+    """The frame that follows `before` in its segment, or its first."""
+    offset, ids, check = (before.end, before.ids_end, before.ids_check) if before is not None else (0, 0, 0)
+    count = len(about.ids) // ID_SIZE
+    check = crc32(about.ids, check)
+    return Frame(segment, offset, length, about.lines, about.corrections, count, ids, check, about.time, about.at)
+
+
+def frame_of(entry: bytes, segment: int) -> Frame | None:
     """None where the entry is torn, or none."""
     try:
-        offset, length, lines, corrections, ids, first, last, received, latest, check = _ENTRY.unpack(entry)
+        offset, length, lines, corrections, ids, ids_before, ids_check, first, last, received, latest, check = _ENTRY.unpack(
+            entry
+        )
     except error:
         return None
     if crc32(entry[:-_CHECK]) != check:
         return None
-    return Frame(segment, offset, length, lines, corrections, ids, ids_before, Span(first, last), Span(received, latest))
+    time, at = Span(first, last), Span(received, latest)
+    return Frame(segment, offset, length, lines, corrections, ids, ids_before, ids_check, time, at)
+
+
+def count_lines(entries: bytes) -> int:
+    """The events that the frames of these whole entries tell of, corrections not counted."""
+    return sum(lines - corrections for lines, corrections in _COUNTED.iter_unpack(entries))
 
 
 def digests(ids: Iterable[str]) -> bytes:

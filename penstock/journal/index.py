@@ -1,7 +1,8 @@
-"""The sidecars of a segment: which frames it has and which ids they hold; made again from the segment where they are missing.
+"""The sidecars of a segment: which frames it has and which ids they hold; made again from the segment where they lost something.
 
-Blocking. Whoever reads trusts the index of the newest segment alone, because behind it may lie what no commit covers; an older
-segment is whole, so that what its index lacks is read from itself.
+Blocking. Of the newest segment whoever reads trusts the index alone, because behind it may lie what no commit covers. An older
+one is whole: what its index has lost is read from itself. What lies behind a whole index nobody committed: it is left over from a
+run that had been taken over and did not know it.
 """
 
 from __future__ import annotations
@@ -9,21 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO
+from zlib import crc32
 
-import msgspec
-
-from penstock.cloudevents import timestamp
-from penstock.journal.encoding import span_of
-from penstock.journal.frames import ENTRY_SIZE, ID_SIZE, About, Frame, Span, digests, frame_of
-from penstock.journal.lines import decode_line
-
-if TYPE_CHECKING:
-    import zstandard
+from penstock.journal.frames import ENTRY_SIZE, ID_SIZE, Frame, frame_of
+from penstock.journal.scan import rebuilt
 
 SUFFIX = ".jsonl.zst"
 _INDEX, _IDS = ".index", ".ids"
-_READ = 1 << 18
 _SECOND = 1_000_000
 
 
@@ -42,28 +36,56 @@ def ids_path(directory: Path, number: int) -> Path:
 
 def segment_numbers(directory: Path) -> list[int]:
     """The segments of a journal, oldest first; none where there is no journal."""
-    if not directory.is_dir():
+    return _numbers(directory, SUFFIX)
+
+
+def lone_sidecars(directory: Path) -> list[int]:
+    """Numbers of sidecars without a segment: of one that was being made, or removed, when the process died."""
+    return sorted({*_numbers(directory, _INDEX), *_numbers(directory, _IDS)} - {*segment_numbers(directory)})
+
+
+def _numbers(directory: Path, suffix: str) -> list[int]:
+    try:
+        names = [path.name.removesuffix(suffix) for path in directory.iterdir() if path.name.endswith(suffix)]
+    except FileNotFoundError:
         return []
-    names = (path.name.removesuffix(SUFFIX) for path in directory.iterdir() if path.name.endswith(SUFFIX))
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def read_index(directory: Path, number: int) -> list[Frame]:
-    """The frames that the index names, up to its first torn entry, or one whose ids are missing."""
-    try:
-        entries = index_path(directory, number).read_bytes()
-        ids_there = ids_path(directory, number).stat().st_size // ID_SIZE
-    except FileNotFoundError:
-        return []
-    frames: list[Frame] = []
-    offset = ids = 0
+def frames_in(entries: bytes, number: int) -> Iterator[Frame]:
+    """The frames that an index names, up to its first torn entry, or one that does not follow the one before it."""
+    offset = 0
     for start in range(0, len(entries), ENTRY_SIZE):
-        frame = frame_of(entries[start : start + ENTRY_SIZE], number, ids)
-        if frame is None or frame.offset != offset or ids + frame.ids > ids_there:
-            break
-        frames.append(frame)
-        offset, ids = frame.end, ids + frame.ids
-    return frames
+        frame = frame_of(entries[start : start + ENTRY_SIZE], number)
+        if frame is None or frame.offset != offset:
+            return
+        yield frame
+        offset = frame.end
+
+
+def read_entries(directory: Path, number: int) -> bytes | None:
+    """The index as it stands; None where there is none."""
+    try:
+        return index_path(directory, number).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def read_index(directory: Path, number: int) -> list[Frame]:
+    """The frames that the index names, up to its first torn entry."""
+    return list(frames_in(read_entries(directory, number) or b"", number))
+
+
+def end_frame(directory: Path, number: int, last: bool = True) -> Frame | None:
+    """The last frame that the index names, or the first; None where its entry is torn, or there is none."""
+    try:
+        with index_path(directory, number).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if last:
+                file.seek(max(0, size - size % ENTRY_SIZE - ENTRY_SIZE))
+            return frame_of(file.read(ENTRY_SIZE), number)
+    except FileNotFoundError:
+        return None
 
 
 def repair(directory: Path, number: int, end: int | None) -> list[Frame]:
@@ -71,31 +93,52 @@ def repair(directory: Path, number: int, end: int | None) -> list[Frame]:
 
     :raises OSError: where they cannot be written.
     """
-    named = [frame for frame in read_index(directory, number) if end is None or frame.end <= end]
-    more = list(rebuilt(directory, number, named, end))
-    frames = [*named, *(frame for frame, _ in more)]
-    ids_there = named[-1].ids_before + named[-1].ids if named else 0
-    with ids_path(directory, number).open("ab") as file:
-        file.truncate(ids_there * ID_SIZE)
-        file.write(b"".join(ids for _, ids in more))
-        sync(file)
-    with index_path(directory, number).open("ab") as file:
-        file.truncate(len(named) * ENTRY_SIZE)
-        file.write(b"".join(frame.entry() for frame, _ in more))
-        sync(file)
-    return frames
+    size = segment_path(directory, number).stat().st_size
+    named = [frame for frame in read_index(directory, number) if frame.end <= (size if end is None else min(end, size))]
+    if named and not has_ids(directory, named[-1]):
+        named = []
+    last = named[-1] if named else None
+    with segment_path(directory, number).open("rb") as segment:
+        more = list(rebuilt(segment, number, last, end))
+    _overwrite(ids_path(directory, number), (last.ids_end if last else 0) * ID_SIZE, b"".join(ids for _, ids in more))
+    _overwrite(index_path(directory, number), len(named) * ENTRY_SIZE, b"".join(frame.entry() for frame, _ in more))
+    return [*named, *(frame for frame, _ in more)]
+
+
+def has_ids(directory: Path, last: Frame) -> bool:
+    """Whether `.ids` holds what the index says, up to this frame's end."""
+    check, left = 0, last.ids_end * ID_SIZE
+    try:
+        with ids_path(directory, last.segment).open("rb") as file:
+            while left and (chunk := file.read(min(left, 1 << 20))):
+                check, left = crc32(chunk, check), left - len(chunk)
+    except FileNotFoundError:
+        return False
+    return not left and check == last.ids_check
+
+
+def _overwrite(path: Path, size: int, data: bytes) -> None:
+    """Cut a sidecar to `size` and write behind that."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "wb") as stream:
+        stream.truncate(size)
+        stream.seek(size)
+        stream.write(data)
+        sync(stream)
 
 
 def tidy(directory: Path, number: int) -> None:
-    """Cut a segment that is followed by another one to what its index names: what lies behind was written by a run that had been
-    taken over and did not know it. Readers do not see it; whoever looks at the file with other tools would."""
+    """Bring a segment that is followed by another one into order: cut it to what a whole index names, because readers do not see
+    what lies behind, and whoever looks at the file with other tools would; make an index anew that is torn or missing.
+
+    :raises OSError: where that cannot be done.
+    """
     path, index = segment_path(directory, number), index_path(directory, number)
-    if not index.exists():
-        return
-    frames = read_index(directory, number)
-    whole = len(frames) * ENTRY_SIZE == index.stat().st_size
-    end = frames[-1].end if frames else 0
-    if whole and path.stat().st_size > end:
+    last, size = end_frame(directory, number), path.stat().st_size
+    there = index.stat().st_size if index.exists() else -1
+    if there < 0 or there % ENTRY_SIZE or (there and last is None) or (last is not None and last.end > size):
+        repair(directory, number, None)
+    elif size > (end := last.end if last is not None else 0):
         os.truncate(path, end)
 
 
@@ -106,81 +149,28 @@ def sync(file: IO[bytes]) -> None:
 
 
 def newest_receipt(directory: Path, number: int) -> float:
-    """When the last event of a segment was received, in seconds since 1970; when it was written, where its index is lost."""
-    frames = read_index(directory, number)
-    return frames[-1].at.last / _SECOND if frames else segment_path(directory, number).stat().st_mtime
+    """When the last event of a segment was received, in seconds since 1970; when it was written, where its index is torn."""
+    last, file = end_frame(directory, number), segment_path(directory, number).stat()
+    return last.at.last / _SECOND if last is not None and last.end == file.st_size else file.st_mtime
+
+
+def disk_size(directory: Path, number: int) -> int:
+    """Bytes of a segment and its sidecars; none, where it has been removed."""
+    size = 0
+    for path in paths_of(directory, number):
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # retention works beside whoever asks
+            continue
+    return size
+
+
+def paths_of(directory: Path, number: int) -> tuple[Path, Path, Path]:
+    """A segment, then its sidecars, in the order in which they are removed: sidecars alone are nothing."""
+    return segment_path(directory, number), ids_path(directory, number), index_path(directory, number)
 
 
 def remove_segment(directory: Path, number: int) -> None:
-    """The segment first: sidecars alone are nothing."""
-    for path in (segment_path(directory, number), ids_path(directory, number), index_path(directory, number)):
+    """:raises OSError: where that cannot be done; it may be done again."""
+    for path in paths_of(directory, number):
         path.unlink(missing_ok=True)
-
-
-def scan(directory: Path, number: int, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """The whole frames of a segment from `offset` on: where each ends, and its lines. Stops before the first that is torn, or
-    ends behind `end`.
-
-    :raises OSError: the segment cannot be read.
-    """
-    import zstandard
-
-    with segment_path(directory, number).open("rb") as file:
-        while end is None or offset < end:
-            file.seek(offset)
-            found = _frame_at(file, zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError)
-            if found is None or (end is not None and offset + found[0] > end):
-                return
-            length, text = found
-            offset += length
-            yield offset, text
-
-
-def _frame_at(file: BinaryIO, decompressor: zstandard.ZstdDecompressionObj, error: type[Exception]) -> tuple[int, bytes] | None:
-    """Length and lines of the frame at the file's place; None where there is no whole one."""
-    parts, length = [], 0
-    while not decompressor.eof:
-        chunk = file.read(_READ)
-        if not chunk:
-            return None
-        try:
-            parts.append(decompressor.decompress(chunk))
-        except error:
-            return None
-        length += len(chunk)
-    return length - len(decompressor.unused_data), b"".join(parts)
-
-
-def rebuilt(directory: Path, number: int, after: list[Frame], end: int | None = None) -> Iterator[tuple[Frame, bytes]]:
-    """The frames behind those that the index names, with their ids, from the segment itself."""
-    offset = after[-1].end if after else 0
-    ids = after[-1].ids_before + after[-1].ids if after else 0
-    for frame_end, text in scan(directory, number, offset, end):
-        about = _about(text)
-        yield Frame.placed(about, number, offset, frame_end - offset, ids), about.ids
-        offset, ids = frame_end, ids + len(about.ids) // ID_SIZE
-
-
-class _Envelope(msgspec.Struct):
-    id: str
-    time: str | None = None
-
-
-_envelope = msgspec.json.Decoder(_Envelope).decode
-
-
-def _about(text: bytes) -> About:
-    """What an index says of a frame with these lines."""
-    ids: list[str] = []
-    times: list[str] = []
-    lines = [decode_line(line) for line in text.split(b"\n")[:-1]]
-    for line in lines:
-        event = _Envelope(line.corrects or "") if not line.is_event else _envelope(line.event)
-        ids.append(event.id)
-        if line.given is not None and (given := line.given.get("id")) is not None:
-            ids.append(given)
-        times.append(event.time or line.at)
-    moments = [timestamp(line.at) for line in lines]
-    at = Span(int(min(moments) * _SECOND), int(max(moments) * _SECOND))
-    corrections = sum(line.corrects is not None for line in lines)
-    return About(digests(ids), len(lines), corrections, span_of(times), at)

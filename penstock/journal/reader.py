@@ -4,43 +4,31 @@
     for record in journal.range(start, end): …     # by event time, in the order of writing
     for record in journal.find("0-4711"): …        # by event id, oldest first
 
-Blocking. A segment that retention removes while it is read is read to its end. Memory is that of one frame.
+Blocking. A segment that retention removes while it is read is read to its end. Memory is that of one frame, and of the index of
+one segment.
 """
 
 from __future__ import annotations
 
-import mmap
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import msgspec
 
 from penstock.cloudevents import is_time, timestamp
-from penstock.errors import EnvironmentFault
-from penstock.journal.frames import ID_SIZE, Frame, digests
-from penstock.journal.index import ids_path, index_path, read_index, rebuilt, segment_numbers, segment_path
-from penstock.journal.lines import Line, decode_line
+from penstock.journal.frames import ENTRY_SIZE, Frame, count_lines, digests
+from penstock.journal.index import disk_size, end_frame, frames_in, read_entries, segment_numbers
+from penstock.journal.lines import Line
+from penstock.journal.opened import Mark as Mark
+from penstock.journal.opened import OpenSegment
+from penstock.journal.opened import Record as Record
 
 _SECOND = 1_000_000
-
-
-class Mark(NamedTuple):
-    """The place of a line: what a job notes to go on behind it."""
-
-    segment: int
-    offset: int
-    line: int
-
-
-class Record(NamedTuple):
-    """A line at its place."""
-
-    mark: Mark
-    line: Line
+_ANY = 1 << 62
+_FIRST, _LAST = Mark(0, 0, -1), Mark(_ANY, _ANY, _ANY)
 
 
 class Envelope(msgspec.Struct):
@@ -55,7 +43,8 @@ _envelope = msgspec.json.Decoder(Envelope).decode
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What a journal holds: lines (corrections not counted), bytes, and when the first and the last event were received."""
+    """What a journal holds: lines (corrections not counted), bytes on the disk, and when the first and the last event were
+    received, in seconds since 1970."""
 
     segments: int
     lines: int
@@ -70,47 +59,56 @@ class JournalReader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def extent(self) -> Extent:
-        """How much there is."""
-        numbers = segment_numbers(self.directory)
-        frames = [frame for number in numbers for frame in read_index(self.directory, number)]
-        lines = sum(frame.lines - frame.corrections for frame in frames)
-        first = frames[0].at.first / _SECOND if frames else None
-        last = frames[-1].at.last / _SECOND if frames else None
-        return Extent(len(numbers), lines, sum(frame.length for frame in frames), first, last)
+    def extent(self, *, count: bool = True) -> Extent:
+        """How much there is.
+
+        :param count: whether to count lines, for which all of every index is read; without, there are 0.
+        """
+        numbers, directory = segment_numbers(self.directory), self.directory
+        lines = sum(_count(directory, number) for number in numbers) if count else 0
+        first = next((frame for number in numbers if (frame := end_frame(directory, number, last=False))), None)
+        last = next((frame for number in reversed(numbers) if (frame := end_frame(directory, number))), None)
+        return Extent(
+            len(numbers),
+            lines,
+            sum(disk_size(directory, number) for number in numbers),
+            first.at.first / _SECOND if first is not None else None,
+            last.at.last / _SECOND if last is not None else None,
+        )
 
     def count(self, start: float, end: float) -> int:
         """About how many events `range` gives: those of a frame on the edge count all. Reads the index alone."""
-        span = _span(start, end)
+        low, high = _span(start, end)
         return sum(
             frame.lines - frame.corrections
             for number in segment_numbers(self.directory)
-            for frame in read_index(self.directory, number)
-            if frame.time.overlaps(*span)
+            for frame in frames_in(read_entries(self.directory, number) or b"", number)
+            if frame.time.overlaps(low, high)
         )
 
-    def range(self, start: float, end: float, *, after: Mark | None = None, share: float = 1.0) -> Iterator[Record]:
+    def range(
+        self, start: float, end: float, *, after: Mark | None = None, until: Mark | None = None, share: float = 1.0
+    ) -> Iterator[Record]:
         """Events whose own time (without one, that of receipt) is in `[start, end)`, as they were received, in that order, with
         the outcome that their commit gave them; what a replay made of them later is not told.
 
         :param start, end: seconds since 1970.
-        :param after: go on behind this line.
+        :param after, until: only lines behind this one; only those up to this one.
         :param share: look into this share of the frames alone, evenly spread: always the same ones.
         :raises EnvironmentFault: `journal.damaged`.
         """
-        span = _span(start, end)
-        for number in segment_numbers(self.directory):
-            if after is not None and number < after.segment:
-                continue
-            with _opened(self.directory, number) as segment:
-                for frames, corrections in _commits(segment.frames):
-                    chosen = [frame for frame in frames if frame.time.overlaps(*span) and _is_among(frame, share)]
-                    corrected = _corrected(segment, corrections) if chosen else {}
-                    for frame in chosen:
-                        for record in segment.records(frame, after):
-                            line = record.line
-                            if line.is_event and start <= moment(line) < end:
-                                yield Record(record.mark, corrected_line(line, corrected))
+        span, first, last = _span(start, end), after or _FIRST, until or _LAST
+        for segment, following in self._segments(first.segment, last.segment):
+            corrections = _Corrections(segment, following)
+            for place, frame in enumerate(segment.frames):
+                at = frame.segment, frame.offset
+                if frame.corrects or not (first[:2] <= at <= last[:2] and frame.time.overlaps(*span) and is_among(frame, share)):
+                    continue
+                corrected = corrections.behind(place)
+                for record in segment.records(frame):
+                    line = record.line
+                    if first < record.mark <= last and line.is_event and start <= moment(line) < end:
+                        yield Record(record.mark, corrected_line(line, corrected))
 
     def find(self, identity: str) -> Iterator[Record]:
         """Lines of the events with this id, the source's own or the one that `event:` gave, oldest first. Corrections, and what
@@ -119,80 +117,23 @@ class JournalReader:
         :raises EnvironmentFault: `journal.damaged`.
         """
         wanted = digests([identity])
-        for number in segment_numbers(self.directory):
-            with _opened(self.directory, number) as segment:
-                for frame in segment.holding(wanted):
-                    yield from (record for record in segment.records(frame) if identity in ids_of(record.line))
+        for segment, _ in self._segments():
+            for frame in segment.holding(wanted):
+                yield from (record for record in segment.records(frame) if identity in ids_of(record.line))
+
+    def _segments(self, first: int = 0, last: int = _ANY) -> Iterator[tuple[OpenSegment, int | None]]:
+        """Segments from one number to another, each open as long as it is the current one, with the number of the next."""
+        numbers = segment_numbers(self.directory)
+        for number, following in zip_longest(numbers, numbers[1:]):
+            if not first <= number <= last:
+                continue
+            segment = OpenSegment.open(self.directory, number, newest=following is None)
+            if segment is not None:
+                with segment:
+                    yield segment, following
 
 
-class _Segment:
-    """One segment, open for reading."""
-
-    def __init__(self, directory: Path, number: int, file: BinaryIO | None) -> None:
-        import zstandard
-
-        self._file = file
-        self._path = segment_path(directory, number)
-        self._ids = ids_path(directory, number)
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._error: type[Exception] = zstandard.ZstdError
-        self._ids_in_memory = bytearray()
-        self.frames = read_index(directory, number) if file is not None else []
-        if file is not None and not index_path(directory, number).exists():
-            for frame, ids in rebuilt(directory, number, []):
-                self.frames.append(frame)
-                self._ids_in_memory += ids
-
-    def __enter__(self) -> _Segment:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def records(self, frame: Frame, after: Mark | None = None) -> Iterator[Record]:
-        """The lines of a frame, behind `after`."""
-        assert self._file is not None  # it has frames
-        self._file.seek(frame.offset)
-        try:
-            texts = self._decompressor.decompress(self._file.read(frame.length)).split(b"\n")[:-1]
-            for place, text in enumerate(texts):
-                mark = Mark(frame.segment, frame.offset, place)
-                if after is None or mark > after:
-                    yield Record(mark, decode_line(text))
-        except (self._error, msgspec.MsgspecError) as error:
-            raise EnvironmentFault(
-                "journal.damaged",
-                f"the journal cannot be read at byte {frame.offset} of {self._path.name}",
-                where=str(self._path),
-                why=str(error),
-                help="the file was changed or the disk has lost it: put it back from a backup, or leave its range out",
-            ) from error
-
-    def holding(self, wanted: bytes) -> list[Frame]:
-        """The frames that may hold an event whose id has this digest."""
-        if not self.frames:
-            return []
-        if self._ids_in_memory:
-            return self._at(_places(self._ids_in_memory, wanted))
-        with self._ids.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as ids:
-            return self._at(_places(ids, wanted))
-
-    def _at(self, places: Iterable[int]) -> list[Frame]:
-        """The frames that these ids belong to, each once."""
-        found: list[Frame] = []
-        for place in places:
-            at = bisect_right(self.frames, place, key=lambda frame: frame.ids_before) - 1
-            if place < self.frames[at].ids_before + self.frames[at].ids and self.frames[at] not in found[-1:]:
-                found.append(self.frames[at])
-        return found
-
-
-def _span(start: float, end: float) -> tuple[int, int]:
-    return int(start * _SECOND), int(end * _SECOND)
-
-
-def _is_among(frame: Frame, share: float) -> bool:
+def is_among(frame: Frame, share: float) -> bool:
     """Whether a frame is one of so many, by the ids before it: the share of ids passes a whole number of frames' worth."""
     if share >= 1.0:
         return True
@@ -200,43 +141,67 @@ def _is_among(frame: Frame, share: float) -> bool:
     return int(frame.ids_before * share / ids) != int((frame.ids_before + ids) * share / ids)
 
 
-def _opened(directory: Path, number: int) -> _Segment:
-    """A segment that retention has removed since it was listed has no frames."""
-    try:
-        file = segment_path(directory, number).open("rb")
-    except FileNotFoundError:
-        return _Segment(directory, number, None)
-    return _Segment(directory, number, file)
+def _span(start: float, end: float) -> tuple[int, int]:
+    return int(start * _SECOND), int(end * _SECOND)
 
 
-def _places(ids: mmap.mmap | bytearray, wanted: bytes) -> Iterator[int]:
-    """Where a digest stands among others, as their number."""
-    at = ids.find(wanted)
-    while at >= 0:
-        if at % ID_SIZE == 0:
-            yield at // ID_SIZE
-        at = ids.find(wanted, at + 1)
+def _count(directory: Path, number: int) -> int:
+    entries = read_entries(directory, number) or b""
+    return count_lines(entries[: len(entries) - len(entries) % ENTRY_SIZE])
 
 
-def _commits(frames: Sequence[Frame]) -> Iterator[tuple[list[Frame], list[Frame]]]:
-    """The frames of each commit, and those that correct them: all of one commit name the same times of receipt."""
-    for _, group in groupby(frames, lambda frame: frame.at):
-        together = list(group)
-        yield [frame for frame in together if not frame.corrections], [frame for frame in together if frame.corrections]
+Corrected = Mapping[tuple[str, str, str, str], Line]
+"""Corrections by receipt, partition, position and event id."""
 
 
-Corrected = Mapping[tuple[str, str, str], Line]
-"""Corrections by partition, position and event id."""
+class _Corrections:
+    """The lines by which commits corrected others, in one segment. They follow what they correct; where the disk failed between
+    the two, in the next segment."""
+
+    def __init__(self, segment: OpenSegment, following: int | None) -> None:
+        self._segment = segment
+        self._following = following
+        self._places = [place for place, frame in enumerate(segment.frames) if frame.corrects]
+        self._kept: tuple[int, Corrected] = (-1, {})
+
+    def behind(self, place: int) -> Corrected:
+        """Those of the first frames behind this one that correct anything."""
+        at = bisect_left(self._places, place)
+        key = self._places[at] if at < len(self._places) else len(self._segment.frames)
+        if self._kept[0] != key:
+            self._kept = key, self._read(key)
+        return self._kept[1]
+
+    def _read(self, place: int) -> Corrected:
+        if place < len(self._segment.frames):
+            return _corrected(self._segment, place)
+        if self._following is None:
+            return {}
+        segment = OpenSegment.open(self._segment.directory, self._following, newest=True)
+        if segment is None:
+            return {}
+        with segment:
+            return _corrected(segment, 0)
 
 
-def _corrected(segment: _Segment, frames: Sequence[Frame]) -> Corrected:
-    lines = (record.line for frame in frames for record in segment.records(frame))
-    return {(line.partition, line.position, line.corrects): line for line in lines if line.corrects is not None}
+def _corrected(segment: OpenSegment, place: int) -> Corrected:
+    """What the frames from this one on correct, up to the first that tells of events. What a job did later is no correction."""
+    found = {}
+    for frame in segment.frames[place:]:
+        if not frame.corrects:
+            break
+        for record in segment.records(frame):
+            line = record.line
+            if line.corrects is not None and line.job is None:
+                found[line.at, line.partition, line.position, line.corrects] = line
+    return found
 
 
 def corrected_line(line: Line, corrections: Corrected) -> Line:
-    """The line with the outcome that its commit changed, where it did."""
-    found = corrections.get((line.partition, line.position, ids_of(line)[-1])) if corrections else None
+    """The line with the outcome that its commit changed, where it did. Only what was offered to a sink was ever corrected."""
+    if not corrections or line.outcome in ("filtered", "deduplicated"):
+        return line
+    found = corrections.get((line.at, line.partition, line.position, ids_of(line)[-1]))
     if found is None:
         return line
     return msgspec.structs.replace(line, outcome=found.outcome, step=found.step, letter=found.letter)

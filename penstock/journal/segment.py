@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from penstock.files import sync_directory
-from penstock.journal.frames import ENTRY_SIZE, ID_SIZE, About, Frame
-from penstock.journal.index import ids_path, index_path, segment_path
+from penstock.journal.frames import ENTRY_SIZE, ID_SIZE, About, Frame, place_frame
+from penstock.journal.index import ids_path, index_path, remove_segment, segment_path
 
 
 @dataclass(slots=True)
 class Segment:
     """Files that are open, and how far they reach.
 
-    :ivar entries: how many the index holds; `ids`: digests that `.ids` holds; `committed`: bytes that these stand for.
-    :ivar end: bytes that are on the disk.
-    :ivar pending: frames behind `committed`, with their ids.
+    :ivar entries: how many the index holds; `last`: the frame of the last one.
+    :ivar pending: frames behind that, on the disk and not committed, with their ids.
     """
 
     number: int
@@ -27,20 +26,33 @@ class Segment:
     index: int
     ids_file: int
     entries: int = 0
-    ids: int = 0
-    committed: int = 0
-    end: int = 0
+    last: Frame | None = None
     pending: list[tuple[Frame, bytes]] = field(default_factory=list)
+
+    @property
+    def committed(self) -> int:
+        """Bytes that the index stands for."""
+        return self.last.end if self.last is not None else 0
+
+    @property
+    def end(self) -> int:
+        """Bytes that are on the disk."""
+        return self.pending[-1][0].end if self.pending else self.committed
 
     @classmethod
     def create(cls, directory: Path, number: int) -> Segment:
-        """A new one. Its index is there before it, so that a reader knows it for one that is being written."""
-        segment = cls(number, *_open(directory, number, os.O_CREAT | os.O_EXCL))
+        """A new one. Its index is there before it, so that a reader knows it for one that is being written.
+
+        :raises FileExistsError: the number has been used.
+        """
+        files = _open(directory, number, os.O_CREAT | os.O_EXCL)
+        segment = cls(number, *files)
         try:
             fcntl.flock(segment.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             sync_directory(directory)
         except OSError:
             segment.close()
+            remove_segment(directory, number)
             raise
         return segment
 
@@ -48,16 +60,16 @@ class Segment:
     def resume(cls, directory: Path, number: int, frames: Sequence[Frame]) -> Segment | None:
         """The last one, cut to these frames, which its index holds; None where another process has it open still: a run that
         was taken over and may wake up. It is left to that one, whose frames nobody will ever commit."""
-        files = _open(directory, number, 0)
-        last = frames[-1] if frames else None
-        segment = cls(number, *files, len(frames), last.ids_before + last.ids if last else 0)
-        segment.committed = segment.end = last.end if last else 0
+        segment = cls(number, *_open(directory, number, 0), len(frames), frames[-1] if frames else None)
         try:
             fcntl.flock(segment.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(segment.file, segment.end)
         except BlockingIOError:
             segment.close()
             return None
-        os.ftruncate(segment.file, segment.end)
+        except OSError:
+            segment.close()
+            raise
         return segment
 
     def write(self, data: bytes) -> None:
@@ -69,27 +81,25 @@ class Segment:
 
     def add(self, written: Sequence[tuple[int, About]]) -> None:
         """Frames of these lengths were written and synced."""
-        ids = self.ids + sum(frame.ids for frame, _ in self.pending)
+        before = self.pending[-1][0] if self.pending else self.last
         for length, about in written:
-            frame = Frame.placed(about, self.number, self.end, length, ids)
-            self.pending.append((frame, about.ids))
-            self.end, ids = frame.end, ids + frame.ids
+            before = place_frame(about, self.number, length, before)
+            self.pending.append((before, about.ids))
 
     def commit(self) -> None:
         """Put what is pending into the index, ids first. Done again after a failure, it writes the same once more."""
         if not self.pending:
             return
-        _write_all(self.ids_file, b"".join(ids for _, ids in self.pending), self.ids * ID_SIZE)
+        ids = self.last.ids_end if self.last is not None else 0
+        _write_all(self.ids_file, b"".join(ids for _, ids in self.pending), ids * ID_SIZE)
         _write_all(self.index, b"".join(frame.entry() for frame, _ in self.pending), self.entries * ENTRY_SIZE)
-        last = self.pending[-1][0]
         self.entries += len(self.pending)
-        self.ids, self.committed = last.ids_before + last.ids, last.end
+        self.last = self.pending[-1][0]
         self.pending.clear()
 
     def rollback(self) -> None:
         """Forget what is pending."""
         os.ftruncate(self.file, self.committed)
-        self.end = self.committed
         self.pending.clear()
 
     def cut_back(self) -> None:
@@ -110,14 +120,17 @@ class Segment:
 
 
 def _open(directory: Path, number: int, flags: int) -> tuple[int, int, int]:
-    """The segment, its index, its ids; the index first."""
+    """The segment, its index, its ids; the index first. What was made goes again where one of them cannot be made."""
     opened: list[int] = []
+    paths = index_path(directory, number), ids_path(directory, number), segment_path(directory, number)
     try:
-        for path in (index_path(directory, number), ids_path(directory, number), segment_path(directory, number)):
+        for path in paths:
             opened.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600))
     except OSError:
-        for file in opened:
+        for path, file in zip(paths, opened, strict=False):
             os.close(file)
+            if flags & os.O_CREAT:
+                path.unlink()
         raise
     index, ids, segment = opened
     return segment, index, ids

@@ -14,6 +14,7 @@ second one succeeds (fsync(2), "Errors"), so a segment that failed is cut to wha
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from penstock.faults import Faults
 from penstock.files import DISK_FULL, make_directory_durably, write_durably
 from penstock.journal.encoding import LEVEL, Lines, frames_of
 from penstock.journal.frames import Place
-from penstock.journal.index import newest_receipt, remove_segment, repair, segment_numbers, segment_path, tidy
+from penstock.journal.index import disk_size, lone_sidecars, newest_receipt, remove_segment, repair, segment_numbers, tidy
 from penstock.journal.segment import Segment
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ class Segments:
     @property
     def place(self) -> Place:
         """Everything before it is on the disk."""
-        segment = self._segment
-        return Place(self._id, segment.number, segment.end) if segment else self._reached
+        *_, last = None, *self._in_hand()
+        return Place(self._id, last.number, last.end) if last is not None else self._reached
 
     def append(self, lines: Lines) -> Place:
         """Write lines, and the place behind them. They are on the disk, and not committed.
@@ -109,7 +110,8 @@ class Segments:
         try:
             while self._spent:
                 self._spent[0].commit()
-                self._spent.pop(0).close()
+                self._spent[0].seal()
+                self._leave_spent()
             if self._segment is not None:
                 self._segment.commit()
         except OSError as error:
@@ -121,14 +123,18 @@ class Segments:
         :raises Unavailable: `journal.disk`: to be called again before anything else.
         """
         try:
-            for segment in (*self._spent, *filter(None, [self._segment])):
-                segment.rollback()
+            while self._spent:
+                self._spent[0].rollback()
+                self._leave_spent()
+            if self._segment is not None:
+                self._segment.rollback()
         except OSError as error:
             raise self._fault(error) from error
 
     def expire(self, before: float, max_size: int, spared: int | None) -> list[int]:
         """Remove the oldest segments: those all of whose events were received before `before` (seconds since 1970), and as many
-        as it takes to get down to `max_size` bytes. The segment that is written to stays, and `spared` with what follows it.
+        as it takes to get down to `max_size` bytes, sidecars included. The segment that is written to stays, and `spared` with
+        what follows it.
 
         :returns: the numbers of those that went.
         :raises Unavailable: `journal.disk`.
@@ -140,14 +146,15 @@ class Segments:
 
     def close(self) -> None:
         """Harmless when not open. Where another run has taken the journal over, what was appended since is nothing."""
-        for segment in (*self._spent, *filter(None, [self._segment])):
-            if segment_numbers(self._directory)[-1:] > [self._last]:
-                tidy(self._directory, segment.number)
+        for segment in self._in_hand():
+            with suppress(OSError):  # whoever opens the journal next does it, too
+                if segment_numbers(self._directory)[-1:] > [self._last]:
+                    tidy(self._directory, segment.number)
             segment.close()
         self._spent, self._segment = [], None
 
     def _take_over(self, place: Place | None) -> str | None:
-        numbers, said = segment_numbers(self._directory), None
+        numbers, alone, said = segment_numbers(self._directory), lone_sidecars(self._directory), None
         if place is not None and place.journal != self._id:
             said = f"the journal in {self._directory} is another one than the pipeline wrote last"
             place = None
@@ -157,8 +164,12 @@ class Segments:
             if place is not None and number > place.segment:
                 remove_segment(self._directory, number)
         kept = [number for number in numbers if place is None or number <= place.segment]
-        self._last = max(kept[-1] if kept else 0, place.segment if place is not None else 0)
-        self._reached = Place(self._id, self._last, 0)
+        for number in alone:
+            if number < max(numbers, default=0):  # a later one may be in the hands of a run that was taken over
+                remove_segment(self._directory, number)
+        reached = max(kept[-1] if kept else 0, place.segment if place is not None else 0)
+        self._last = max(reached, *alone, 0)
+        self._reached = Place(self._id, reached, 0)
         if not kept:
             return said
         for number in kept[:-1]:
@@ -172,37 +183,57 @@ class Segments:
             said = f"the journal in {self._directory} is shorter than the pipeline wrote it"
         return said
 
+    def _in_hand(self) -> list[Segment]:
+        """What is open, oldest first."""
+        return [*self._spent, *filter(None, [self._segment])]
+
     def _segment_for_more(self) -> Segment:
         segment = self._segment
         if segment is not None and segment.end >= self._roll and not segment.pending:
             segment.seal()
-            segment.close()
-            segment = None
-        if segment is None:
-            self._segment = None
-            segment = self._segment = Segment.create(self._directory, self._last + 1)
-            self._last += 1
-        return segment
+            self._leave(segment)
+        while self._segment is None:
+            self._last += 1  # a number that could not be used is not tried again
+            try:
+                self._segment = Segment.create(self._directory, self._last)
+            except FileExistsError:  # made by a run that was taken over, after this one looked
+                continue
+        return self._segment
+
+    def _leave(self, segment: Segment) -> None:
+        """Nothing more is written to it."""
+        self._segment = None
+        if segment.end:
+            self._reached = Place(self._id, segment.number, segment.end)
+        segment.close()
+
+    def _leave_spent(self) -> None:
+        segment = self._spent.pop(0)
+        self._reached = Place(self._id, segment.number, segment.end)
+        segment.close()
 
     def _give_up(self) -> None:
         """Never write to the segment again whose disk failed; a commit may still cover what it held before."""
-        segment, self._segment = self._segment, None
+        segment = self._segment
         if segment is None:
             return
         segment.cut_back()
         if segment.pending:
+            self._segment = None
             self._spent.append(segment)
             return
-        segment.close()
+        self._leave(segment)
         if not segment.end:
-            remove_segment(self._directory, segment.number)
+            with suppress(OSError):  # no place will name it
+                remove_segment(self._directory, segment.number)
 
     def _expire(self, before: float, max_size: int, spared: int | None) -> list[int]:
         numbers = segment_numbers(self._directory)
-        sizes = {number: segment_path(self._directory, number).stat().st_size for number in numbers}
+        first = min((segment.number for segment in self._in_hand()), default=self._reached.segment)
+        sizes = {number: disk_size(self._directory, number) for number in numbers}
         total, gone = sum(sizes.values()), []
         for number in numbers:
-            if number >= self._last or (spared is not None and number >= spared):
+            if number >= first or (spared is not None and number >= spared):
                 break
             if total <= max_size and newest_receipt(self._directory, number) >= before:
                 break
@@ -223,7 +254,7 @@ class Segments:
             "journal.unusable",
             f"the journal cannot be written: {error.strerror}",
             where=str(error.filename or self._directory),
-            help="its directory must belong to the user who runs the pipeline; or `journal: off`",
+            help="`pipe doctor` looks at its directory, which `journal.path` names; `journal: off` keeps none",
         )
 
 
@@ -236,7 +267,7 @@ def _identity(directory: Path) -> str:
     try:
         head = _decode_head(path.read_bytes())
     except FileNotFoundError:
-        make_directory_durably(directory)
+        make_directory_durably(directory, 0o700)
         head = Head(FORMAT, secrets.token_hex(8))
         write_durably(path, msgspec.json.encode(head) + b"\n")
     except msgspec.MsgspecError as error:

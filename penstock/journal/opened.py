@@ -1,0 +1,166 @@
+"""One segment as a reader holds it: its files open, what they held when they were opened. Blocking."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from penstock.errors import EnvironmentFault
+from penstock.journal.frames import ENTRY_SIZE, ID_SIZE, Frame, frame_of
+from penstock.journal.index import frames_in, ids_path, read_entries, segment_path
+from penstock.journal.lines import Line, decode_line
+from penstock.journal.scan import rebuilt
+
+_READ = 1 << 20
+
+
+class Mark(NamedTuple):
+    """The place of a line: what a job notes to go on behind it."""
+
+    segment: int
+    offset: int
+    line: int
+
+
+class Record(NamedTuple):
+    """A line at its place."""
+
+    mark: Mark
+    line: Line
+
+
+class OpenSegment:
+    """A segment, open for reading: retention may remove it meanwhile."""
+
+    def __init__(self, directory: Path, number: int, file: BinaryIO, ids: BinaryIO | None, newest: bool) -> None:
+        import zstandard
+
+        self.directory = directory
+        self.number = number
+        self._file = file
+        self._ids = ids
+        self._newest = newest
+        self._entries = read_entries(directory, number)
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._error: type[Exception] = zstandard.ZstdError
+
+    @classmethod
+    def open(cls, directory: Path, number: int, *, newest: bool) -> OpenSegment | None:
+        """None where retention has removed it.
+
+        :param newest: it may be written to: behind its index lies what is not committed.
+        """
+        try:
+            file = segment_path(directory, number).open("rb")
+        except FileNotFoundError:
+            return None
+        try:
+            ids = ids_path(directory, number).open("rb")
+        except FileNotFoundError:
+            ids = None
+        return cls(directory, number, file, ids, newest)
+
+    def __enter__(self) -> OpenSegment:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        if self._ids is not None:
+            self._ids.close()
+
+    @cached_property
+    def frames(self) -> list[Frame]:
+        """All that are committed, in order."""
+        named = list(frames_in(self._entries or b"", self.number))
+        if self._entries is not None and (self._newest or len(named) * ENTRY_SIZE == len(self._entries)):
+            return named
+        last = named[-1] if named else None
+        return [*named, *(frame for frame, _ in rebuilt(self._file, self.number, last))]
+
+    def records(self, frame: Frame) -> Iterator[Record]:
+        """The lines of a frame.
+
+        :raises EnvironmentFault: `journal.damaged`.
+        """
+        self._file.seek(frame.offset)
+        try:
+            texts = self._decompressor.decompress(self._file.read(frame.length)).split(b"\n")[:-1]
+            for place, text in enumerate(texts):
+                yield Record(Mark(frame.segment, frame.offset, place), decode_line(text))
+        except (self._error, MemoryError, msgspec.MsgspecError) as error:
+            path = segment_path(self.directory, self.number)
+            raise EnvironmentFault(
+                "journal.damaged",
+                f"the journal cannot be read at byte {frame.offset} of {path.name}",
+                where=str(path),
+                why=str(error),
+                help="the file was changed or the disk has lost it: put it back from a backup, or leave its range out",
+            ) from error
+
+    def holding(self, wanted: bytes) -> list[Frame]:
+        """The frames that may hold an event whose id has this digest."""
+        last = self._last_entry()
+        places = None
+        if last is not None and self._ids is not None:
+            places = _places(self._ids, wanted, last)
+        if places is None:
+            return [frame for frame, ids in self._made_anew() if next(_aligned(ids, wanted), None) is not None]
+        found: list[Frame] = []
+        for place in places:
+            frame = self._frame_of(place)
+            if frame not in found[-1:]:
+                found.append(frame)
+        return found
+
+    def _last_entry(self) -> Frame | None:
+        """The frame of the index's last entry; None where the index is torn, or empty, or there is none."""
+        entries = self._entries
+        if not entries or len(entries) % ENTRY_SIZE:
+            return None
+        return frame_of(entries[-ENTRY_SIZE:], self.number)
+
+    def _made_anew(self) -> Iterator[tuple[Frame, bytes]]:
+        """The frames with their ids, from the segment itself, as far as it is committed."""
+        end = self.frames[-1].end if self.frames else 0
+        return rebuilt(self._file, self.number, None, end)
+
+    def _frame_of(self, place: int) -> Frame:
+        """The one that this id belongs to. The index is whole."""
+        entries = self._entries or b""
+
+        def ids_before(number: int) -> int:
+            frame = frame_of(entries[number * ENTRY_SIZE : (number + 1) * ENTRY_SIZE], self.number)
+            return frame.ids_before if frame is not None else 0
+
+        count = range(len(entries) // ENTRY_SIZE)
+        at = bisect_right(count, place, key=ids_before) - 1
+        frame = frame_of(entries[at * ENTRY_SIZE : (at + 1) * ENTRY_SIZE], self.number)
+        if frame is None or not frame.ids_before <= place < frame.ids_end:  # an entry is damaged: one after the other then
+            frame = next(frame for frame in self.frames if frame.ids_before <= place < frame.ids_end)
+        return frame
+
+
+def _places(file: BinaryIO, wanted: bytes, last: Frame) -> list[int] | None:
+    """Where a digest stands among those up to the end of this frame, as numbers; None where these are not what was written."""
+    found: list[int] = []
+    check, at, left = 0, 0, last.ids_end * ID_SIZE
+    file.seek(0)
+    while left and (chunk := file.read(min(left, _READ))):
+        check = crc32(chunk, check)
+        found += [at // ID_SIZE + place for place in _aligned(chunk, wanted)]
+        at, left = at + len(chunk), left - len(chunk)
+    return found if not left and check == last.ids_check else None
+
+
+def _aligned(ids: bytes, wanted: bytes) -> Iterator[int]:
+    at = ids.find(wanted)
+    while at >= 0:
+        if at % ID_SIZE == 0:
+            yield at // ID_SIZE
+        at = ids.find(wanted, at + 1)
