@@ -110,6 +110,18 @@ class JournalReader:
                     if first < record.mark <= last and line.is_event and start <= moment(line) < end:
                         yield Record(record.mark, corrected_line(line, corrected))
 
+    def frames(self, start: float, end: float, *, after: Mark | None = None, share: float = 1.0) -> Iterator[Frame]:
+        """The frames that `range` looks into, for whoever divides its work: each a `range` of its own. From the index alone.
+
+        :param after: those too that hold lines behind this one.
+        """
+        span, first = _span(start, end), after or _FIRST
+        for segment, _ in self._segments(first.segment, _LAST.segment):
+            for frame in segment.frames:
+                if not frame.corrects and first[:2] <= (frame.segment, frame.offset) and frame.time.overlaps(*span):
+                    if is_among(frame, share):
+                        yield frame
+
     def find(self, identity: str) -> Iterator[Record]:
         """Lines of the events with this id, the source's own or the one that `event:` gave, oldest first. Corrections, and what
         replays brought about, are lines of their own.
