@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
@@ -128,6 +128,7 @@ class Recompute:
     """A pipeline's steps, to send past events through. Its calls come one after the other.
 
     :param doubts: by step, why what it makes now may differ from what it made then; told with its trace.
+    :ivar entering: is told the name of each step before `run` runs it.
     :raises PenstockError: where a step refuses its configuration.
     """
 
@@ -137,6 +138,7 @@ class Recompute:
         self.pipeline = pipeline
         self.doubts = doubts or {}
         self.clock = clock
+        self.entering: Callable[[str], None] = nobody
         self.chain = steps.chain
         self._moment, self._preparer = steps.moment, steps.preparer
         self._keys = steps.keys if pipeline.dedup is not None and pipeline.dedup.key is not None else None
@@ -153,7 +155,7 @@ class Recompute:
         :raises Permanent: a line holds no CloudEvent.
         """
         made, events = self._prepared(lines)
-        watch = _Watch(made, self.clock)
+        watch = _Watch(made, self.clock, self.entering)
         self.chain.entering, self.chain.leaving = watch.enter, watch.leave
         try:
             made.outputs, made.routes = await self.chain.run(events, made.tally)
@@ -221,10 +223,12 @@ class _Watch:
 
     made: Recomputed
     clock: Clock
+    told: Callable[[str], None]
     step: str = ""
     begun: float = 0.0
 
     def enter(self, step: str) -> None:
+        self.told(step)
         self.step, self.begun = step, self.clock.monotonic()
 
     def leave(self, step: str, passed: Sequence[Event]) -> None:
