@@ -25,11 +25,8 @@ LONG = 300_000
 def pipe() -> Iterator[tuple[int, int]]:
     reader, writer = os.pipe()
     yield reader, writer
-    for descriptor in (reader, writer):
-        try:
-            os.close(descriptor)
-        except OSError:
-            pass  # the test closed it
+    os.close(reader)
+    os.close(writer)
 
 
 @asynccontextmanager
@@ -73,11 +70,15 @@ def read_lines(reader: int, count: int) -> list[str]:
     return [line[0] if line == line[0] * LONG else line for line in lines]
 
 
-async def test_a_reader_that_has_gone_ends_the_run_cleanly(tmp_path: Path, pipe: tuple[int, int]) -> None:
-    os.close(pipe[0])
-    async with opened(tmp_path, pipe[1]) as sink:
-        with pytest.raises(Fatal) as caught:
-            await sink.write(make_events(1))
+async def test_a_reader_that_has_gone_ends_the_run_cleanly(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # once: the sink opens a descriptor of its own, which may get this number
+    try:
+        async with opened(tmp_path, writer) as sink:
+            with pytest.raises(Fatal) as caught:
+                await sink.write(make_events(1))
+    finally:
+        os.close(writer)
     assert caught.value.code == "sink.stdout_closed"
 
 
