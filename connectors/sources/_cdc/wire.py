@@ -74,6 +74,8 @@ class Wire:
             raise invalid_dsn(WHAT) from None
         except psycopg.Error as error:
             raise classify(error, WHAT) from error
+        except asyncio.CancelledError as error:
+            raise error.with_traceback(None) from None  # its frames hold half a connection, for which a server waits a minute
         return cls(connection)
 
     @property
