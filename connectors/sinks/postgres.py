@@ -2,7 +2,8 @@
 
 Collaborators: `_postgres.config`, `_postgres.events` (what an event asks for), `_postgres.types` and `_postgres.values` (values),
 `_postgres.plan` (order), `_postgres.writer` (statements), `_postgres.table` and `_postgres.create` (the table),
-`_postgres.ledger` (the ledger's schema). Invariants 2, 4, 6, 7, 12 and 13 are enforced there and here.
+`_postgres.ledger` (the ledger's schema), `_postgres.ordering` (which of two rows is the newer). Invariants 2, 4, 6, 7, 12 and 13
+are enforced there and here.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from connectors._postgres import make_session, parse_table
 from connectors.sinks._postgres import ledger
-from connectors.sinks._postgres.config import PostgresSinkConfig, declared_schema, needed_privileges, reading
+from connectors.sinks._postgres.config import PostgresSinkConfig, declared_schema, needed_privileges, order_of, reading
 from connectors.sinks._postgres.create import create, types_of_schema, types_of_values
 from connectors.sinks._postgres.doctor import WHAT, examine
-from connectors.sinks._postgres.events import Asked, Shaping, unfit_for_columns
+from connectors.sinks._postgres.events import Asked, Shaping, refused_without_table, unfit_for_columns
 from connectors.sinks._postgres.keys import check_key
+from connectors.sinks._postgres.order_types import type_for_orders
+from connectors.sinks._postgres.ordering import Ordering, check_order, ordering_of
 from connectors.sinks._postgres.refusals import Outdated
 from connectors.sinks._postgres.rows import Op
 from connectors.sinks._postgres.table import Table, check_columns, check_grants, load, signature_of
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     import psycopg
 
 T = TypeVar("T")
+_Known = tuple[Table | None, Ordering | None]
 
 DEADLINE = 300.0
 """Seconds that one commit may take, waiting for locks included, before its connection is given up and it is tried again."""
@@ -57,6 +61,7 @@ class PostgresSink:
         self._context = context
         self._table = parse_table(config.table)
         self._key = tuple(config.key or ())
+        self._order = order_of(config)
         self._reading = reading(config, context)
         self._schema = declared_schema(config, context)
         self._ledger = LedgerTables(f"{context.pipeline}/{context.component}")
@@ -66,6 +71,19 @@ class PostgresSink:
         self._reads = False
         self._writer: Writer | None = None
         self._shaping: Shaping | None = None
+        self._stale = 0
+
+    @property
+    def overwrites(self) -> bool:
+        """See `Overwriting`: of rows that are only appended, or only ignored, none takes another's place."""
+        config = self._config
+        replaces = config.key is not None and config.on_conflict == "update"
+        return config.order_by is None and (replaces or config.delete is not None or config.truncate is not None)
+
+    @property
+    def stale(self) -> int | None:
+        """See `Overwriting`."""
+        return None if self._order is None else self._stale
 
     async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
         """See `Examined`."""
@@ -76,29 +94,33 @@ class PostgresSink:
 
         :raises Transient: the server is not there.
         :raises EnvironmentFault: `sink.missing_table`, `sink.unknown_column`, `sink.generated_column`, `sink.no_unique_key`,
-            `sink.rules`, `sink.no_grant`, `postgres.refused` or `state.newer`.
+            `sink.order_type`, `sink.tombstones`, `sink.rules`, `sink.no_grant`, `postgres.refused` or `state.newer`.
         """
         await self._session.open()
         try:
-            self._use(await self._session.run(self._prepare))
+            self._use(*await self._session.run(self._prepare))
         except BaseException:
             await self._session.close()
             raise
 
-    def _prepare(self, connection: psycopg.Connection[Any]) -> Table | None:
+    def _prepare(self, connection: psycopg.Connection[Any]) -> _Known:
         ledger.flush_commits(connection)
         table = self._look(connection)
         if table is None and not self._config.create:  # before the ledger's tables: a wrong database stays as it is
             raise self._missing("there is no", "make it, or set create: true to have it made")
         ledger.prepare(connection, self._config.ledger_schema, self._context.faults)
-        return table
+        return self._with_ordering(connection, table)
 
     def _look(self, connection: psycopg.Connection[Any]) -> Table | None:
         table = load(connection, self._table)
         if table is None:
             return None
         config, key = self._config, self._key
-        check_columns(table, (*key, *(config.columns or ())), key, config.on_conflict)
+        wanted = [*key, *(config.columns or ())]
+        if self._order is not None:
+            check_order(table, self._order)
+            wanted.append(self._order.column)
+        check_columns(table, wanted, key, config.on_conflict)
         check_grants(connection, table, needed_privileges(config))
         check_key(connection, table, key, config.on_conflict)
         return table
@@ -106,10 +128,20 @@ class PostgresSink:
     def _missing(self, what: str, help: str) -> EnvironmentFault:
         return EnvironmentFault("sink.missing_table", f"{what} table {self._table} in {WHAT}", help=help)
 
-    def _use(self, table: Table | None) -> None:
+    def _with_ordering(self, connection: psycopg.Connection[Any], table: Table | None) -> _Known:
+        if table is None or self._order is None:
+            return table, None
+        schema = self._config.ledger_schema
+        with ledger.alone(connection, f"penstock ledger {schema}"):
+            return table, ordering_of(connection, table, self._key, self._order, schema)
+
+    def _use(self, table: Table | None, ordering: Ordering | None) -> None:
         if table is not None:
-            self._writer = Writer(table, self._key, self._config.on_conflict)
-            self._shaping = Shaping(table, self._key, self._config.on_conflict)
+            self._writer = Writer(table, self._key, self._config.on_conflict, ordering, self._count_stale)
+            self._shaping = Shaping(table, self._key, self._config.on_conflict, ordering)
+
+    def _count_stale(self, count: int) -> None:
+        self._stale += count
 
     async def close(self) -> None:
         """Close the connections; harmless when not open."""
@@ -216,7 +248,7 @@ class PostgresSink:
         if table is None:
             raise self._missing("somebody has removed", "restore it, or start the pipeline again with create: true")
         unaltered = self._writer is not None and table.is_as(self._writer.table) and why.__cause__ is not None
-        self._use(table)
+        self._use(*self._with_ordering(connection, table))
         return unaltered
 
     async def _shape(self, asked: Sequence[Asked]) -> list[Op]:
@@ -225,7 +257,7 @@ class PostgresSink:
         :raises BatchError: some ask for none.
         """
         if self._shaping is None:
-            self._use(await self._ask(partial(self._create, asked)))
+            self._use(*await self._ask(partial(self._create, asked)))
         ops, failed = self._shaped(asked)
         if failed and self._writer is not None:
             known = self._writer.table
@@ -239,25 +271,26 @@ class PostgresSink:
     def _shaped(self, asked: Sequence[Asked]) -> tuple[list[Op], dict[int, ComponentError]]:
         if self._shaping is not None:
             return self._shaping.shape(asked)
-        failed: dict[int, ComponentError] = {}
-        for place, (kind, content) in enumerate(asked):  # of no event a table could be made
-            if isinstance(content, ComponentError):
-                failed[place] = content
-            elif kind == "put":
-                why = unfit_for_columns(content, self._key)
-                failed[place] = Permanent("sink.unknown_column", f"no table can be made of the event: {why}")
-        return [], failed
+        return [], refused_without_table(asked, self._key, ordered=self._order is not None)
 
-    def _create(self, asked: Sequence[Asked], connection: psycopg.Connection[Any]) -> Table | None:
+    def _create(self, asked: Sequence[Asked], connection: psycopg.Connection[Any]) -> _Known:
         """Make the table; None where no event says of which columns."""
         with ledger.alone(connection, f"penstock table {self._table}"):
             types = self._types_of(asked)
-            if types is None:
-                return self._look(connection)
-            create(connection, self._table, types, self._key)
-            return self._look(connection)
+            if types is not None:
+                create(connection, self._table, types, self._key)
+            table = self._look(connection)
+        return self._with_ordering(connection, table)
 
     def _types_of(self, asked: Sequence[Asked]) -> dict[str, str] | None:
+        types = self._types_of_rows(asked)
+        if types is not None and self._order is not None and (self._order.made or self._schema is None):
+            column = self._order.column
+            orders = [content[column] for _, content in asked if not isinstance(content, ComponentError)]
+            types[column] = type_for_orders(orders)
+        return types
+
+    def _types_of_rows(self, asked: Sequence[Asked]) -> dict[str, str] | None:
         if self._schema is not None:
             return types_of_schema(self._schema, self._config.row_schema or "", self._config.columns, self._key)
         contents = [content for kind, content in asked if kind == "put" and not isinstance(content, ComponentError)]

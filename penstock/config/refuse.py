@@ -34,7 +34,6 @@ SPELLINGS = {
 _LATER = {
     ("effects",): ("`effects`", "leave it out"),
     ("idempotency_key",): ("`idempotency_key`", "leave it out"),
-    ("order_by",): ("`order_by`", "leave it out"),
 }
 _LATER_COMPONENTS = {
     "source": ("http", "kafka", "nats", "postgres", "postgres_cdc", "redis_streams", "s3", "schedule", "sqs"),
@@ -89,7 +88,7 @@ def _refuse_in_entry(document: Document, entry: Any, path: Path) -> Iterator[Con
         return
     inner = [(block, (*path, name)) for name, block in entry.items() if isinstance(block, dict) and name != "set"]
     for block, at in [(entry, path), *inner]:
-        for name in ("effects", "idempotency_key", "order_by"):
+        for name in ("effects", "idempotency_key"):
             if name in block:
                 yield _later(document, (*at, name), *_LATER[(name,)])
                 del block[name]

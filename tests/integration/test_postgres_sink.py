@@ -250,7 +250,7 @@ async def test_job_records_are_kept_and_forgotten(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"order_by": ".n"}, "order_by is not supported yet"),
+        ({"order_by": ".n"}, "order_by needs a key"),
         ({"on_conflict": "update"}, "on_conflict needs a key"),
         ({"delete": ".gone"}, "delete needs a key"),
         ({"key": ["id"], "columns": {"n": ".n"}}, "key names columns that are not under columns: id"),

@@ -99,7 +99,6 @@ def test_state_in_postgresql_is_a_secret_that_nothing_shows_or_stores(load: Load
         ("transforms: [{ jq: ., effects: write }]", 23),
         ("transforms: [{ jq: ., idempotency_key: .id }]", 23),
         ("transforms: [{ http: { url: x } }]", 16),
-        ("sinks: [{ sqlite: { path: a.db, table: t, order_by: .at } }]", 43),
         ("sinks: [{ kafka: {} }]", 11),
     ],
 )

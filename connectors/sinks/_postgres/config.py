@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from connectors._postgres import LONGEST_NAME, PostgresFields, TableField, parse_table
+from connectors.sinks._order import OrderOf, check_order_by, is_program, order_column
 from connectors.sinks._postgres.events import Reading
-from penstock.config.base import DataField, DataProgram
+from connectors.sinks._postgres.ordering import Order
+from penstock.config.base import DataField, DataProgram, Duration
 from penstock.spi import Context
 from registry.files import FileRegistry
 
@@ -44,6 +45,21 @@ class PostgresSinkConfig(PostgresFields):
         description="jq over the data with `$event`: where it holds, the table is truncated.",
         examples=['$event.type | endswith(".truncate")'],
     )
+    order_by: DataField | None = Field(
+        default=None,
+        description="What says which of two events for one key is the newer: a column's name, or jq over the data with `$event`, "
+        "whose value is kept in the column `penstock_order`. An older row or deletion changes nothing, whenever it comes; of two "
+        "with the same order the later arrival counts. Needs `key`.",
+        examples=["$event.time", "updated_at"],
+    )
+    tombstones: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="How long a deletion is remembered, with `order_by`, so that an older row which comes later stays away: "
+        "longer than anything may come late (dead letters, the journal, what a backfill reads). Without it, for good: a row of "
+        "key and order for each key that was deleted.",
+        examples=["90d"],
+    )
     create: bool = Field(
         default=False,
         description="Make the table where it is missing: with the columns and types of `schema`, else with the columns of the "
@@ -63,13 +79,6 @@ class PostgresSinkConfig(PostgresFields):
         "it is missing, and may be shared by pipelines that connect as the same user.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_yet(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and "order_by" in values:
-            raise ValueError("order_by is not supported yet: rows are written in the order in which their events are read")
-        return values
-
     @field_validator("ledger_schema")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
@@ -86,6 +95,9 @@ class PostgresSinkConfig(PostgresFields):
             raise ValueError("on_conflict needs a key; without one, rows are appended")
         if self.key is None and self.delete is not None:
             raise ValueError("delete needs a key: the columns that say which row")
+        check_order_by(self.order_by, self.key, self.on_conflict, self.columns)
+        if self.tombstones is not None and (self.order_by is None or self.delete is None):
+            raise ValueError("tombstones goes with order_by and delete")
         if self.row_schema is not None and not self.create:
             raise ValueError("schema goes with create: true")
         schema, table = parse_table(self.table)
@@ -103,7 +115,17 @@ def needed_privileges(config: PostgresSinkConfig) -> list[str]:
         needed.append("UPDATE")
     if config.delete is not None:
         needed += ["DELETE"] if "SELECT" in needed else ["SELECT", "DELETE"]
-    return [*needed, "TRUNCATE"] if config.truncate is not None else needed
+    if config.truncate is not None:
+        needed += ["TRUNCATE"] if config.order_by is None or "DELETE" in needed else ["DELETE", "TRUNCATE"]
+    return needed
+
+
+def order_of(config: PostgresSinkConfig) -> Order | None:
+    """What orders the rows; None where nothing does."""
+    if config.order_by is None:
+        return None
+    deletes = config.delete is not None or config.truncate is not None
+    return Order(order_column(config.order_by), is_program(config.order_by), deletes, config.tombstones)
 
 
 def reading(config: PostgresSinkConfig, context: Context) -> Reading:
@@ -115,6 +137,7 @@ def reading(config: PostgresSinkConfig, context: Context) -> Reading:
         expressions.fields({name: columns[name] for name in key}, "data") if columns and config.delete else None,
         expressions.program(config.delete, "data") if config.delete else None,
         expressions.program(config.truncate, "data") if config.truncate else None,
+        OrderOf.compile(config.order_by, columns, expressions) if config.order_by else None,
     )
 
 

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from connectors._postgres import LONGEST_NAME
+from connectors.sinks._order import OrderOf
 from connectors.sinks._postgres.create import is_column
+from connectors.sinks._postgres.ordering import Ordering
 from connectors.sinks._postgres.plan import OnConflict
 from connectors.sinks._postgres.rows import Kind, Op, Rows, missing_key
 from connectors.sinks._postgres.table import Table, identity_fault, identity_help, identity_text
@@ -43,9 +45,13 @@ class Reading:
     keys: FieldsProgram | None = None
     delete: Program | None = None
     truncate: Program | None = None
+    order: OrderOf | None = None
 
     def read(self, events: Sequence[Event]) -> list[Asked]:
         """What each event asks for, in order."""
+        return self._read(events) if self.order is None else self.order.add(events, self._read(events))
+
+    def _read(self, events: Sequence[Event]) -> list[Asked]:
         if self.delete is None and self.truncate is None:
             return [("put", content) for content in self._contents(events)]
         asked: list[Asked | None] = [None] * len(events)
@@ -114,12 +120,18 @@ def _object(event: Event) -> Content:
 
 
 class Shaping:
-    """Contents to operations on one table."""
+    """Contents to operations on one table.
 
-    def __init__(self, table: Table, key: Sequence[str], on_conflict: OnConflict) -> None:
+    :param ordering: of its rows, where they have an order.
+    """
+
+    def __init__(self, table: Table, key: Sequence[str], on_conflict: OnConflict, ordering: Ordering | None = None) -> None:
         self._table = table
         self._key = tuple(key)
         self._on_conflict = on_conflict
+        self._order = (ordering.column.name, ordering.parse) if ordering else None
+        self._columns = {**table.columns, ordering.column.name: ordering.column} if ordering else table.columns
+        self._truncations = Rows([ordering.column], (), self._order) if ordering else None
         self._shapes: dict[tuple[str, ...], Rows] = {}
 
     def shape(self, asked: Sequence[Asked]) -> tuple[list[Op], dict[int, ComponentError]]:
@@ -130,7 +142,7 @@ class Shaping:
         first = 0
         for (kind, names), run in groupby(shapes):
             end = first + len(list(run))
-            if kind == "truncate" and names is not None:
+            if kind == "truncate" and names is not None and self._truncations is None:
                 ops.extend(Op(place, kind) for place in range(first, end))
             else:
                 self._convert(first, kind, names, [content for _, content in asked[first:end]], ops, failed)
@@ -152,7 +164,8 @@ class Shaping:
             failed.update((first + n, content) for n, content in enumerate(contents) if isinstance(content, ComponentError))
             return
         try:
-            rows = self._shapes.get(names) or self._learn(names)
+            rows = self._truncations if kind == "truncate" else self._shapes.get(names)
+            rows = rows or self._learn(names)
         except Permanent as error:
             failed.update((first + n, error) for n in range(len(found)))
             return
@@ -178,7 +191,7 @@ class Shaping:
             raise missing_key(missing)
         if len(self._shapes) > _MOST_SHAPES:  # shapes that vary without end: start over instead of growing with the data
             self._shapes.clear()
-        rows = self._shapes[names] = Rows([self._table.columns[name] for name in names], self._key)
+        rows = self._shapes[names] = Rows([self._columns[name] for name in names], self._key, self._order)
         return rows
 
     def _unknown(self, unknown: Sequence[str]) -> Permanent:
@@ -210,3 +223,24 @@ def unfit_for_columns(content: Mapping[str, Any], key: Sequence[str]) -> str | N
         )
     missing = [name for name in key if content.get(name) is None]
     return f"it has no {', '.join(missing)}, the table's key" if missing else None
+
+
+def refused_without_table(asked: Sequence[Asked], key: Sequence[str], *, ordered: bool) -> dict[int, ComponentError]:
+    """Where of no event a table could be made, by index why: there is nothing to put rows into, nor to delete from.
+
+    :param ordered: deletions count for what comes later, and there is no table yet that says of which types their keys are.
+    """
+    failed: dict[int, ComponentError] = {}
+    for place, (kind, content) in enumerate(asked):
+        if isinstance(content, ComponentError):
+            failed[place] = content
+        elif kind == "put":
+            why = unfit_for_columns(content, key)
+            failed[place] = Permanent("sink.unknown_column", f"no table can be made of the event: {why}")
+        elif ordered:  # Invariant 13
+            failed[place] = Permanent(
+                "sink.missing_table",
+                f"the {'deletion' if kind == 'delete' else 'truncation'} cannot be remembered: there is no table yet",
+                help="make the table; or replay the dead letter once there is one",
+            )
+    return failed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from connectors.sinks._postgres.plan import OnConflict, plan
+from connectors.sinks._postgres.plan import Rules, plan
 from connectors.sinks._postgres.refusals import Refused, divided, reason
 from connectors.sinks._postgres.rows import Op
 from connectors.sinks._postgres.statements import Statements
@@ -40,15 +40,15 @@ class Isolation:
         statements: Statements,
         table: Table,
         key: Sequence[str],
-        on_conflict: OnConflict,
+        rules: Rules,
         *,
         checked: bool,
     ) -> None:
         self._connection = connection
         self._statements = statements
         self._table = table
-        self._decided = tuple(key) if on_conflict == "error" else ()
-        self._rules = table.rules(key, on_conflict)
+        self._decided = tuple(key) if rules.on_conflict == "error" else ()
+        self._rules = rules
         self._checked = checked
 
     def refused(self, ops: Sequence[Op]) -> dict[int, Permanent]:
@@ -114,7 +114,7 @@ class Isolation:
     def _try(self, piece: Sequence[Op], *, keep: bool = True) -> Refused | None:
         """Why these are refused at once, undone; None where they are carried out."""
         self._connection.execute(_SAVEPOINT)
-        refusal = None
+        refusal, counted = None, self._statements.counted
         try:
             self._statements.run(plan(piece, self._rules))
             if self._checked:
@@ -123,6 +123,7 @@ class Isolation:
             refusal = error
         if refusal is not None or not keep:
             self._connection.execute(_UNDO)
+            self._statements.uncount(counted)
         self._connection.execute(_KEEP)
         return refusal
 

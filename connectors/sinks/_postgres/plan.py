@@ -3,7 +3,9 @@
 Within a layer no two operations concern one row: of several that do, the last stands for all where it says everything that they
 said. Rows of different keys do not depend on each other, so a layer's deletions come first, then its rows, those of the same
 columns together. Where rows may depend on each other (`Rules.strict`), a deletion behind a row begins a new layer, and so does a
-row of other columns. Rows that are not put together keep their order whatever their columns: an identity column counts them.
+row of other columns. Where rows have an order, what is older than another operation on its key in the layer is left out, and
+counted: it would lose against that one, or against what that one loses to. Rows that are not put together keep their order
+whatever their columns: an identity column counts them.
 """
 
 from __future__ import annotations
@@ -26,19 +28,25 @@ class Rules:
     :ivar keyed: rows are identified by a key.
     :ivar strict: two rows may have the same key though its texts differ (numerics, case-insensitive text), or a row's deletion
         reaches others (a foreign key of the table to itself).
+    :ivar ordered: of two operations on one row the older loses, whenever it comes; of two with the same order the former.
     """
 
     keyed: bool
     on_conflict: OnConflict
     strict: bool = False
+    ordered: bool = False
 
 
 @dataclass(slots=True)
 class Layer:
-    """Deletions, then rows in groups of the same columns."""
+    """Deletions, then rows in groups of the same columns.
+
+    :ivar stale: operations that were left out, being older than others.
+    """
 
     deletes: Sequence[Op] = ()
     puts: Sequence[Sequence[Op]] = ()
+    stale: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +62,13 @@ Step = Layer | Truncation
 def plan(ops: Iterable[Op], rules: Rules) -> list[Step]:
     """The steps, in order."""
     steps: list[Step] = []
-    layer = _Collecting(rules)
+    collecting = _CollectingNewest if rules.ordered else _Collecting
+    layer = collecting(rules)
     for op in ops:
         if op.kind != "truncate" and layer.take(op):
             continue
         steps.extend(layer.closed())
-        layer = _Collecting(rules)
+        layer = collecting(rules)
         if op.kind == "truncate":
             steps.append(Truncation(op))
         else:
@@ -75,6 +84,7 @@ class _Collecting:
         self._deletes: dict[tuple[str | None, ...], Op] = {}
         self._puts: dict[tuple[str | None, ...], Op] = {}
         self._all: list[Op] = []
+        self._stale = 0
         self._names: tuple[str, ...] | None = None
 
     def take(self, op: Op) -> bool:
@@ -111,10 +121,19 @@ class _Collecting:
 
     def closed(self) -> list[Layer]:
         puts = self._gathered() if self._folds else [list(run) for _, run in groupby(self._all, attrgetter("names"))]
-        return [Layer(list(self._deletes.values()), puts)] if puts or self._deletes else []
+        return [Layer(list(self._deletes.values()), puts, self._stale)] if puts or self._deletes else []
 
     def _gathered(self) -> list[list[Op]]:
         puts: dict[tuple[str, ...], list[Op]] = {}
         for op in self._puts.values():
             puts.setdefault(op.names, []).append(op)
         return list(puts.values())
+
+
+class _CollectingNewest(_Collecting):
+    def take(self, op: Op) -> bool:
+        latest = self._puts.get(op.key) or self._deletes.get(op.key)
+        if latest is not None and op.order < latest.order:
+            self._stale += 1
+            return True
+        return super().take(op)

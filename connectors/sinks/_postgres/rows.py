@@ -6,7 +6,7 @@ Source: PostgreSQL manual, COPY, "Text Format".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
 from typing import Any, Literal
@@ -53,8 +53,10 @@ class Op(msgspec.Struct, frozen=True, order=True, gc=False):
     """What an event asks of the table.
 
     :ivar event: index of the event in its batch.
-    :ivar names: the columns of `row`; a deletion's are those of the key.
+    :ivar names: the columns of `row`; a deletion's are those of the key, and the order's, where rows have one; a truncation's the
+        latter alone, or none.
     :ivar key: the key's texts; empty without one.
+    :ivar order: what compares with that of other operations; None where rows have none.
     """
 
     event: int
@@ -62,18 +64,23 @@ class Op(msgspec.Struct, frozen=True, order=True, gc=False):
     names: tuple[str, ...] = ()
     row: Row = ()
     key: tuple[str | None, ...] = ()
+    order: Any = None
 
 
 class Rows:
     """Converts rows of one shape: the same columns in the same order. Remembers what each combination of classes needs.
 
     :param key: columns that identify a row, all among these.
+    :param order: the column that orders rows of one key, with what compares its texts (raises `Unfit`).
     """
 
-    def __init__(self, columns: Sequence[Column], key: Sequence[str]) -> None:
+    def __init__(
+        self, columns: Sequence[Column], key: Sequence[str], order: tuple[str, Callable[[str], Any]] | None = None
+    ) -> None:
         self.names = tuple(column.name for column in columns)
         self._columns = tuple(columns)
         self._key = tuple(self.names.index(name) for name in key)
+        self._order = None if order is None else (self.names.index(order[0]), order[1])
         self._plans: dict[tuple[type, ...], list[tuple[int, Convert]]] = {}
 
     def convert_all(self, first: int, kind: Kind, contents: Sequence[Mapping[str, Any]]) -> list[Op]:
@@ -90,7 +97,12 @@ class Rows:
             if any(None in part for part in parts):
                 raise Unfit("a key is missing")
             keys = zip(*parts, strict=True)
-        return list(map(Op, count(first), repeat(kind), repeat(self.names), zip(*columns, strict=True), keys))
+        rows = zip(*columns, strict=True)
+        if self._order is None:
+            return list(map(Op, count(first), repeat(kind), repeat(self.names), rows, keys))
+        place, parse = self._order
+        orders = [parse(text) for text in columns[place] if text is not None]
+        return list(map(Op, count(first), repeat(kind), repeat(self.names), rows, keys, orders))
 
     @staticmethod
     def _column(column: Column, values: Sequence[Any]) -> Sequence[str | None]:
@@ -104,7 +116,7 @@ class Rows:
     def convert(self, index: int, kind: Kind, values: Sequence[Any]) -> Op:
         """The event's operation.
 
-        :raises Permanent: `sink.value`, naming the column; `sink.missing_key`.
+        :raises Permanent: `sink.value`, naming the column; `sink.missing_key`; `sink.order`.
         """
         classes = tuple(map(type, values))
         steps = self._plans.get(classes)
@@ -115,15 +127,20 @@ class Rows:
         try:
             for place, function in steps:
                 row[place] = function(row[place])
+            order = None
+            if self._order is not None:
+                place, parse = self._order
+                order = parse(row[place])
         except Unfit as error:
-            raise refused_value(self.names[place], error) from error
+            of_order = self._order is not None and place == self._order[0]
+            raise refused_value(self.names[place], error, "sink.order" if of_order else "sink.value") from error
         if not self._key:
-            return Op(index, kind, self.names, row)
+            return Op(index, kind, self.names, row, order=order)
         key = tuple([row[place] for place in self._key])
         if None in key:
             missing = [self.names[place] for place in self._key if row[place] is None]
             raise missing_key(missing)
-        return Op(index, kind, self.names, row, key)
+        return Op(index, kind, self.names, row, key, order)
 
     def _plan(self, classes: tuple[type, ...]) -> list[tuple[int, Convert]]:
         if len(self._plans) > _MOST:  # classes that vary in every column: start over instead of growing with the data
@@ -136,9 +153,9 @@ class Rows:
         return steps
 
 
-def refused_value(column: str, error: Unfit) -> Permanent:
+def refused_value(column: str, error: Unfit, code: str = "sink.value") -> Permanent:
     """The event's error."""
-    return Permanent("sink.value", f"column {column}: {error.message}", help=error.help)
+    return Permanent(code, f"column {column}: {error.message}", help=error.help)
 
 
 def missing_key(names: Sequence[str]) -> Permanent:

@@ -11,7 +11,7 @@ Source: PostgreSQL manual, COPY, INSERT ("ON CONFLICT Clause"), SET CONSTRAINTS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,19 @@ class Statements:
         self._on_conflict = on_conflict
         self._conflicts = bool(key) and on_conflict != "error"
         self._unaltered = unaltered
+
+    @property
+    def stale(self) -> int:
+        """Operations that were not applied, for what is there is newer. Known once everything is carried out."""
+        return 0
+
+    @property
+    def counted(self) -> int:
+        """A mark for `uncount`."""
+        return 0
+
+    def uncount(self, mark: int) -> None:
+        """What was counted since that mark is undone."""
 
     def run(self, steps: Sequence[Step]) -> None:
         """:raises Refused: one of the operations.
@@ -138,13 +151,14 @@ class Statements:
             with self._blaming(ops):
                 self._copy(names, [ops[start : start + _ROWS_AT_ONCE] for start in range(0, len(ops), _ROWS_AT_ONCE)])
             return
+        self._execute(self._insertion(names), len(names), ops)
+
+    def _insertion(self, names: tuple[str, ...]) -> str:
         columns, found = quoted_list(names), self._found(names)
         values = ", ".join(f"c{place}{column.cast}" for place, column in enumerate(found))
-        self._execute(
+        return (
             f"INSERT INTO {self._table.sql} ({columns}) {overriding_of(found)}"  # noqa: S608 - names are quoted
-            f"SELECT {values} FROM {_unnest(found)}{self._clause(names)}",
-            len(names),
-            ops,
+            f"SELECT {values} FROM {unnest(found)}{self._clause(names)}"
         )
 
     def _clause(self, names: tuple[str, ...]) -> str:
@@ -165,21 +179,32 @@ class Statements:
         table, found = self._table.sql, self._found(names)
         same = self._same({name: (f"c{place}", self._table.columns[name]) for place, name in enumerate(names)})
         assigned = ", ".join(f"{quoted(name)} = k.c{names.index(name)}{self._cast(name)}" for name in self._updated(names))
-        update = f"UPDATE {table} AS t SET {assigned} FROM k WHERE {same} RETURNING 1" if assigned else ""  # noqa: S608 - as above
+        may, stays = self._conditions(names)
+        update = f"UPDATE {table} AS t SET {assigned} FROM k WHERE {same}{may} RETURNING 1" if assigned else ""  # noqa: S608 - as above
         with self._blaming(ops):
             rows = self._ask(
-                f"WITH k AS MATERIALIZED (SELECT * FROM {_unnest(found, ordinality=True)})"  # noqa: S608 - as above
+                f"WITH k AS MATERIALIZED (SELECT * FROM {unnest(found, ordinality=True)})"  # noqa: S608 - as above
                 f"{f', u AS ({update})' if update else ''} "
-                f"SELECT k.n, {'(SELECT pg_catalog.count(*) FROM u)' if update else '0'} FROM k JOIN {table} AS t ON {same}",
+                f"SELECT k.n, {'(SELECT pg_catalog.count(*) FROM u)' if update else '0'}, {stays} "
+                f"FROM k JOIN {table} AS t ON {same}",
                 len(names),
                 ops,
             ).fetchall()
-        if update and rows and rows[0][1] != len(rows):  # two texts of a key; or it was just deleted, or is hidden
+        stale = sum(stays for _, _, stays in rows)
+        if update and rows and rows[0][1] != len(rows) - stale:  # two texts of a key; or it was just deleted, or is hidden
             if len(ops) > 1:
                 raise Refused(None, None)
             return ops
-        there = {number for number, _ in rows}
+        self._left(stale)
+        there = {number for number, *_ in rows}
         return [op for number, op in enumerate(ops, 1) if number not in there]
+
+    def _conditions(self, names: Sequence[str]) -> tuple[str, str]:
+        """Of a row of the table, t, and one of the parameters, k: what more it takes to update it, and that it stays as it is."""
+        return "", "false"
+
+    def _left(self, count: int) -> None:
+        """So many operations were not applied."""
 
     def _copy(self, names: Sequence[str], parts: Iterable[Sequence[Op]]) -> None:
         statement = f"COPY {self._table.sql} ({quoted_list(names)}) FROM STDIN"
@@ -199,7 +224,7 @@ class Statements:
             statement = f"DELETE FROM {table} WHERE {quoted(*self._key)} {self._equals(found[0])} ANY ($1::{found[0].parameter})"  # noqa: S608 - as above
         else:
             same = self._same({column.name: (f"c{place}", column) for place, column in enumerate(found)})
-            statement = f"DELETE FROM {table} AS t USING {_unnest(found)} WHERE {same}"  # noqa: S608 - as above
+            statement = f"DELETE FROM {table} AS t USING {unnest(found)} WHERE {same}"  # noqa: S608 - as above
         self._execute(statement, len(found), ops)
 
     # ---- parts of statements
@@ -210,7 +235,7 @@ class Statements:
     def _cast(self, name: str) -> str:
         return self._table.columns[name].cast
 
-    def _same(self, places: dict[str, tuple[str, Column]]) -> str:
+    def _same(self, places: Mapping[str, tuple[str, Column]]) -> str:
         """That a row of the table, t, has the key of one of the parameters', k."""
         parts = [(name, *places[name]) for name in self._key]
         return " AND ".join(f"t.{quoted(name)} {self._equals(column)} k.{place}{column.cast}" for name, place, column in parts)
@@ -223,7 +248,10 @@ class Statements:
         for start in range(0, max(len(ops), 1), _ROWS_AT_ONCE):
             some = ops[start : start + _ROWS_AT_ONCE]
             with self._blaming(some):
-                self._ask(statement, width, some)
+                self._sent(self._ask(statement, width, some), some)
+
+    def _sent(self, cursor: psycopg.RawCursor[Any], ops: Sequence[Op]) -> None:
+        """A statement of these operations is on its way; its answer may not be there yet."""
 
     def _ask(self, statement: str, width: int, ops: Sequence[Op]) -> psycopg.RawCursor[Any]:
         from psycopg import RawCursor
@@ -244,7 +272,7 @@ def _names_of_rows(steps: Sequence[Step]) -> tuple[str, ...] | None:
     return steps[0].puts[0][0].names
 
 
-def _unnest(columns: Sequence[Column], *, ordinality: bool = False) -> str:
+def unnest(columns: Sequence[Column], *, ordinality: bool = False) -> str:
     """Rows of columns c0, c1, … from parameters; with `ordinality` n, their number from 1 on."""
     parameters = ", ".join(f"${place}::{column.parameter}" for place, column in enumerate(columns, 1))
     names = [*(f"c{place}" for place in range(len(columns))), *(["n"] if ordinality else [])]

@@ -121,13 +121,13 @@ class Table:
         """Whether nothing was altered in between."""
         return (self.oid, self.signature, self.row_security) == (other.oid, other.signature, other.row_security)
 
-    def rules(self, key: Sequence[str], on_conflict: OnConflict) -> Rules:
+    def rules(self, key: Sequence[str], on_conflict: OnConflict, *, ordered: bool = False) -> Rules:
         """How operations on it may be put together."""
         plain = all(
             self.columns[name].oid in _ONE_TEXT or (self.columns[name].oid in _TEXTS and name not in self.collated)
             for name in key
         )
-        return Rules(bool(key), on_conflict, strict=self.dependent or not plain)
+        return Rules(bool(key), on_conflict, strict=self.dependent or not plain, ordered=ordered)
 
 
 def load(connection: psycopg.Connection[Any], name: TableName) -> Table | None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from connectors.sinks._postgres.isolation import Isolation
+from connectors.sinks._postgres.ordered import OrderedStatements
+from connectors.sinks._postgres.ordering import Ordering
 from connectors.sinks._postgres.plan import OnConflict, plan
 from connectors.sinks._postgres.refusals import Outdated, Refused
 from connectors.sinks._postgres.rows import Op
@@ -26,13 +28,26 @@ _IDLE = 0
 
 
 class Writer:
-    """Writes to one table. Holds nothing of a connection."""
+    """Writes to one table. Holds nothing of a connection.
 
-    def __init__(self, table: Table, key: Sequence[str], on_conflict: OnConflict) -> None:
+    :param ordering: of its rows, where they have an order.
+    :param stale: told after each commit how many operations changed nothing, being older than what is there.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        key: Sequence[str],
+        on_conflict: OnConflict,
+        ordering: Ordering | None = None,
+        stale: Callable[[int], None] = lambda count: None,
+    ) -> None:
         self.table = table
         self._key = tuple(key)
         self._on_conflict = on_conflict
-        self._rules = table.rules(key, on_conflict)
+        self._ordering = ordering
+        self._stale = stale
+        self._rules = table.rules(key, on_conflict, ordered=ordering is not None)
 
     @property
     def divides(self) -> bool:
@@ -45,7 +60,7 @@ class Writer:
         :returns: False where something is refused, or the table was altered: nothing was written, and `write` says why.
         :raises psycopg.Error: anything that is neither.
         """
-        statements = Statements(connection, self.table, self._key, self._on_conflict, unaltered=False)
+        statements = self._statements(connection, unaltered=False)
         try:
             with _ended(connection):
                 statements.begin_and_run(plan(ops, self._rules) for ops in parts)
@@ -53,6 +68,7 @@ class Writer:
                 statements.commit()
         except (Refused, Outdated):
             return False
+        self._stale(statements.stale)
         return True
 
     def write(
@@ -70,7 +86,7 @@ class Writer:
         :raises Outdated: the table was altered, or a statement is wrong as it would be then.
         :raises psycopg.Error: anything that is not an event's fault.
         """
-        statements = Statements(connection, self.table, self._key, self._on_conflict, unaltered=unaltered)
+        statements = self._statements(connection, unaltered=unaltered)
         try:
             with _transaction(connection):
                 statements.run(plan(ops, self._rules))
@@ -81,7 +97,13 @@ class Writer:
             if unaltered:
                 self._check_statements(connection, statements, ops, refusal)
             return self._isolate(connection, statements, ops, then)
+        self._stale(statements.stale)
         return {}
+
+    def _statements(self, connection: psycopg.Connection[Any], *, unaltered: bool) -> Statements:
+        if self._ordering is not None:
+            return OrderedStatements(connection, self.table, self._key, self._ordering, unaltered=unaltered)
+        return Statements(connection, self.table, self._key, self._on_conflict, unaltered=unaltered)
 
     def _check_statements(
         self, connection: psycopg.Connection[Any], statements: Statements, ops: Sequence[Op], refusal: Refused
@@ -114,7 +136,8 @@ class Writer:
     ) -> dict[int, ComponentError] | None:
         """:returns: None where only the check at the end refuses. Empty where all is written: nothing was wrong but the order."""
         with _transaction(connection):
-            isolation = Isolation(connection, statements, self.table, self._key, self._on_conflict, checked=checked)
+            statements.uncount(0)
+            isolation = Isolation(connection, statements, self.table, self._key, self._rules, checked=checked)
             refused: dict[int, ComponentError] = dict(isolation.refused(ops))
             if refused:
                 return refused
@@ -126,6 +149,7 @@ class Writer:
                 return None
             then()
             statements.commit()
+        self._stale(statements.stale)
         return refused
 
 
