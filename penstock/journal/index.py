@@ -14,7 +14,7 @@ from typing import IO
 from zlib import crc32
 
 from penstock.journal.frames import ENTRY_SIZE, ID_SIZE, Frame, frame_of
-from penstock.journal.scan import rebuilt
+from penstock.journal.scan import is_frame, rebuilt
 
 SUFFIX = ".jsonl.zst"
 _INDEX, _IDS = ".index", ".ids"
@@ -95,10 +95,10 @@ def repair(directory: Path, number: int, end: int | None) -> list[Frame]:
     """
     size = segment_path(directory, number).stat().st_size
     named = [frame for frame in read_index(directory, number) if frame.end <= (size if end is None else min(end, size))]
-    if named and not has_ids(directory, named[-1]):
-        named = []
-    last = named[-1] if named else None
     with segment_path(directory, number).open("rb") as segment:
+        if named and not (has_ids(directory, named[-1]) and is_frame(segment, named[-1])):
+            named = []
+        last = named[-1] if named else None
         more = list(rebuilt(segment, number, last, end))
     _overwrite(ids_path(directory, number), (last.ids_end if last else 0) * ID_SIZE, b"".join(ids for _, ids in more))
     _overwrite(index_path(directory, number), len(named) * ENTRY_SIZE, b"".join(frame.entry() for frame, _ in more))

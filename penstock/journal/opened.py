@@ -78,10 +78,21 @@ class OpenSegment:
     def frames(self) -> list[Frame]:
         """All that are committed, in order."""
         named = list(frames_in(self._entries or b"", self.number))
-        if self._entries is not None and (self._newest or len(named) * ENTRY_SIZE == len(self._entries)):
+        if self._entries is not None and len(named) * ENTRY_SIZE == len(self._entries):
             return named
         last = named[-1] if named else None
-        return [*named, *(frame for frame, _ in rebuilt(self._file, self.number, last))]
+        return [*named, *(frame for frame, _ in rebuilt(self._file, self.number, last, self._known_end()))]
+
+    def _known_end(self) -> int | None:
+        """Behind it may lie what is not committed; None: all of the segment is."""
+        if not self._newest or self._entries is None:
+            return None
+        last = len(self._entries) // ENTRY_SIZE - 1
+        return next((frame.end for number in range(last, -1, -1) if (frame := self._entry(number))), 0)
+
+    def _entry(self, number: int) -> Frame | None:
+        """None where it is torn."""
+        return frame_of((self._entries or b"")[number * ENTRY_SIZE : (number + 1) * ENTRY_SIZE], self.number)
 
     def records(self, frame: Frame) -> Iterator[Record]:
         """The lines of a frame.
@@ -113,37 +124,28 @@ class OpenSegment:
             return [frame for frame, ids in self._made_anew() if next(_aligned(ids, wanted), None) is not None]
         found: list[Frame] = []
         for place in places:
-            frame = self._frame_of(place)
-            if frame not in found[-1:]:
-                found.append(frame)
+            if not found or place >= found[-1].ids_end:
+                found += self._frame_of(place)
         return found
 
     def _last_entry(self) -> Frame | None:
         """The frame of the index's last entry; None where the index is torn, or empty, or there is none."""
-        entries = self._entries
-        if not entries or len(entries) % ENTRY_SIZE:
-            return None
-        return frame_of(entries[-ENTRY_SIZE:], self.number)
+        count, rest = divmod(len(self._entries or b""), ENTRY_SIZE)
+        return self._entry(count - 1) if count and not rest else None
 
     def _made_anew(self) -> Iterator[tuple[Frame, bytes]]:
         """The frames with their ids, from the segment itself, as far as it is committed."""
         end = self.frames[-1].end if self.frames else 0
         return rebuilt(self._file, self.number, None, end)
 
-    def _frame_of(self, place: int) -> Frame:
-        """The one that this id belongs to. The index is whole."""
-        entries = self._entries or b""
-
-        def ids_before(number: int) -> int:
-            frame = frame_of(entries[number * ENTRY_SIZE : (number + 1) * ENTRY_SIZE], self.number)
-            return frame.ids_before if frame is not None else 0
-
-        count = range(len(entries) // ENTRY_SIZE)
-        at = bisect_right(count, place, key=ids_before) - 1
-        frame = frame_of(entries[at * ENTRY_SIZE : (at + 1) * ENTRY_SIZE], self.number)
-        if frame is None or not frame.ids_before <= place < frame.ids_end:  # an entry is damaged: one after the other then
-            frame = next(frame for frame in self.frames if frame.ids_before <= place < frame.ids_end)
-        return frame
+    def _frame_of(self, place: int) -> list[Frame]:
+        """The one that this id belongs to."""
+        entries = range(len(self._entries or b"") // ENTRY_SIZE)
+        at = bisect_right(entries, place, key=lambda number: frame.ids_before if (frame := self._entry(number)) else 0) - 1
+        frame = self._entry(at)
+        if frame is not None and frame.ids_before <= place < frame.ids_end:
+            return [frame]
+        return [frame for frame in self.frames if frame.ids_before <= place < frame.ids_end]  # an entry is damaged
 
 
 def _places(file: BinaryIO, wanted: bytes, last: Frame) -> list[int] | None:

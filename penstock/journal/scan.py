@@ -54,6 +54,13 @@ def _frame_at(file: BinaryIO, decompressor: zstandard.ZstdDecompressionObj, erro
     return length - len(decompressor.unused_data), b"".join(parts)
 
 
+def is_frame(file: BinaryIO, frame: Frame) -> bool:
+    """Whether the segment has this frame where an index says it has."""
+    for end, text in scan(file, frame.offset, frame.end):
+        return end == frame.end and text.count(b"\n") == frame.lines
+    return False
+
+
 def rebuilt(file: BinaryIO, number: int, last: Frame | None, end: int | None = None) -> Iterator[tuple[Frame, bytes]]:
     """The frames behind `last`, each with its ids, from the segment itself. Stops where `scan` does, and before what is no frame
     of a journal.
