@@ -1,6 +1,6 @@
 """The one table of built-in components, as lazy strings, so that `pipe --help` imports no client library.
 
-It is also the only place where `penstock` names the outer rooms (registry, transforms, connectors, dlq).
+It is also the only place where `penstock` names the outer rooms (registry, transforms, connectors, dlq, backfill).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ ROOMS = {
     "fingerprint": "dlq.fingerprint:fingerprint",
     "dlq": "dlq.queue:DeadLetterQueue",
     "replay": "dlq.replay:replay",
+    "backfill": "backfill.desk:Desk",
 }
 """What the core needs of the outer rooms, by the name it asks for."""
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -14,6 +11,7 @@ import click
 from penstock.cli import complete
 from penstock.cli.lazy import TEXT, Settings, Verb, pass_settings
 from penstock.cli.project import find_stores
+from penstock.cli.sender import sender
 from penstock.cli.signal_lines import answer_lines, signal_document, signal_lines
 from penstock.cli.stores import StoreRef, if_it_ran, telling
 from penstock.cli.terminal import Terminal
@@ -135,7 +133,7 @@ async def _sent(ref: StoreRef, kind: str, send: Send, wait: bool, clock: Clock) 
         if pid is None:
             _refuse_unknown(ref, kind)
         before = await store.signals.paused()
-        identity = await send(store.signals, _sender())
+        identity = await send(store.signals, sender())
         record = await _answered(store.signals, identity, clock, PATIENCE if wait and pid is not None else 0.0)
         return Sent(record, pid, before)
 
@@ -167,14 +165,6 @@ def _refuse_unknown(ref: StoreRef, kind: str) -> None:
             f"{ref.pipeline}: nobody takes {kind!r}",
             why=f"the source {ref.source} takes {takes}; every pipeline takes {PAUSE} and {RESUME}",
         )
-
-
-def _sender() -> str:
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):  # a user id that no name belongs to, as in some containers
-        name = f"uid {os.getuid()}"
-    return f"{name}@{socket.gethostname()}"
 
 
 def _list(settings: Settings, pipeline: str, as_json: bool) -> int:

@@ -1,0 +1,113 @@
+"""What the command asks of backfills: `Desk`, over one pipeline and its state store."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backfill.job import Carrying, create, request_of, result_of
+from backfill.page import page
+from backfill.rehearsal import KnownVersion, Rehearsal, event_filter
+from backfill.report import About, document
+from backfill.request import Request
+from penstock.clock import Clock
+from penstock.config.model import Pipeline
+from penstock.config.stored import Around
+from penstock.engine.pool import without_ends
+from penstock.engine.versions import load_stored
+from penstock.errors import UsageError
+from penstock.journal.lines import VERSION_DIGITS
+from penstock.state.job_records import Job
+from penstock.state.records import Version
+from penstock.state.store import StateStore
+
+FEW = 20_000
+"""Events for which one worker process is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Backfills of one pipeline.
+
+    :ivar around: where stored versions are brought back to life; `around.today` is the pipeline as its file has it.
+    """
+
+    store: StateStore
+    around: Around
+    journal: Path
+    clock: Clock
+
+    async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str) -> Job:
+        """Store a dry run or a shadow.
+
+        :param steps: the pipeline whose steps are tried.
+        :param asked: fields of `backfill.request.Request`, but for the version.
+        :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`.
+        """
+        request = Request(version=steps.version, **asked)
+        if not request.start < request.end:
+            raise UsageError("backfill.empty_range", "--from must be before --to", help="a range is half-open: [from, to)")
+        event_filter(request.filter)
+        return await create(self.store.jobs, request, by)
+
+    async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job:
+        """Do it, or go on with it. As it stands when it is done, paused or cancelled.
+
+        :param concurrency: worker processes; 0: none, None: as many as there is work for.
+        :param tell: is shown the job now and then.
+        :raises UsageError: `backfill.changed`, these are not the steps that it began with.
+        :raises PenstockError: what it failed with.
+        """
+        request = request_of(job)
+        if steps.version != request.version:
+            raise UsageError(
+                "backfill.changed",
+                f"job {job.id} began with the steps of version {request.version[:VERSION_DIGITS]}, which is another one",
+                help="put the file back as it was, or start another backfill",
+            )
+        versions = self._known(await self.store.versions()) if request.mode == "shadow" else {}
+        rehearsal = Rehearsal(steps.worker_memory, without_ends(steps), request, self.journal, versions)
+        size = concurrency if concurrency is not None else self._size(rehearsal)
+        return await Carrying(self.store.jobs, rehearsal, size, self.clock, random.Random(), tell).carry_out(job)
+
+    def report(self, job: Job) -> dict[str, Any]:
+        """What it has come to so far."""
+        today = self.around.today
+        name = today.name if today is not None else self.around.file.stem
+        return document(About(job=job.id, pipeline=name, state=job.state, request=request_of(job)), result_of(job))
+
+    def page(self, job: Job) -> str:
+        """The report as HTML."""
+        return page(self.report(job))
+
+    def against(self, job: Job) -> str:
+        """The file or version whose steps it tries; empty: the pipeline's own file."""
+        return request_of(job).against
+
+    def _known(self, versions: Sequence[Version]) -> dict[str, KnownVersion | str]:
+        """The versions that may have handled events. What cannot be built is told where an event asks for it."""
+        known: dict[str, KnownVersion | str] = {}
+        today = self.around.today
+        for version in versions:
+            name = version.version[:VERSION_DIGITS]
+            if today is not None and today.version == version.version:
+                known[name] = KnownVersion(without_ends(today), {})
+                continue
+            try:
+                stored = load_stored(version, self.around)
+            except UsageError as error:
+                known[name] = f"its version {name} cannot be built any more: {error.why}"
+            else:
+                known[name] = KnownVersion(without_ends(stored.pipeline), dict(stored.doubts))
+        return known
+
+    def _size(self, rehearsal: Rehearsal) -> int:
+        from penstock.journal.reader import JournalReader
+
+        request = rehearsal.request
+        count = JournalReader(self.journal).count(request.start, request.end)
+        return 1 if min(count, request.limit or count) <= FEW else os.cpu_count() or 1

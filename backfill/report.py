@@ -1,0 +1,121 @@
+"""The report of a backfill: one document, which `--json` prints, and the terminal and the page show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from backfill.comparison import Cause, Comparison
+from backfill.request import Request, Result
+from penstock.clock import rfc3339
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What a report is about, besides its result.
+
+    :ivar job: its id; `state`: how far it is.
+    :ivar version: of the steps that ran.
+    """
+
+    job: str
+    pipeline: str
+    state: str
+    request: Request
+
+
+def document(about: About, result: Result) -> dict[str, Any]:
+    """Plain JSON values. Counts are of events that were looked at; `estimate` is what the whole range would come to."""
+    request = about.request
+    said: dict[str, Any] = {
+        "job": about.job,
+        "pipeline": about.pipeline,
+        "mode": request.mode,
+        "state": about.state,
+        "from": rfc3339(request.start),
+        "to": rfc3339(request.end),
+        "version": request.version,
+        "against": request.against,
+        "filter": request.filter,
+        "ignore": list(request.ignore),
+        "read": result.read,
+        "in_range": result.total,
+        "left_out": result.left_out,
+        "delivered": result.delivered,
+        "filtered": result.filtered,
+        "deduplicated": result.deduplicated,
+        "dead_lettered": result.dead_lettered,
+        "outputs": result.outputs,
+        "seconds": round(result.seconds, 3),
+        "events_per_second": round(result.read / result.seconds) if result.seconds else 0,
+        "sinks": dict(sorted(result.sinks.items())),
+        "steps": [_step(name, result) for name in result.steps],
+        "letters": [msgspec.to_builtins(group) for group in sorted(result.letters.values(), key=lambda group: -group.count)],
+        "other_letters": result.other_letters,
+        "samples": [{**msgspec.to_builtins(sample), "output": msgspec.json.decode(sample.output)} for sample in result.samples],
+        "estimate": _estimate(result),
+    }
+    if result.comparison is not None:
+        said["comparison"] = _comparison(result.comparison)
+        said["unlike"] = dict(result.unlike)
+        said["verdict"] = verdict(result)
+    return said
+
+
+def verdict(result: Result) -> str:
+    """Of a shadow: `clean`, `different`, or `nothing` where no event was compared."""
+    comparison = result.comparison
+    if comparison is None or not comparison.events:
+        return "nothing"
+    return "clean" if comparison.clean and not result.unlike else "different"
+
+
+def _step(name: str, result: Result) -> dict[str, Any]:
+    flow = result.steps[name]
+    each = flow.seconds / flow.taken * 1e6 if flow.taken else 0.0
+    return {
+        "name": name,
+        "in": flow.taken,
+        "out": flow.made,
+        "failed": flow.failed,
+        "skipped": flow.skipped,
+        "microseconds_per_event": round(each, 1),
+    }
+
+
+def _estimate(result: Result) -> dict[str, Any]:
+    """What the whole range would come to, where a part of it was looked at."""
+    share = result.total / result.read if result.read else 0.0
+    share = max(share, 1.0) if result.read else 0.0
+    names = ("delivered", "filtered", "deduplicated", "dead_lettered", "outputs")
+    return {
+        "events": max(result.total, result.read),
+        "seconds": round(result.seconds * share, 1),
+        **{name: round(getattr(result, name) * share) for name in names},
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "events": comparison.events,
+        "identical": comparison.same,
+        "changed": comparison.changed,
+        "missing": comparison.missing,
+        "extra": comparison.extra,
+        "outcomes": [
+            {"before": before, "after": after, "events": count}
+            for before, to in sorted(comparison.outcomes.items())
+            for after, count in sorted(to.items())
+        ],
+        "causes": [_cause(cause) for cause in comparison.causes()],
+    }
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    examples = sorted(cause.examples, key=lambda example: -example.weight)
+    return {
+        "path": cause.path,
+        "kind": cause.kind,
+        "count": cause.count,
+        "examples": [{"event": each.event, "before": each.before, "after": each.after} for each in examples],
+    }

@@ -1,0 +1,103 @@
+"""What a backfill is asked to do, and what it has come to: both are kept with its job, so that it can be gone on with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Literal
+
+import msgspec
+
+from backfill.comparison import Comparison
+
+MOST_CAUSES = 1000
+"""Causes of dead letters that are told apart."""
+SAMPLES = 3
+"""Outputs that are kept for each sink."""
+
+Mode = Literal["dry_run", "shadow", "live"]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for.
+
+    :ivar start, end: event time, half-open, in seconds since 1970.
+    :ivar against: the version whose steps run, or the file it was read from; empty: the pipeline file as it was.
+    :ivar filter: jq over the event; only those for which it is true.
+    :ivar concurrency: worker processes; 0: none, all of it here.
+    :ivar rate: events per second; 0: as fast as it goes.
+    :ivar limit: look at no more events than so many, spread over the range; 0: at all.
+    :ivar ignore: places whose differences do not count, for a shadow.
+    """
+
+    mode: Mode
+    start: float
+    end: float
+    version: str
+    against: str = ""
+    filter: str = ""
+    concurrency: int = 0
+    rate: float = 0.0
+    limit: int = 0
+    ignore: list[str] = []
+
+
+class StepFlow(msgspec.Struct):
+    """What went through one step. `seconds` of one processor."""
+
+    taken: int = 0
+    made: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+
+class LetterGroup(msgspec.Struct):
+    """Dead letters that would be made, of one cause."""
+
+    fingerprint: str
+    step: str
+    code: str
+    message: str
+    count: int = 0
+    example: str = ""
+
+
+class Sample(msgspec.Struct):
+    """One output: the received event's id, the sinks that take it, the CloudEvent as JSON text."""
+
+    event: str
+    sinks: list[str]
+    output: str
+
+
+class Result(msgspec.Struct):
+    """What a backfill has come to. Everything in it is bounded, whatever the range holds.
+
+    :ivar read: events of the range that were looked at, `left_out` of them by the filter; the others are the four outcomes.
+    :ivar total: how many the journal's index says there are, about: a frame on the edge counts whole.
+    :ivar seconds: for how long it has run, all attempts together.
+    :ivar sinks: outputs by sink.
+    :ivar unlike: of a shadow, events whose recorded version does not make again what was recorded, by reason.
+    """
+
+    total: int = 0
+    read: int = 0
+    left_out: int = 0
+    delivered: int = 0
+    filtered: int = 0
+    deduplicated: int = 0
+    dead_lettered: int = 0
+    outputs: int = 0
+    seconds: float = 0.0
+    sinks: Counter[str] = msgspec.field(default_factory=Counter)
+    steps: dict[str, StepFlow] = {}
+    letters: dict[str, LetterGroup] = {}
+    other_letters: int = 0
+    samples: list[Sample] = []
+    comparison: Comparison | None = None
+    unlike: dict[str, int] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain

@@ -1,0 +1,157 @@
+"""A shadow: what the steps make now, compared with what the run made of the same events then.
+
+What was recorded settles most of it: equal check values are equal outputs. Where they differ, or none were kept, the version that
+handled the event computes its outputs again; these must have the recorded check values, else nobody knows what was made, and the
+event is counted under `Result.unlike` with the reason.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from backfill.comparison import Comparison, Made, Output
+from backfill.request import Result
+from penstock.cloudevents import to_structured
+from penstock.engine.recompute import Recompute, Recomputed
+from penstock.errors import Permanent
+from penstock.event import Event
+from penstock.journal.lines import Line, check_value
+
+UNLIKE = "what its version makes today is not what was recorded"
+
+
+class Versions(Protocol):
+    """The versions that handled the events."""
+
+    def named(self, digits: str) -> Recompute | str:
+        """The version that a line names, or why it cannot be run."""
+        ...
+
+
+@dataclass(slots=True)
+class Shadow:
+    """Adds to a result how batches compare."""
+
+    result: Result
+    comparison: Comparison
+    versions: Versions
+
+    async def add(self, lines: Sequence[Line], made: Recomputed) -> None:
+        """One batch: lines of one moment and one version, and what the steps make of them now."""
+        now = _by_origin(made)
+        left = []
+        for origin, line in enumerate(lines):
+            if _is_same(line, now[origin], made, origin):
+                self.comparison.identical(_outcome(made, origin, now[origin]), len(now[origin]))
+            else:
+                left.append(origin)
+        if left:
+            await self._add_others([lines[origin] for origin in left], [_made(made, origin, now[origin]) for origin in left])
+
+    async def _add_others(self, lines: Sequence[Line], after: Sequence[Made]) -> None:
+        """Those whose check values do not settle it."""
+        version = self.versions.named(lines[0].version)
+        if isinstance(version, str):
+            self._count_unlike(version, len(lines))
+            return
+        then = await version.run(lines)
+        outputs = _by_origin(then)
+        for origin, line in enumerate(lines):
+            recorded = _recorded(line, then.sinks)
+            if recorded is not None:
+                self.comparison.add(_id(then, origin), Made("delivered" if recorded else "filtered", recorded), after[origin])
+            elif _reproduces(line, outputs[origin], then, origin):
+                self.comparison.add(_id(then, origin), _made(then, origin, outputs[origin]), after[origin])
+            else:
+                self._count_unlike("; ".join(version.doubts.values()) or UNLIKE, 1)
+
+    def _count_unlike(self, why: str, count: int) -> None:
+        self.result.unlike[why] = self.result.unlike.get(why, 0) + count
+
+
+Routed = tuple[Event, int]
+"""An output, and the bit mask of its sinks; -1 for all."""
+
+
+def _by_origin(made: Recomputed) -> Mapping[int, Sequence[Routed]]:
+    """Outputs by origin, those too that no sink takes."""
+    outputs: defaultdict[int, list[Routed]] = defaultdict(list)
+    for event, mask in zip(made.outputs, made.masks(), strict=True):
+        outputs[event.origin].append((event, mask))
+    return outputs
+
+
+def _is_same(line: Line, outputs: Sequence[Routed], made: Recomputed, origin: int) -> bool:
+    """Whether the check values say so."""
+    if line.outputs is None or origin in made.tally.failures or _failed_in_steps(line, made.sinks):
+        return False
+    return _check_values(outputs, made.filled[origin]) == line.outputs
+
+
+def _reproduces(line: Line, outputs: Sequence[Routed], then: Recomputed, origin: int) -> bool:
+    """Whether the version that handled an event makes of it what is recorded, as far as anything is."""
+    failure = then.tally.failures.get(origin)
+    if failure is not None or _failed_in_steps(line, then.sinks):
+        return failure is not None and line.outcome == "dead_lettered" and line.step == failure.step
+    return line.outputs is None or _check_values(outputs, then.filled[origin]) == line.outputs
+
+
+def _failed_in_steps(line: Line, sinks: Sequence[str]) -> bool:
+    """Whether it failed before its outputs went to a sink: what a sink refused was made all the same."""
+    return line.outcome == "dead_lettered" and line.step not in sinks
+
+
+def _check_values(outputs: Sequence[Routed], received: Event) -> list[str | None]:
+    values: list[str | None] = []
+    for event, mask in outputs:
+        try:
+            values.append(check_value(event, received, mask)[1:-1].decode())
+        except Permanent:
+            values.append(None)
+    return values
+
+
+def _recorded(line: Line, sinks: Sequence[str]) -> list[Output] | None:
+    """The outputs themselves, where they were kept whole and were offered to sinks."""
+    if not line.outputs or _failed_in_steps(line, sinks) or not all(isinstance(output, dict) for output in line.outputs):
+        return None
+    masks = line.routes if line.routes is not None else [-1] * len(line.outputs)
+    return [
+        {**output, "sinks": _names(mask, sinks)}
+        for output, mask in zip(line.outputs, masks, strict=True)
+        if isinstance(output, dict) and mask
+    ]
+
+
+def _outcome(made: Recomputed, origin: int, outputs: Sequence[Routed]) -> str:
+    if origin in made.tally.failures:
+        return "stopped" if origin in made.stopped else "dead_lettered"
+    return "delivered" if any(mask for _, mask in outputs) else "filtered"
+
+
+def _made(made: Recomputed, origin: int, outputs: Sequence[Routed]) -> Made:
+    failure = made.tally.failures.get(origin)
+    if failure is not None:
+        return Made(_outcome(made, origin, outputs), (), f"{failure.step}: {failure.error.code}")
+    return Made(_outcome(made, origin, outputs), [_structured(event, mask, made.sinks) for event, mask in outputs if mask])
+
+
+def _structured(event: Event, mask: int, sinks: Sequence[str]) -> Output:
+    try:
+        said: dict[str, Any] = msgspec.json.decode(to_structured(event))
+    except Permanent as error:
+        said = {"id": event.id, "data": f"({error.code})"}
+    return {**said, "sinks": _names(mask, sinks)}
+
+
+def _names(mask: int, sinks: Sequence[str]) -> list[str]:
+    return [sink for bit, sink in enumerate(sinks) if mask >> bit & 1]
+
+
+def _id(made: Recomputed, origin: int) -> str:
+    return made.received[origin].id

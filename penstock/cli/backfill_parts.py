@@ -1,0 +1,104 @@
+"""What the backfill verbs share: the pipeline, its store, and the desk over both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from penstock.builtins import room
+from penstock.cli.job_bar import job_bar
+from penstock.cli.lazy import Settings
+from penstock.cli.project import load_file, load_named
+from penstock.cli.stores import StoreRef, reading
+from penstock.cli.terminal import Terminal
+from penstock.clock import SystemClock
+from penstock.config.model import Pipeline
+from penstock.config.stored import Around
+from penstock.engine.versions import find_version, load_stored
+from penstock.errors import UsageError
+from penstock.files import write_durably
+from penstock.state.job_records import Job
+from penstock.state.store import StateStore
+
+
+class Backfills(Protocol):
+    """What the command uses of backfills (`backfill.desk.Desk`)."""
+
+    async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str) -> Job: ...
+    async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job: ...
+    def report(self, job: Job) -> dict[str, Any]: ...
+    def page(self, job: Job) -> str: ...
+    def against(self, job: Job) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A pipeline, its store, and the desk.
+
+    :ivar pipeline: as its file has it.
+    """
+
+    settings: Settings
+    pipeline: Pipeline
+    store: StateStore
+    around: Around
+    desk: Backfills
+
+    async def steps(self, against: str, terminal: Terminal) -> Pipeline:
+        """The pipeline whose steps are tried: a file's, a stored version's, or its own.
+
+        :raises UsageError: `version.unknown`, `version.ambiguous`, `version.cannot_be_built`.
+        :raises ConfigurationError: the file has mistakes.
+        """
+        if not against:
+            return self.pipeline
+        if Path(against).suffix in (".yaml", ".yml") or "/" in against:
+            return load_file(self.settings, Path(against))
+        stored = load_stored(find_version(await self.store.versions(), against), self.around)
+        for doubt in stored.doubts.values():
+            terminal.say(terminal.err_style.yellow(f"warning[backfill.doubt]: {doubt}"))
+        return stored.pipeline
+
+
+@asynccontextmanager
+async def at_counter(settings: Settings, name: str, overrides: Sequence[str] = ()) -> AsyncIterator[Counter]:
+    """:raises UsageError: `usage.unknown_pipeline`; `backfill.no_journal`.
+    :raises EnvironmentFault: `state.missing`, where it never ran.
+    """
+    pipeline = load_named(settings, name, overrides)
+    if pipeline.journal is None:
+        raise UsageError(
+            "backfill.no_journal",
+            f"the pipeline {pipeline.name} keeps no journal, so its past events are not known",
+            where=str(pipeline.file),
+            help="take `journal: off` out of its file: from then on its events can be backfilled",
+        )
+    around = Around(pipeline.file, pipeline.project, pipeline.state, settings.environment(), pipeline)
+    async with reading(StoreRef(pipeline.name, pipeline.state, server=pipeline.state_server)) as store:
+        desk: Backfills = room("backfill")(store, around, pipeline.journal.directory, SystemClock())
+        yield Counter(settings, pipeline, store, around, desk)
+
+
+async def carry_out(counter: Counter, job: Job, steps: Pipeline, concurrency: int | None, terminal: Terminal) -> Job:
+    """Do a job, with a bar. As it stands then; interrupted, it waits to be gone on with."""
+    with job_bar(terminal, "backfill") as show:
+        try:
+            return await counter.desk.carry_out(job, steps, concurrency, show)
+        except asyncio.CancelledError:
+            terminal.say(f"job {job.id} rests: pipe backfill resume {job.id} goes on with it")
+            raise
+
+
+def write_page(path: Path, text: str) -> None:
+    """The whole page, or what was there before.
+
+    :raises UsageError: `backfill.page`, it cannot be written there.
+    """
+    try:
+        write_durably(path, text.encode())
+    except OSError as error:
+        raise UsageError("backfill.page", f"cannot write {path}", why=str(error)) from error
