@@ -229,7 +229,7 @@ class Segments:
 
     def _expire(self, before: float, max_size: int, spared: int | None) -> list[int]:
         numbers = segment_numbers(self._directory)
-        first = min((segment.number for segment in self._in_hand()), default=self._reached.segment)
+        first = next((each.number for each in self._in_hand() if each.committed), self._reached.segment)
         sizes = {number: disk_size(self._directory, number) for number in numbers}
         total, gone = sum(sizes.values()), []
         for number in numbers:

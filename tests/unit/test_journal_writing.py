@@ -277,3 +277,14 @@ def test_a_segment_whose_index_is_torn_is_as_old_as_its_file(tmp_path: Path) -> 
     os.utime(tmp_path / "j" / "0000000001.jsonl.zst", (BEGAN, BEGAN))
     assert journal.expire(BEGAN - 1, 1 << 30, None) == []
     assert journal.expire(BEGAN + 1, 1 << 30, None) == [1]
+
+
+def test_the_segment_that_the_ledger_stands_in_stays_while_the_next_is_not_committed(tmp_path: Path) -> None:
+    journal = writer(tmp_path / "j", roll=1)
+    write(journal, 1)
+    place = write(journal, 2)
+    journal.append(lines_of(3))
+    assert journal.expire(BEGAN + 9, 0, None) == [1]
+    journal.close()
+    again = writer(tmp_path / "j", place)
+    assert (again.place, seen(tmp_path / "j")) == (place, [2])
