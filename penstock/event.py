@@ -53,7 +53,8 @@ class Event(msgspec.Struct, gc=False):
     dataschema: str | None = None
     extensions: dict[str, Any] | None = None
     position: bytes = b""
-    """Where the source read it: sorts in source order within its partition. Empty for sources without positions."""
+    """Where the source read it: sorts in source order within its partition, and is never another event's, also where what is read
+    again has changed. Empty for sources without positions."""
     origin: int = 0
     """Index, within its batch, of the received event that this one was made from."""
     steps: dict[str, Any] | None = None

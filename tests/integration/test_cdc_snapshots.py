@@ -15,7 +15,7 @@ from cdc_parts import SECONDS, events_of, ids, make_source, positions, read, sql
 from cdc_snapshot_parts import Between, Ledger, drive, drop_slot, earliest, snapshots_of, table_rows
 from server_parts import MakeDatabase, MakeProxy, StartPostgres
 
-from connectors.sources._cdc.snapshot_positions import END_OF_CHUNK, order
+from connectors.sources._cdc.snapshot_positions import END_OF_CHUNK, order, row_order
 from penstock.errors import EnvironmentFault, Transient
 from penstock.spi import Batch, Resume
 from penstock.testing.servers import Database
@@ -425,7 +425,7 @@ async def test_positions_of_snapshots_are_told_in_words(database: Database, tmp_
         "snapshot, chunk 1, its end",
         "snapshot, chunk 2, its end",
     ]
-    assert tell(order(7, 2, 1)) == "snapshot, chunk 2, row 1"
+    assert {tell(row_order(7, 2, 1, "an id")), tell(order(7, 2, 1))} == {"snapshot, chunk 2, row 1"}
     assert [int.from_bytes(batch.end.order[16:], "big") - END_OF_CHUNK for batch in batches[2:5] if batch.end] == [1, 0, 0]
     assert len(ids(batches)) == 5
 
