@@ -33,6 +33,7 @@ from penstock.journal.lines import (
     corrects_text,
     given_text,
     head_text,
+    no_json_text,
     outcome_text,
     routes_text,
     source_text,
@@ -115,7 +116,12 @@ class Journalling:
                 said += source_text(event, is_json)
                 if not is_json:
                     went_in = went_in.replace(raw=None, decoded=UNSET)
-            texts.append(b'%b,"position":"%b"%b,"event":%b}' % (head, b2a_hex(event.position), said, envelope(went_in)))
+            try:
+                text = envelope(went_in)
+            except Permanent as error:  # a source's own data; where it matters, a step or a sink has said so
+                said += no_json_text(error.message)
+                text = envelope(went_in.replace(raw=None, decoded=UNSET))
+            texts.append(b'%b,"position":"%b"%b,"event":%b}' % (head, b2a_hex(event.position), said, text))
             ids.append(went_in.id)
             times.append(went_in.time or at)
 

@@ -55,6 +55,7 @@ def head_of(work: Work, count: int) -> Work | None:
     return replace(
         work,
         batch=head,
+        events=[event for event in work.events if event.origin < count],
         keys={origin: key for origin, key in work.keys.items() if origin < count},
         verdicts=_verdicts_of(verdicts, count, head.events[-1].position),
         outputs=[work.outputs[n] for n in kept],

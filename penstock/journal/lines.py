@@ -16,6 +16,7 @@ Members, in this order; what does not apply is left out:
 - `given`: attributes as the source gave them, where `event:` made others of them.
 - `record`: what programs under `event:` see, where that is more than the data.
 - `original`: the record's own bytes in Base64, where it is no JSON or `data` is not just these.
+- `no_json`: why `event` is without its data: a source gave some that has no JSON form.
 - `event`: the CloudEvent as it went into the steps, with its data.
 """
 
@@ -58,6 +59,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     given: dict[str, str | None] | None = None
     record: msgspec.Raw = msgspec.Raw(b"")
     original: str | None = None
+    no_json: str | None = None
     event: msgspec.Raw = msgspec.Raw(b"")
 
     @property
@@ -197,6 +199,11 @@ def source_text(received: Event, is_json: bool) -> bytes:
 def routes_text(masks: Sequence[int]) -> bytes:
     """The member `routes`."""
     return b',"routes":' + _text(masks)
+
+
+def no_json_text(why: str) -> bytes:
+    """The member `no_json`."""
+    return b',"no_json":' + _text(why)
 
 
 def answers_text(answers: Mapping[str, bytes]) -> bytes:
