@@ -13,11 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from connectors._postgres import make_session, parse_table
+from connectors.sinks._asked import Asked
 from connectors.sinks._postgres import ledger
 from connectors.sinks._postgres.config import PostgresSinkConfig, declared_schema, needed_privileges, order_of, reading
 from connectors.sinks._postgres.create import create, types_of_schema, types_of_values
 from connectors.sinks._postgres.doctor import WHAT, examine
-from connectors.sinks._postgres.events import Asked, Shaping, refused_without_table, unfit_for_columns
+from connectors.sinks._postgres.events import Shaping, refused_without_table, unfit_for_columns
 from connectors.sinks._postgres.keys import check_key
 from connectors.sinks._postgres.order_types import type_for_orders
 from connectors.sinks._postgres.ordering import Ordering, check_order, ordering_of

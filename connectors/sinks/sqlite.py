@@ -1,6 +1,7 @@
 """The sqlite sink: rows, dedup keys, checkpoint and epoch check in one transaction, so that effects are exactly once.
 
-Collaborators: `_sqlite_rows` (values), `_sqlite_table` (columns and statements), `penstock.state` (connection, ledger tables).
+Collaborators: `_asked` (what an event asks for), `_sqlite.shaping` and `_sqlite.rows` (values), `_sqlite.table` (columns and
+statements), `_sqlite.changes` (what is written, and which of two rows is the newer), `penstock.state` (connection, ledger).
 Invariants 2, 4, 6, 7, 12 and 13 are enforced there and here.
 """
 
@@ -8,74 +9,40 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field, field_validator, model_validator
-
-from connectors.sinks._sqlite_rows import Rows
-from connectors.sinks._sqlite_table import Row, Table, Writer, create, load
-from penstock.config.base import ComponentConfig, DataField, ProjectPath
-from penstock.errors import BatchError, ComponentError, EnvironmentFault, Permanent
+from connectors.sinks._asked import Asked
+from connectors.sinks._order import ORDER_COLUMN, order_column
+from connectors.sinks._sqlite.changes import Changes, OrderedChanges
+from connectors.sinks._sqlite.config import SqliteConfig, reading
+from connectors.sinks._sqlite.shaping import Shaping, refused_without_table, unfit_for_columns
+from connectors.sinks._sqlite.table import Row, Table, Writer, create, load, quote
+from connectors.sinks._sqlite.tombstones import Tombstones, collations
+from penstock.errors import BatchError, ComponentError, EnvironmentFault
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.places import look_at_file, look_at_room
 from penstock.spi import Context, Finding, Position
+from penstock.state.dialect import transaction
 from penstock.state.ledger_tables import LEDGER_SCHEMA, LedgerTables
 from penstock.state.migration import migrate
 from penstock.state.sqlite_database import Database, Naming
 
+__all__ = ["SqliteConfig", "SqliteSink"]
+
 _REPAIR = "restore the file from a backup; the next run reads again what it lacks, and says so"
-_LONGEST_NAME = 63
 
 
-class SqliteConfig(ComponentConfig):
-    """Fields of the sqlite sink."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The table as it was last looked at, and what writes to it."""
 
-    path: ProjectPath = Field(description="Database file, relative to the project.", examples=["out/orders.db"])
-    table: str = Field(description="Table that takes the rows.", min_length=1, max_length=_LONGEST_NAME, examples=["orders"])
-    key: list[str] | None = Field(
-        default=None, min_length=1, description="Columns that identify a row; without them rows are appended.", examples=[["id"]]
-    )
-    on_conflict: Literal["update", "ignore", "error"] = Field(
-        default="update", description="What a row does whose key is there already; `error` makes a dead letter of its event."
-    )
-    columns: dict[str, DataField] | None = Field(
-        default=None,
-        min_length=1,
-        description="jq per column, over the data with `$event`. Without it, each key of the data fills the column of its name, "
-        "and a key that an event lacks leaves its column alone. Objects and lists are stored as JSON text, true and false as 1 "
-        "and 0, a number in a TEXT column as its JSON text.",
-        examples=[{"id": "$event.id", "total": ".total"}],
-    )
-    create: bool = Field(
-        default=False,
-        description="Make database and table where they are missing, with the columns and types of the first event.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_yet(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and "order_by" in values:
-            raise ValueError("order_by is not supported yet: rows are written in the order in which their events are read")
-        return values
-
-    @field_validator("table")
-    @classmethod
-    def _not_reserved(cls, table: str) -> str:
-        if "\0" in table or table.lower().startswith(("sqlite_", "penstock_")):
-            raise ValueError("the name belongs to SQLite or to the ledger: choose another")
-        return table
-
-    @model_validator(mode="after")
-    def _key_goes_together(self) -> SqliteConfig:
-        missing = [name for name in self.key or () if self.columns is not None and name not in self.columns]
-        if missing:
-            raise ValueError(f"key names columns that are not under columns: {', '.join(missing)}")
-        if self.key is None and "on_conflict" in self.model_fields_set:
-            raise ValueError("on_conflict needs a key; without one, rows are appended")
-        return self
+    table: Table
+    changes: Changes
+    shaping: Shaping
 
 
 class SqliteSink:
@@ -88,12 +55,25 @@ class SqliteSink:
         self._config = config
         self._context = context
         self._key = tuple(config.key or ())
-        self._program = context.expressions.fields(config.columns, "data") if config.columns else None
+        self._reading = reading(config, context)
+        self._order = order_column(config.order_by) if config.order_by else None
         self._path: Path = context.project / config.path
         self._database = Database(self._path, Naming("sink", "the database", _REPAIR))
         self._ledger = LedgerTables(f"{context.pipeline}/{context.component}")
-        self._writer: Writer | None = None
-        self._rows: dict[tuple[str, ...], Rows] = {}
+        self._known: _Known | None = None
+        self._stale = 0
+
+    @property
+    def overwrites(self) -> bool:
+        """See `Overwriting`: of rows that are only appended, or only ignored, none takes another's place."""
+        config = self._config
+        replaces = config.key is not None and config.on_conflict == "update"
+        return config.order_by is None and (replaces or config.delete is not None or config.truncate is not None)
+
+    @property
+    def stale(self) -> int | None:
+        """See `Overwriting`."""
+        return None if self._order is None else self._stale
 
     async def examine(self, checkpoint: Mapping[str, Position]) -> list[Finding]:
         """See `Examined`."""
@@ -111,29 +91,49 @@ class SqliteSink:
         """
         if not self._config.create and not self._path.exists():
             raise self._missing()
-        self._use(await self._database.open(self._prepare, create=self._config.create))
+        self._known = await self._database.open(self._prepare, create=self._config.create)
 
-    def _prepare(self, connection: sqlite3.Connection) -> Writer | None:
-        writer = self._look(connection)
-        if writer is None and not self._config.create:  # before the ledger's tables: a wrong database stays as it is
+    def _prepare(self, connection: sqlite3.Connection) -> _Known | None:
+        found = load(connection, self._config.table)
+        if found is None and not self._config.create:  # before the ledger's tables: a wrong database stays as it is
             raise self._missing()
+        if found is not None:
+            self._check(connection, found)
         migrate(connection, [LEDGER_SCHEMA], self._context.faults)
-        return writer
+        if found is None or self._order is None:
+            return self._look(connection)
+        with transaction(connection):
+            return self._look(connection)
 
-    def _look(self, connection: sqlite3.Connection) -> Writer | None:
+    def _look(self, connection: sqlite3.Connection) -> _Known | None:
+        """The table as it is now. In a transaction, for it may make the tables of deletions."""
         table = load(connection, self._config.table)
         if table is None:
             return None
-        unknown = [name for name in (*self._key, *(self._config.columns or ())) if name not in table.columns]
+        by = self._check(connection, table)
+        writer = Writer(table, self._key, self._config.on_conflict, by)
+        changes = Changes(writer)
+        if self._order is not None:
+            tombstones = Tombstones(table, self._key, by, self._config.tombstones)
+            deletes = self._config.delete is not None or self._config.truncate is not None
+            changes = OrderedChanges(writer, self._order, tombstones if tombstones.prepare(connection, deletes=deletes) else None)
+        return _Known(table, changes, Shaping(table, self._key))
+
+    def _check(self, connection: sqlite3.Connection, table: Table) -> list[str]:
+        """:returns: the collations of the key's columns."""
+        ours = (ORDER_COLUMN,) if self._order == ORDER_COLUMN else ()
+        wanted = dict.fromkeys((*self._key, *(self._config.columns or ()), *([self._order] if self._order else [])))
+        unknown = [name for name in wanted if name not in table.columns]
         if unknown:
+            add = f"ALTER TABLE {quote(table.name)} ADD COLUMN {ORDER_COLUMN}, where the order of each row is kept; "
             raise EnvironmentFault(
                 "sink.unknown_column",
-                f"table {table.name} of {self._path} has no column {', '.join(dict.fromkeys(unknown))} to write to",
-                help=f"it has {', '.join(table.columns)}",
+                f"table {table.name} of {self._path} has no column {', '.join(unknown)} to write to",
+                help=(add if set(ours) & set(unknown) else "") + f"it has {', '.join(table.columns)}",
             )
-        writer = Writer(table, self._key, self._config.on_conflict)
-        writer.check(connection)
-        return writer
+        by = collations(connection, table.name, self._key)
+        Writer(table, self._key, self._config.on_conflict, by).check(connection)
+        return by
 
     def _missing(self) -> EnvironmentFault:
         return EnvironmentFault(
@@ -141,10 +141,6 @@ class SqliteSink:
             f"there is no table {self._config.table} in {self._path}",
             help="make it, or set create: true to have it made with the columns of the first event",
         )
-
-    def _use(self, writer: Writer | None) -> None:
-        self._writer = writer
-        self._rows.clear()
 
     async def close(self) -> None:
         """Close the connection; harmless when not open."""
@@ -178,11 +174,15 @@ class SqliteSink:
 
     async def write_and_commit(self, events: Sequence[Event], commit: Commit) -> None:
         """See `LedgerSink.write_and_commit`."""
-        rows = await self._make_rows(events) if events else []
+        asked = self._reading.read(events) if events else []
+        rows = await self._make_rows(asked) if asked else []
+        kinds, now = [kind for kind, _ in asked], self._context.clock.now()
+        stale = 0
 
         def work(connection: sqlite3.Connection) -> None:
-            if rows and self._writer:
-                refused = self._writer.put(connection, rows)
+            nonlocal stale
+            if rows and self._known:
+                refused, stale = self._known.changes.put(connection, kinds, rows, now)
                 if refused:
                     raise BatchError(refused, nothing_delivered=True)
                 self._context.faults.hit("inside_sink_write")
@@ -190,106 +190,36 @@ class SqliteSink:
             self._context.faults.hit("inside_commit")
 
         await self._database.write(work)
+        self._stale += stale
 
     # ---- events to rows
 
-    async def _make_rows(self, events: Sequence[Event]) -> list[Row]:
-        contents = self._contents(events)
-        if self._writer is None:
-            self._use(await self._database.write(partial(self._create, contents)))
-        rows, failed = self._convert(contents)
+    async def _make_rows(self, asked: Sequence[Asked]) -> list[Row]:
+        if self._known is None:
+            self._known = await self._database.write(partial(self._create, asked))
+        rows, failed = self._shape(asked)
         if any(error.code == "sink.unknown_column" for error in failed.values()):
-            writer = await self._database.read(self._look)  # somebody may have added the column
-            if writer and self._writer and writer.table != self._writer.table:
-                self._use(writer)
-                rows, failed = self._convert(contents)
+            known = await self._database.write(self._look)  # somebody may have added the column
+            if known and self._known and known.table != self._known.table:
+                self._known = known
+                rows, failed = self._shape(asked)
         if failed:
             raise BatchError(failed, nothing_delivered=True)
         return rows
 
-    def _contents(self, events: Sequence[Event]) -> list[dict[str, Any] | ComponentError]:
-        """For each event its values by column name, or why there are none."""
-        if self._program is None:
-            return [_object(event) for event in events]
-        names = tuple(self._config.columns or ())
-        return [
-            result if isinstance(result, ComponentError) else dict(zip(names, result, strict=True))
-            for result in self._program(events)
-        ]
+    def _shape(self, asked: Sequence[Asked]) -> tuple[list[Row], dict[int, ComponentError]]:
+        if self._known is not None:
+            return self._known.shaping.shape(asked)
+        declared, ordered = self._config.columns is not None, self._order is not None
+        return [], refused_without_table(asked, self._key, declared=declared, ordered=ordered)
 
-    def _create(self, contents: Sequence[dict[str, Any] | ComponentError], connection: sqlite3.Connection) -> Writer | None:
+    def _create(self, asked: Sequence[Asked], connection: sqlite3.Connection) -> _Known | None:
         """Make the table after the first event that can say its columns; None where there is none among these."""
-        for content in contents:
-            if isinstance(content, ComponentError) or self._unfit_for_columns(content):
+        declared = self._config.columns is not None
+        for kind, content in asked:
+            if kind != "put" or isinstance(content, ComponentError):
                 continue
-            create(connection, self._config.table, content, self._key)
-            return self._look(connection)
+            if unfit_for_columns(content, self._key, declared=declared) is None:
+                create(connection, self._config.table, content, self._key)
+                return self._look(connection)
         return None
-
-    def _unfit_for_columns(self, content: Mapping[str, Any]) -> str | None:
-        if self._program is None and not all(name.isidentifier() and len(name) <= _LONGEST_NAME for name in content):
-            return "a column is named by letters, digits and underscores, 63 at most"  # Invariant 12
-        if len({name.lower() for name in content}) < len(content):
-            return "two of its keys differ only in case"
-        missing = [name for name in self._key if content.get(name) is None]
-        return f"it has no {', '.join(missing)}, the table's key" if missing else None
-
-    def _convert(self, contents: Sequence[dict[str, Any] | ComponentError]) -> tuple[list[Row], dict[int, ComponentError]]:
-        rows: list[Row] = []
-        failed: dict[int, ComponentError] = {}
-        for index, content in enumerate(contents):
-            if isinstance(content, ComponentError):
-                failed[index] = content
-                continue
-            try:
-                names = tuple(content)
-                converter = self._rows.get(names) or self._shape(names, content)
-                values = tuple(content.values())
-                if None in values:
-                    self._check_key(content)
-                rows.append((index, names, converter.convert(values)))
-            except Permanent as error:
-                failed[index] = error
-        return rows, failed
-
-    def _shape(self, names: tuple[str, ...], content: Mapping[str, Any]) -> Rows:
-        """What converts rows of these columns, once they are known to be the table's."""
-        if self._writer is None:
-            raise Permanent("sink.unknown_column", f"no table can be made of the event: {self._unfit_for_columns(content)}")
-        table = self._writer.table
-        unknown = [name for name in names if name not in table.columns]
-        if unknown or not names:  # Invariant 12: names come from the table, never from the data
-            raise _unknown_columns(unknown, table)
-        self._check_key(content)
-        if len(self._rows) > 256:  # shapes that vary without end: start over instead of growing with the data
-            self._rows.clear()
-        rows = self._rows[names] = Rows([table.columns[name] for name in names])
-        return rows
-
-    def _check_key(self, content: Mapping[str, Any]) -> None:
-        missing = [name for name in self._key if content.get(name) is None]
-        if missing:
-            raise Permanent("sink.missing_key", f"the event has no {', '.join(missing)}, which the table's key needs")
-
-
-def _object(event: Event) -> dict[str, Any] | ComponentError:
-    try:
-        data = event.data
-    except Permanent as error:
-        return error
-    if isinstance(data, dict):
-        return data
-    return Permanent(
-        "sink.not_an_object", "the data is no object, so it has no columns", help="name the columns: columns: {NAME: JQ}"
-    )
-
-
-def _unknown_columns(unknown: Sequence[str], table: Table) -> Permanent:
-    if not unknown:
-        return Permanent("sink.unknown_column", "the data is an empty object: there is no column to write")
-    shown = ", ".join(name[:_LONGEST_NAME] for name in unknown[:5])
-    return Permanent(
-        "sink.unknown_column",
-        f"table {table.name} has no column {shown}",
-        help="add it to the table, or choose the columns: columns: {NAME: JQ}",
-    )

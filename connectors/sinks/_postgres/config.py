@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from connectors._postgres import LONGEST_NAME, PostgresFields, TableField, parse_table
+from connectors.sinks._asked import Reading
 from connectors.sinks._order import OrderOf, check_order_by, is_program, order_column
-from connectors.sinks._postgres.events import Reading
 from connectors.sinks._postgres.ordering import Order
 from penstock.config.base import DataField, DataProgram, Duration
 from penstock.spi import Context

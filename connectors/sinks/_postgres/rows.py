@@ -9,14 +9,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from connectors.sinks._asked import Kind
 from connectors.sinks._postgres.values import Convert, Converters, Unfit, convert, converter_of, quote
 from penstock.errors import Permanent
-
-Kind = Literal["put", "delete", "truncate"]
 
 Row = Sequence[str | None]
 """PostgreSQL's texts of the values; None is NULL."""

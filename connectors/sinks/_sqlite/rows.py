@@ -30,10 +30,14 @@ _PLAIN_INTEGER = re.compile(r"-?\d+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column as the table has it."""
+    """One column as the table has it.
+
+    :ivar declared: its type as it was written.
+    """
 
     name: str
     affinity: Affinity
+    declared: str = ""
 
 
 def affinity_of(declared: str) -> Affinity:
@@ -60,10 +64,19 @@ def type_for(value: Any) -> str:
     return "REAL" if isinstance(value, float) else "TEXT"
 
 
-class Rows:
-    """Converts rows of one shape: the same columns in the same order. Remembers what each combination of types needs."""
+def is_number_text(text: str) -> bool:
+    """Whether SQLite makes a number of it in a column of numbers."""
+    return _NUMBER.fullmatch(text) is not None
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+
+class Rows:
+    """Converts rows of one shape: the same columns in the same order. Remembers what each combination of types needs.
+
+    :ivar has_key: the columns of the table's key are among these.
+    """
+
+    def __init__(self, columns: Sequence[Column], *, has_key: bool = True) -> None:
+        self.has_key = has_key
         self._columns = tuple(columns)
         self._plans: dict[tuple[type, ...], Plan] = {}
 

@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
 
-from connectors.sinks._sqlite_rows import Column, affinity_of, type_for
+from connectors.sinks._sqlite.rows import Column, affinity_of, type_for
 from penstock.errors import ComponentError, EnvironmentFault, Permanent
 
 OnConflict = Literal["update", "ignore", "error"]
@@ -43,7 +43,7 @@ def load(connection: sqlite3.Connection, name: str) -> Table | None:
     if found is None:
         return None
     rows = connection.execute("SELECT name, type, hidden FROM pragma_table_xinfo(?)", found).fetchall()
-    return Table(found[0], {column: Column(column, affinity_of(kind)) for column, kind, hidden in rows if hidden == _PLAIN})
+    return Table(found[0], {column: Column(column, affinity_of(kind), kind) for column, kind, hidden in rows if hidden == _PLAIN})
 
 
 def create(connection: sqlite3.Connection, name: str, first: Mapping[str, Any], key: Sequence[str]) -> None:
@@ -59,30 +59,37 @@ def quote(name: str) -> str:
 
 
 class Writer:
-    """Puts rows into one table. Used on the connection's thread, inside the caller's transaction."""
+    """Puts rows into one table. Used on the connection's thread, inside the caller's transaction.
 
-    def __init__(self, table: Table, key: Sequence[str], on_conflict: OnConflict) -> None:
+    :ivar same: that a row has the key of the parameters, in SQL; `deletion` of such a row, `truncation` of all.
+    """
+
+    def __init__(self, table: Table, key: Sequence[str], on_conflict: OnConflict, collations: Sequence[str] = ()) -> None:
         self.table = table
-        self._key = tuple(key)
+        self.key = tuple(key)
+        columns = [f"{quote(name)} = ? COLLATE {quote(by)}" for name, by in zip(key, collations, strict=False)]
+        self.same = " AND ".join(columns)
+        self.deletion = f"DELETE FROM {quote(table.name)} WHERE {self.same}"  # noqa: S608 - quoted
+        self.truncation = f"DELETE FROM {quote(table.name)}"  # noqa: S608 - quoted
         self._on_conflict = on_conflict
         self._statements: dict[tuple[tuple[str, ...], int], str] = {}
 
     def check(self, connection: sqlite3.Connection) -> None:
         """:raises EnvironmentFault: `sink.no_unique_key`, where nothing in the table makes the key unique."""
-        if not self._key or self._on_conflict == "error":
+        if not self.key or self._on_conflict == "error":
             return
         # A text of its own each time: EXPLAIN does not notice that the schema has changed since it was compiled, and a statement
         # that Python kept from the last time would read memory that SQLite has freed (seen as a segmentation fault).
-        explain = f"EXPLAIN {self._statement(self._key, 1)} -- {secrets.token_hex(8)}"
+        explain = f"EXPLAIN {self.statement(self.key, 1)} -- {secrets.token_hex(8)}"
         try:
-            connection.execute(explain, [None] * len(self._key)).fetchall()
+            connection.execute(explain, [None] * len(self.key)).fetchall()
         except sqlite3.OperationalError as error:
             if "ON CONFLICT clause does not match" not in str(error):
                 raise
-            columns = ", ".join(map(quote, self._key))
+            columns = ", ".join(map(quote, self.key))
             raise EnvironmentFault(
                 "sink.no_unique_key",
-                f"nothing makes {', '.join(self._key)} unique in table {self.table.name}",
+                f"nothing makes {', '.join(self.key)} unique in table {self.table.name}",
                 help=f"CREATE UNIQUE INDEX … ON {quote(self.table.name)} ({columns})",
             ) from error
 
@@ -108,13 +115,14 @@ class Writer:
         self, connection: sqlite3.Connection, rows: Sequence[Row], refused: dict[int, ComponentError], error: Exception
     ) -> None:
         if len(rows) == 1:
-            refused[rows[0][0]] = self._reason(error)
+            refused[rows[0][0]] = self.reason(error)
             return
         middle = len(rows) // 2
         self._put(connection, rows[:middle], refused)
         self._put(connection, rows[middle:], refused)
 
-    def _reason(self, error: Exception) -> Permanent:
+    def reason(self, error: Exception) -> Permanent:
+        """Why the table refuses a row."""
         unique = getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
         return Permanent(
             "sink.conflict" if unique else "sink.constraint",
@@ -125,13 +133,14 @@ class Writer:
     def _insert(self, connection: sqlite3.Connection, names: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
         whole = len(rows) - len(rows) % _ROWS_A_STATEMENT
         if whole:
-            many = self._statement(names, _ROWS_A_STATEMENT)
+            many = self.statement(names, _ROWS_A_STATEMENT)
             for start in range(0, whole, _ROWS_A_STATEMENT):
                 connection.execute(many, [value for row in rows[start : start + _ROWS_A_STATEMENT] for value in row])
         if whole < len(rows):
-            connection.executemany(self._statement(names, 1), rows[whole:])
+            connection.executemany(self.statement(names, 1), rows[whole:])
 
-    def _statement(self, names: tuple[str, ...], rows: int) -> str:
+    def statement(self, names: tuple[str, ...], rows: int) -> str:
+        """Puts so many rows of these columns."""
         statement = self._statements.get((names, rows))
         if statement is None:
             if len(self._statements) > 256:  # shapes that vary without end: start over instead of growing with the data
@@ -143,9 +152,9 @@ class Writer:
         values = ", ".join([f"({', '.join('?' * len(names))})"] * rows)
         # OR ABORT: a table declared with ON CONFLICT IGNORE would otherwise lose rows without a word.
         head = f"INSERT OR ABORT INTO {quote(self.table.name)} ({', '.join(map(quote, names))}) VALUES {values}"  # noqa: S608 - quoted
-        if not self._key or self._on_conflict == "error":
+        if not self.key or self._on_conflict == "error":
             return head
-        others = [quote(name) for name in names if name not in self._key]
+        others = [quote(name) for name in names if name not in self.key]
         update = ", ".join(f"{name} = excluded.{name}" for name in others)
         action = f"DO UPDATE SET {update}" if others and self._on_conflict == "update" else "DO NOTHING"
-        return f"{head} ON CONFLICT ({', '.join(map(quote, self._key))}) {action}"
+        return f"{head} ON CONFLICT ({', '.join(map(quote, self.key))}) {action}"

@@ -1,0 +1,1 @@
+"""Rows into SQLite: what stands behind `connectors.sinks.sqlite`."""
