@@ -6,12 +6,16 @@ nobody can say whether another took its place: that is left to whoever replays (
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.engine.ledgers import STATE, LedgerState
 from penstock.errors import UsageError
 from penstock.state.records import DeadLetter, inherited
+
+UNKNOWN = "unknown_ledgers."
+"""Before the name of a ledger, in the counts of a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,19 @@ class Debts:
     def can_be_delivered(self, letter: DeadLetter) -> bool:
         """Whether somebody who owes it is there, or nobody owes it at all."""
         return not letter.owed or len(self.unknown(letter)) < len(letter.owed)
+
+
+def deliverable(letters: Sequence[DeadLetter], debts: Debts) -> tuple[list[DeadLetter], Counter[str]]:
+    """Those that a ledger of today owes, and what a job counts besides: those that are left as they are (`left`), and debts to
+    ledgers that are gone (`UNKNOWN` and their names)."""
+    chosen, others = [], Counter[str]()
+    for letter in map(debts.today, letters):
+        others.update(UNKNOWN + name for name in debts.unknown(letter))
+        if debts.can_be_delivered(letter):
+            chosen.append(letter)
+        else:  # Invariant 13: nothing is resolved because nobody is left to take it
+            others["left"] += 1
+    return chosen, others
 
 
 def debts_of(ledgers: Sequence[LedgerState], renamed: Mapping[str, str]) -> Debts:

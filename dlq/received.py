@@ -20,13 +20,22 @@ Received = tuple[Event, ComponentError | None]
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Letters of one partition, with their events as far as dedup."""
+    """Letters of one partition, with their events as far as dedup.
+
+    :ivar at: the moment that programs see.
+    """
 
     letters: Sequence[DeadLetter]
     batch: Batch
     events: list[Event]
     keys: Sequence[Key | None]
     tally: Tally
+    at: float
+
+    @property
+    def keys_given(self) -> set[bytes]:
+        """The dedup keys of those that have one."""
+        return {key.key for key in self.keys if key is not None}
 
     def repeating(self, taken: Collection[bytes]) -> set[int]:
         """Origins whose key is taken, or comes earlier in this portion."""

@@ -40,6 +40,7 @@ ROOMS = {
     "fingerprint": "dlq.fingerprint:fingerprint",
     "dlq": "dlq.queue:DeadLetterQueue",
     "replay": "dlq.replay:replay",
+    "carry_replay": "dlq.replay_carrier:carry_replay",
     "backfill": "backfill.desk:Desk",
 }
 """What the core needs of the outer rooms, by the name it asks for."""

@@ -51,7 +51,10 @@ class Key(NamedTuple):
 
 
 class JobRecord(NamedTuple):
-    """A replayed event's delivery, recorded in the ledger that took it (rule 10)."""
+    """A job's delivery of an event, recorded in the ledger that took it (rule 10).
+
+    :ivar event: the job's own name of it: of a replay, the id of its dead letter.
+    """
 
     job: str
     event: str
@@ -129,6 +132,9 @@ class Commit:
         held already.
     :ivar running: the pipeline's clock, seconds of running time since it began (rule 8).
     :ivar journal: how far the journal reaches, this group's lines included; empty leaves what stands there.
+    :ivar jobs: records of the events of a job's group.
+    :ivar forgotten: records of earlier groups, which the state store has noted: they go, before `jobs` are added. A ledger that
+        keeps them until `forget_jobs` is right, too, but a claim of it reads them all.
     """
 
     epoch: int
@@ -142,6 +148,7 @@ class Commit:
     jobs: Sequence[JobRecord] = ()
     settled: Sequence[Key] = ()
     journal: str = ""
+    forgotten: Sequence[JobRecord] = ()
 
 
 class Ledger(Protocol):

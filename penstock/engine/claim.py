@@ -98,7 +98,7 @@ async def claim_pipeline(
     identity = await start.patiently(lambda: _identity(assembly.source))
     epoch, standing = await start.patiently(lambda: _claim(assembly, options, store, ledgers, reads, identity))
     status.epoch = epoch
-    await start.patiently(lambda: _end_jobs(store, ledgers, epoch))
+    await start.patiently(lambda: _recover_jobs(store, ledgers, epoch))
     committer = start.make_committer(store, ledgers, epoch, standing)
     committer.journalling = await start.open_journal(committer)
     await start.open_plain_sinks(committer)
@@ -166,7 +166,7 @@ class _Start:
 
     async def open_ledgers(self, store: StateStore) -> list[LedgerState]:
         """The sinks that hold their own are opened; the state store's ledger is that of all others."""
-        ledgers = _ledgers(self.assembly, store)
+        ledgers = ledgers_of(self.assembly, store)
         for ledger in ledgers:
             if ledger.sink is not None:
                 self.stack.push_async_callback(ledger.sink.close)
@@ -271,14 +271,12 @@ async def _claim(
                 raise
 
 
-async def _end_jobs(store: StateStore, ledgers: list[LedgerState], epoch: int) -> None:
-    """A job that has not ended by now died with its command: what it delivered the claim has settled, the rest is open again.
-    Its records go last (rule 10), with those of a job that had ended, but died before it took them away."""
-    for job in await store.jobs.recover(epoch):
-        if job.started_at is not None:
-            await store.jobs.end(epoch, job.id, "cancelled")
+async def _recover_jobs(store: StateStore, ledgers: list[LedgerState], epoch: int) -> None:
+    """What a run that died was at waits again; what it delivered the claim has settled. The records of jobs that have ended go:
+    their last run died before it took them away (rule 10)."""
+    going_on = {job.id for job in await store.jobs.recover(epoch)}
     for ledger in ledgers:
-        for name in {record.job for record in ledger.claim.jobs} if ledger.claim else ():
+        for name in {record.job for record in ledger.claim.jobs} - going_on if ledger.claim else ():
             await ledger.ledger.forget_jobs(name)
 
 
@@ -291,7 +289,8 @@ def version_of(pipeline: Pipeline, now: float) -> Version:
     return Version(pipeline.version, pipeline.resolved, pipeline.schemas, pipeline.steps_digest, now)
 
 
-def _ledgers(assembly: Assembly, store: StateStore) -> list[LedgerState]:
+def ledgers_of(assembly: Assembly, store: StateStore) -> list[LedgerState]:
+    """The ledgers of a pipeline, unclaimed: that of each sink that holds one, then the state store's for all others."""
     plain = [name for name, sink in assembly.sinks.items() if not isinstance(sink, LedgerSink)]
     ledgers = [LedgerState(name, sink, [name], sink) for name, sink in assembly.sinks.items() if isinstance(sink, LedgerSink)]
     if plain:

@@ -1,15 +1,17 @@
 """Delivery and commit: a group of batches goes to its sinks, and becomes durable in one commit, in the order that
 docs/guarantees.md gives ("One commit, in this order").
 
-One committer runs at a time. While it waits for a disk or a server, further batches are processed and become the next group.
+One group is committed at a time: those of the source and those of a job take turns, first come, first served (rule 10). While a
+commit waits for a disk or a server, further batches are processed and become the next group.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from penstock.clock import Clock
 from penstock.config.model import Retry
@@ -22,6 +24,7 @@ from penstock.engine.outcomes import finished_keys, settled_keys
 from penstock.engine.retry import Waits, gave_up
 from penstock.engine.sinks import FlushNeeded, SinkEnd
 from penstock.engine.tally import Failure
+from penstock.engine.turn import Turn
 from penstock.engine.work import Work
 from penstock.errors import BatchError, Fatal, Transient
 from penstock.event import Event
@@ -34,7 +37,10 @@ from penstock.state.store import StateStore
 
 @dataclass(slots=True)
 class Committer:
-    """Commits groups, one after the other. Built by a run (or a job) after it has claimed its ledgers."""
+    """Commits groups, one after the other. Built by a run (or a job) after it has claimed its ledgers.
+
+    :ivar lane: what a failure does to the events behind it, of the source: those of a job pass it.
+    """
 
     store: StateStore
     ledgers: Sequence[LedgerState]
@@ -50,40 +56,46 @@ class Committer:
     faults: Faults
     running: Callable[[], float]
     journalling: Journalling | None = None
-    job: str = ""
+    _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def commit(self, works: list[Work], *, drained: bool = False) -> list[set[int]]:
-        """Deliver the works and make their outcomes durable.
+    async def commit(self, works: list[Work], *, drained: bool = False, turn: Turn | None = None) -> list[set[int]]:
+        """Deliver the works and make their outcomes durable. Whoever calls meanwhile waits.
 
+        :param turn: of a job: its progress is that behind the works, when this returns.
         :returns: for each work, the origins that a sink refused for good.
         :raises Fatal: the run must stop; nothing of the group counts then but what its ledgers committed, and a claim sorts that
             out; with `lane: stop`, also what came before the event that failed.
         """
-        try:
-            return await self._commit(works, drained)
-        finally:
-            for sink in self.sinks:
-                sink.forget()
+        async with self._taking:
+            try:
+                return await self._commit(works, drained, turn, last=True)
+            finally:
+                for sink in self.sinks:
+                    sink.forget()
 
-    async def _commit(self, works: list[Work], drained: bool) -> list[set[int]]:
-        group = Group.of(works)
+    async def _commit(self, works: list[Work], drained: bool, turn: Turn | None, *, last: bool) -> list[set[int]]:
+        group = Group.of(works, turn)
         try:
-            if self.lane == "stop":
+            if self._stops(group):
                 stop_at_failures(works)
             self.faults.hit("before_sink_write")
             await self._write_plain_sinks(group)
             self.faults.hit("after_sink_write")
             started = self.clock.monotonic()
-            await self._commit_ledgers(group, drained)
+            await self._commit_ledgers(group, drained, last)
         except FlushNeeded:
-            return await self._commit_halves(works, drained)
+            return await self._commit_halves(works, drained, turn, last)
         except LaneStops as stop:
             await self._commit_before(works, stop)
             raise stop.reason() from stop.failure.error
         self.status.commit_seconds.observe(self.clock.monotonic() - started)
         return [group.refused_origins(w) for w in range(len(works))]
 
-    async def _commit_halves(self, works: list[Work], drained: bool) -> list[set[int]]:
+    def _stops(self, group: Group) -> bool:
+        """Whether the first failure ends the run: what a job replays is a dead letter already, in no lane."""
+        return self.lane == "stop" and not group.job
+
+    async def _commit_halves(self, works: list[Work], drained: bool, turn: Turn | None, last: bool) -> list[set[int]]:
         """A sink cannot take the group before a commit: two smaller ones."""
         if len(works) == 1:
             raise Fatal(
@@ -94,7 +106,8 @@ class Committer:
             )
         await self._take_back()
         half = len(works) // 2
-        return [*await self._commit(works[:half], False), *await self._commit(works[half:], drained)]
+        first = await self._commit(works[:half], False, turn, last=False)
+        return [*first, *await self._commit(works[half:], drained, turn, last=last)]
 
     async def _commit_before(self, works: list[Work], stop: LaneStops) -> None:
         """What came before the event at which the lane stops. Ledgers that have taken the group already hold it."""
@@ -105,7 +118,7 @@ class Committer:
                 for work in before:
                     work.verdicts.held[ledger.name] = range(len(work.batch.events))
         if before:
-            await self._commit(before, False)
+            await self._commit(before, False, None, last=True)
 
     async def _take_back(self) -> None:
         await self._journal(Journalling.rollback)
@@ -120,7 +133,7 @@ class Committer:
             if sink.ledger != STATE:
                 continue
             events = [(w, event) for w, work in enumerate(group.works) for event in work.for_sink(bit, STATE)]
-            failures, state = await sink.deliver([event for _, event in events], halts=self.lane == "stop")
+            failures, state = await sink.deliver([event for _, event in events], halts=self._stops(group))
             for index, error in sorted(failures.items()):
                 work, event = events[index]
                 self._sink_failed(group, work, sink.name, Failure(event.origin, sink.name, error.error, event, error.attempts))
@@ -133,13 +146,13 @@ class Committer:
     def _sink_failed(self, group: Group, work: int, sink: str, failure: Failure) -> None:
         if isinstance(failure.error, Fatal):
             raise failure.error
-        if self.lane == "stop":  # Invariant 5: nothing of the lane goes past it
+        if self._stops(group):  # Invariant 5: nothing of the lane goes past it
             raise LaneStops(work, failure)
         group.refuse(work, sink, failure)
 
     # The commit proper.
 
-    async def _commit_ledgers(self, group: Group, drained: bool) -> None:
+    async def _commit_ledgers(self, group: Group, drained: bool, last: bool) -> None:
         number = self.note.group + 1
         await self._journal(lambda journalling: journalling.write(group))  # step 0
         self.faults.hit("after_journal")
@@ -151,19 +164,18 @@ class Committer:
             for ledger in own:  # step 2
                 await self._commit_to_sink(ledger, group, number)
                 self.faults.hit("between_ledgers")
-        await self._commit_to_state(group, number, drained, [] if own else letters)
+        await self._commit_to_state(group, self._note(group, number, drained, last), [] if own else letters)
 
-    async def _commit_to_state(self, group: Group, number: int, drained: bool, letters: Sequence[DeadLetter]) -> None:
+    async def _commit_to_state(self, group: Group, note: Note, letters: Sequence[DeadLetter]) -> None:
         """The state store's own ledger, last of step 2, and the note of step 3, in one transaction; with no other ledger, step 1
         as well."""
         state = next((ledger for ledger in self.ledgers if ledger.sink is None), None)
-        note = self._note(group, number, drained)
         self.faults.hit("before_note")
         if state is None:
             await self._patiently(lambda: self.store.note(self.epoch, note))
         else:
-            commit = self._commit_for(state, group, number)
-            await self._surely(state, number, lambda: self.store.commit_group(commit, letters, note))
+            commit = self._commit_for(state, group, note.group)
+            await self._surely(state, note.group, lambda: self.store.commit_group(commit, letters, note))
             state.took(commit, group.positions)
             for sink in self.sinks:
                 sink.settle(commit.sink_states.get(sink.name))
@@ -172,8 +184,12 @@ class Committer:
         self.status.counts = self.status.counts.plus(group.counts)
         self.status.totals = note.counts
         self.status.open_letters += group.new_letters() - len(note.superseded) - len(note.resolved)
+        for ledger in self.ledgers:
+            ledger.noted()
+        if group.turn is not None and note.job is not None:
+            group.turn.progress = note.job
         self.note = Note(
-            group=number, counts=note.counts, ledgers=note.ledgers, groups=note.groups, running=note.running, at=note.at
+            group=note.group, counts=note.counts, ledgers=note.ledgers, groups=note.groups, running=note.running, at=note.at
         )
 
     async def _commit_to_sink(self, ledger: LedgerState, group: Group, number: int) -> None:
@@ -240,8 +256,8 @@ class Committer:
             keys.extend(finished_keys(work, ledger.name, failed))  # Invariant 4: with the delivery, never before it
             settled.extend(settled_keys(work, ledger.name, failed))
             jobs.extend(
-                JobRecord(self.job, letter)
-                for origin, letter in work.letters.items()
+                JobRecord(group.job, name)
+                for origin, name in work.names.items()
                 if origin not in failed and origin not in work.failures
             )
         positions = ledger.forward(group.positions)  # Invariant 2: of this group, with its outcomes, and never backwards
@@ -257,9 +273,10 @@ class Committer:
             sink_states=group.sink_states if ledger.sink is None else {},
             jobs=jobs,
             journal=group.journal,
+            forgotten=ledger.noted_records,
         )
 
-    def _note(self, group: Group, number: int, drained: bool) -> Note:
+    def _note(self, group: Group, number: int, drained: bool, last: bool) -> Note:
         again = list(self._letters(group).values()) if group.job else []
         unresolved = {letter.id for letter in again}
         return Note(
@@ -276,10 +293,12 @@ class Committer:
             superseded=[repeat.letter for repeat in group.find_superseded()],
             resolved=[letter for work in group.works for letter in work.letters.values() if letter not in unresolved],
             failed_again=again,
+            job=group.progress(last=last),
         )
 
     def _letters(self, group: Group) -> dict[tuple[int, int], DeadLetter]:
-        return group.make_letters(self.ledgers, self.sinks, self.letters, self.clock.now())
+        maker = self.letters if group.turn is None else replace(self.letters, version=group.turn.version)
+        return group.make_letters(self.ledgers, self.sinks, maker, self.clock.now())
 
     async def _journal(self, action: Callable[[Journalling], Awaitable[None]]) -> None:
         """Something in the journal, where one is kept: retried until it is done, as a full disk is for the state store."""

@@ -57,14 +57,15 @@ class Flow:
         """Credits are to be had again."""
         self.paused = False
         self._wait_no_more()
-        await self._tell()
+        await self.tell()
 
     async def end(self) -> None:
         """The run ends: nobody waits for the end of a pause."""
         self.ending = True
-        await self._tell()
+        await self.tell()
 
-    async def _tell(self) -> None:
+    async def tell(self) -> None:
+        """Something has changed that somebody may wait for."""
         async with self.changed:
             self.changed.notify_all()
 

@@ -10,9 +10,11 @@ from penstock.engine.letters import LetterMaker, letter_id
 from penstock.engine.outcomes import count_outcomes
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.tally import Failure
+from penstock.engine.turn import Turn
 from penstock.engine.work import Work
 from penstock.ledger import Counts
 from penstock.spi import Position
+from penstock.state.job_records import JobProgress
 from penstock.state.records import DeadLetter, Delivered, Repeat
 
 
@@ -20,6 +22,7 @@ from penstock.state.records import DeadLetter, Delivered, Repeat
 class Group:
     """The batches of one commit.
 
+    :ivar turn: of a job whose works these are; None for those of the source.
     :ivar failed: by work (its index) and origin: for each sink that failed, why.
     :ivar refused: the outputs that sinks without a ledger did not take, as (work, origin, sink, number of the output).
     :ivar repeats, superseded: what step 1 told the state store of older dead letters.
@@ -29,6 +32,7 @@ class Group:
     """
 
     works: list[Work]
+    turn: Turn | None = None
     failed: dict[tuple[int, int], dict[str, Failure]] = field(default_factory=dict)
     refused: set[tuple[int, int, str, int]] = field(default_factory=set)
     repeats: list[Repeat] = field(default_factory=list)
@@ -39,14 +43,16 @@ class Group:
     _counts: Counts | None = field(default=None, init=False)
 
     @classmethod
-    def of(cls, works: list[Work]) -> Group:
-        """In read order: a partition's last batch says where it stands."""
+    def of(cls, works: list[Work], turn: Turn | None = None) -> Group:
+        """In read order: a partition's last batch says where it stands. A job's moves none."""
+        if turn is not None:
+            return cls(works, turn)
         return cls(works, positions={work.batch.partition: work.batch.end for work in works if work.batch.end is not None})
 
     @property
-    def job(self) -> bool:
-        """Whether this is a replay: it moves no position and no count."""
-        return any(work.letters for work in self.works)
+    def job(self) -> str:
+        """The job whose group this is, which moves no position and no count; empty for the source's."""
+        return "" if self.turn is None else self.turn.job
 
     def refused_origins(self, w: int) -> set[int]:
         """The events of a work that some sink refused for good."""
@@ -63,12 +69,28 @@ class Group:
 
     @property
     def counts(self) -> Counts:
-        """The outcomes as they are known now; a replay's are counted apart."""
+        """The outcomes as they are known now; a job's are counted apart."""
         if self._counts is None:
-            self._counts = Counts()
-            for w, work in enumerate(() if self.job else self.works):
-                self._counts = self._counts.plus(count_outcomes(work, self.refused_origins(w)))
+            self._counts = Counts() if self.job else self.outcomes()
         return self._counts
+
+    def outcomes(self) -> Counts:
+        """What became of the works' events, as far as it is known now. A dead letter that every ledger has taken meanwhile is a
+        repetition of what they took."""
+        counts = Counts()
+        for w, work in enumerate(self.works):
+            counts = counts.plus(count_outcomes(work, self.refused_origins(w)))
+            if work.letters:
+                known = len(work.verdicts.reread)
+                counts = counts.plus(Counts(received=known, deduplicated=known))
+        return counts
+
+    def progress(self, *, last: bool) -> JobProgress | None:
+        """How far the job is behind the group; None for the source's.
+
+        :param last: as `Turn.advanced` has it.
+        """
+        return None if self.turn is None else self.turn.advanced(self.outcomes(), last=last)
 
     def make_letters(
         self, ledgers: Sequence[LedgerState], sinks: Sequence[SinkEnd], maker: LetterMaker, now: float

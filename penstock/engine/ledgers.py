@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from penstock.clock import Clock
 from penstock.engine.standing import Standing, later, stand
 from penstock.errors import EnvironmentFault, Fenced
-from penstock.ledger import Claim, Claimant, Commit, Counts, Ledger, LedgerSink
+from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord, Ledger, LedgerSink
 from penstock.observe.log import Incident, Log
 from penstock.spi import Position
 from penstock.state.records import Note
@@ -37,6 +37,8 @@ class LedgerState:
     :ivar keys_high: the greatest key that may be in it.
     :ivar redo: as `ahead`, until a commit of its own has caught up with where it stood: a group that does takes it along even
         with nothing to do, so that its counts are those of the others again, who may have refused what it took.
+    :ivar fresh_records: of a job, that its last commit brought; `noted_records`: that the state store has noted since, and that
+        go with its next commit (rule 10).
     """
 
     name: str
@@ -54,6 +56,8 @@ class LedgerState:
     keys_high: bytes = b""
     redo: dict[str, bytes] = field(default_factory=dict)
     counts: Counts = Counts()
+    fresh_records: list[JobRecord] = field(default_factory=list)
+    noted_records: list[JobRecord] = field(default_factory=list)
 
     def forward(self, positions: Mapping[str, Position]) -> dict[str, Position]:
         """What a commit writes: these positions and the unwritten ones, as far as they do not lie behind what it held when it was
@@ -76,9 +80,20 @@ class LedgerState:
         """A commit of a group with these positions stands."""
         self.group, self.counts = commit.group, commit.counts
         self.unwritten = {}
+        self.fresh_records, self.noted_records = list(commit.jobs), []
         self.keys_high = max((self.keys_high, *(key.key for keys in (commit.keys, commit.settled) for key in keys)))
         if self.catches_up(positions):
             self.redo = {name: at for name, at in self.redo.items() if name not in positions or positions[name].order < at}
+
+    def noted(self) -> None:
+        """The state store has noted the latest group: its records have served."""
+        if self.fresh_records:
+            self.noted_records += self.fresh_records
+            self.fresh_records = []
+
+    def forget(self, job: str) -> None:
+        """The job has ended: its records are removed all at once."""
+        self.noted_records = [record for record in self.noted_records if record.job != job]
 
     async def seen(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Which keys it holds; those above its high-water mark need no look."""

@@ -14,6 +14,7 @@ from penstock.engine.assemble import Assembly
 from penstock.engine.claim import Claimed
 from penstock.engine.dedup import Verdicts, first_conflict, held_by_position, judge
 from penstock.engine.flow import Flow
+from penstock.engine.in_flight import InFlight
 from penstock.engine.letters import letter_id
 from penstock.engine.pool import WorkerPool
 from penstock.engine.retry import persistently
@@ -35,7 +36,7 @@ commit to take a good many, and few enough that processing lets go of the interp
 class Processor:
     """Turns works that were read into works that can be delivered. Enter it before use: it starts the workers."""
 
-    def __init__(self, assembly: Assembly, claimed: Claimed, flow: Flow, status: RunStatus) -> None:
+    def __init__(self, assembly: Assembly, claimed: Claimed, flow: Flow, status: RunStatus, in_flight: InFlight) -> None:
         self._name = assembly.pipeline.name
         self._chain = assembly.chain
         self._preparer = assembly.preparer
@@ -44,7 +45,7 @@ class Processor:
         self._store = claimed.store
         self._sink_ledgers = tuple(end.ledger for end in claimed.committer.sinks)
         self._flow = flow
-        self._in_flight: set[bytes] = set()
+        self._in_flight = in_flight
         self._outstanding = 0
         self._uncommitted = 0
         self._workings: set[asyncio.Future[None]] = set()
@@ -125,13 +126,14 @@ class Processor:
         work.sink_ledgers = self._sink_ledgers
         positional = self._keys is None or self._keys.positional  # a position is never read twice in one run
         names: set[bytes] = set() if positional else {key.key for key in given.values()}
-        if not self._in_flight.isdisjoint(names):  # a repetition of what is on its way waits for the outcome of its first
+        if not self._in_flight.live.isdisjoint(names):  # a repetition of what is on its way waits for the outcome of its first
             await self._flow.until(lambda: self._outstanding == 0)
+        if names:
+            await self._in_flight.enter(names)
         ahead = [ledger for ledger in self._ledgers if ledger.ahead]
         held = held_by_position(work.batch, ahead) if ahead else {}
         if given or held:
             work.verdicts = await self._judged(work, events, keys, held)
-        self._in_flight |= names
 
     async def _judged(
         self, work: Work, events: Sequence[Event], keys: Sequence[Key | None], held: Mapping[str, set[int] | range]
@@ -163,7 +165,6 @@ class Processor:
     def forget(self, works: Sequence[Work]) -> None:
         """These are committed: their keys are in the ledgers now."""
         for work in works:
-            if self._in_flight:
-                self._in_flight.difference_update([key.key for key in work.keys.values()])
+            self._in_flight.leave([key.key for key in work.keys.values()])
         self._outstanding -= len(works)
         self._uncommitted -= sum(len(work.batch.events) for work in works)

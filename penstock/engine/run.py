@@ -17,9 +17,12 @@ from typing import TypeVar
 from penstock.clock import Clock, SystemClock, moment_of
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly, Surroundings, assemble
+from penstock.engine.carrying import Ground
 from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.flow import Flow
 from penstock.engine.gathering import End, Gathering
+from penstock.engine.in_flight import InFlight
+from penstock.engine.jobs import Jobs
 from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
 from penstock.engine.retry import persistently
@@ -63,6 +66,14 @@ class RunOptions:
     log: Callable[[Incident], None] = _no_log
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What goes on beside the events of a run."""
+
+    signals: Signals
+    jobs: Jobs
+
+
 class Run:
     """One execution. `execute` once; `stop` from anywhere in the loop's thread, a signal handler included."""
 
@@ -88,11 +99,13 @@ class Run:
                 assembly = assemble(self.pipeline, Surroundings(options.clock, options.random, options.faults, options.log))
                 claimed = await self._unless_stopped(self._begin(assembly, stack))
                 if claimed is not None:
-                    processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status))
+                    keys = InFlight(self._flow)
+                    processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status, keys))
                     stack.enter_context(Watchdog(self.pipeline))
                     signals = await self._listen(assembly, claimed, stack)
+                    jobs = Jobs(Ground(assembly, claimed, self.status, keys, reading=True), options)
                     self.status.phase = "running"
-                    await self._flow_through(assembly, claimed, processor, signals)
+                    await self._flow_through(assembly, claimed, processor, Beside(signals, jobs))
         except BaseException:
             self.status.phase = "failed"
             raise
@@ -148,23 +161,24 @@ class Run:
         await self._unless_stopped(signals.begin())
         return signals
 
-    async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor, signals: Signals) -> None:
+    async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor, beside: Beside) -> None:
         reader = Reader(assembly, self._flow, self.options)
         upkeep = Upkeep(self.pipeline.dead_letter, claimed.store, self.status, self.options.clock, self.options.log)
         journalling, declared = claimed.committer.journalling, self.pipeline.journal
         if journalling is not None and declared is not None:
             upkeep.kept = journalling.journal, declared
         tasks = [
-            asyncio.create_task(self._reading(reader, signals), name="read"),
+            asyncio.create_task(self._reading(reader, beside.signals), name="read"),
             asyncio.create_task(self._processing(processor), name="process"),
             asyncio.create_task(self._beside(upkeep.run(), "upkeep"), name="upkeep"),
-            asyncio.create_task(self._beside(signals.run(), "signals"), name="signals"),
+            asyncio.create_task(self._beside(beside.signals.run(), "signals"), name="signals"),
         ]
-        deliver = asyncio.create_task(self._delivering(assembly, claimed, processor), name="deliver")
+        carry = asyncio.create_task(self._carrying(beside.jobs), name="jobs")
+        deliver = asyncio.create_task(self._delivering(assembly, claimed, processor, carry, beside), name="deliver")
         deadline = asyncio.create_task(self._deadline(deliver), name="deadline")
         try:
             await deliver
-            await signals.end()
+            await beside.signals.end()
         except asyncio.CancelledError:
             if not self.stopping.is_set() or asyncio.current_task().cancelling():  # type: ignore[union-attr]  # inside a task
                 raise
@@ -173,9 +187,9 @@ class Run:
             )
         finally:
             upkeep.watch()
-            for task in (*tasks, deliver, deadline):
+            for task in (*tasks, carry, deliver, deadline):
                 task.cancel()
-            await asyncio.gather(*tasks, deliver, deadline, return_exceptions=True)
+            await asyncio.gather(*tasks, carry, deliver, deadline, return_exceptions=True)
 
     async def _deadline(self, deliver: asyncio.Task[None]) -> None:
         await self.stopping.wait()
@@ -230,7 +244,26 @@ class Run:
         except Exception as error:  # supervision point: what goes wrong beside the events ends the run all the same
             self._ready.put_nowait(End(bug(where, error)))
 
-    async def _delivering(self, assembly: Assembly, claimed: Claimed, processor: Processor) -> None:
+    async def _carrying(self, jobs: Jobs) -> PenstockError | None:
+        """Jobs, as long as the run lives. What ends the run, of a job's commit, ends it as of a live one."""
+        try:
+            await jobs.run()
+        except PenstockError as error:
+            self._ready.put_nowait(End(error))
+            return error
+        except Exception as error:  # supervision point: as beside
+            self._ready.put_nowait(End(bug("jobs", error)))
+            return bug("jobs", error)
+        return None
+
+    async def _delivering(
+        self,
+        assembly: Assembly,
+        claimed: Claimed,
+        processor: Processor,
+        carry: asyncio.Task[PenstockError | None],
+        beside: Beside,
+    ) -> None:
         committer = claimed.committer
         gathering = Gathering(self._ready, self._flow, self.pipeline.batching, self.options.clock, self.stopping)
         while True:
@@ -243,8 +276,22 @@ class Run:
                 continue
             if end.error is not None:
                 raise end.error
+            await self._end_jobs(beside.jobs, carry, finish=end.drained and not self.stopping.is_set())
             await claimed.finish(drained=end.drained)
             return
+
+    async def _end_jobs(self, jobs: Jobs, carry: asyncio.Task[PenstockError | None], *, finish: bool) -> None:
+        """Behind the last live commit, and before the run says that it ends: rule 10."""
+        if finish:
+            jobs.finish()
+            stopping = asyncio.create_task(self.stopping.wait())
+            await asyncio.wait((carry, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
+        jobs.stop()
+        error = await carry
+        if error is not None:
+            raise error
 
     async def _finish(self, works: list[Work], assembly: Assembly, processor: Processor) -> None:
         """After the commit: the source is acknowledged (Invariant 1), credits and keys are free again."""

@@ -23,6 +23,7 @@ class Work:
     :ivar keys: dedup key of each received event, by origin; empty without dedup.
     :ivar outputs: what the steps made, in order; `routes` has for each the bit mask of sinks that take it, None for all.
     :ivar failures: the received events that failed in a step or before, by origin.
+    :ivar names: for a job, by origin, its own name of the event: what it is called in the ledgers' records of the job.
     :ivar letters: for a replay, the dead letter that each received event comes from, by origin.
     :ivar taken: for a replay, the outputs that a sink took before, as (sink, origin, index among that event's): skipped (rule 9).
     :ivar sink_ledgers: for each sink, in order, the name of its ledger.
@@ -43,6 +44,7 @@ class Work:
     failures: dict[int, Failure] = field(default_factory=dict)
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)
     derived: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
     letters: Mapping[int, str] = field(default_factory=dict)
     taken: frozenset[tuple[int, int, int]] = frozenset()
     sink_ledgers: Sequence[str] = ()

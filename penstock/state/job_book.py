@@ -83,10 +83,15 @@ class JobBook:
         by its carrier, or by the next. As it stands then. Raises as `find`."""
         return await self._write(lambda db, now: job_tables.ask(db, prefix, "cancel", now))
 
+    async def withdraw(self, identity: str) -> None:
+        """Who made it could not even begin: nobody else is to. Nothing changes where somebody has begun."""
+        await self._write(lambda db, now: job_tables.withdraw(db, identity, now))
+
     # ---- carriers
 
     async def recover(self, epoch: int) -> list[Job]:
-        """At a claim: the open jobs that a run carries out, oldest first, all of them waiting or paused.
+        """At a claim: the open jobs that a run carries out, oldest first, all of them waiting or paused. What they had taken up of
+        dead letters, and not replayed, is open again.
 
         :raises Fenced: a higher epoch was issued.
         """

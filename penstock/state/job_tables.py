@@ -112,11 +112,22 @@ def ask(connection: Connection, identity: str, wish: JobWish, now: float) -> Job
     return find(connection, job.id)
 
 
+def withdraw(connection: Connection, identity: str, now: float) -> None:
+    """It is cancelled if nobody ever began with it."""
+    job = find(connection, identity)
+    if job.started_at is None:
+        _end(connection, job.id, "cancelled", None, now)
+
+
 # ---- carriers
 
 
 def recover(connection: Connection, now: float) -> list[Job]:
-    """Open jobs of runs, oldest first, at a claim: what a run that died was at waits again."""
+    """Open jobs of runs, oldest first, at a claim: what a run that died was at waits again, and its letters are open."""
+    connection.execute(
+        "UPDATE letters SET status = 'open', job = NULL WHERE pending IS NULL AND status = 'replaying' "
+        "AND job IN (SELECT id FROM jobs WHERE ended_at IS NULL AND alone = 0)"
+    )
     connection.execute(
         "UPDATE jobs SET state = CASE asked WHEN 'pause' THEN 'paused' ELSE 'waiting' END, changed_at = ? "
         "WHERE ended_at IS NULL AND alone = 0 AND state = 'running'",
@@ -171,6 +182,16 @@ def report(connection: Connection, progress: JobProgress, now: float) -> None:
             progress.job,
         ),
     )
+
+
+def settled(connection: Connection, identity: str, number: int) -> None:
+    """So many more of its events are done: a ledger had taken them when its run died, and a claim has settled that."""
+    row = connection.execute("SELECT counts FROM jobs WHERE id = ? AND ended_at IS NULL", (identity,)).fetchone()
+    if row is not None:
+        counts = _decode_counts(row[0])
+        counts["settled"] = counts.get("settled", 0) + number
+        text = msgspec.json.encode(counts).decode()
+        connection.execute("UPDATE jobs SET counts = ?, done = done + ? WHERE id = ?", (text, number, identity))
 
 
 def leave(connection: Connection, identity: str, now: float) -> Job:

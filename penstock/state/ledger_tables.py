@@ -128,6 +128,11 @@ class LedgerTables:
             "INSERT INTO penstock_sink_states VALUES (?, ?, ?) ON CONFLICT (ledger, sink) DO UPDATE SET state = excluded.state",
             [(row.number, sink, state) for sink, state in commit.sink_states.items()],
         )
+        if commit.forgotten:
+            connection.executemany(
+                "DELETE FROM penstock_job_records WHERE ledger = ? AND job = ? AND event = ?",
+                [(row.number, *record) for record in commit.forgotten],
+            )
         connection.executemany(
             "INSERT INTO penstock_job_records VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             [(row.number, *record) for record in commit.jobs],

@@ -5,6 +5,7 @@ knows them by key. Names and prefixes are parameters, never text of a statement 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -48,6 +49,26 @@ def page(
     letters = [_letter(pipeline, row) for row in rows[:limit]]
     more = len(rows) > limit and bool(letters)
     return letters, f"{letters[-1].first_at.hex()}~{letters[-1].id}" if more else None
+
+
+def read_letters(connection: Connection, pipeline: str, condition: str, values: Sequence[Any], order: str) -> list[DeadLetter]:
+    """Whole letters, with their bodies. `condition` and `order` are constants over `letters AS l` (Invariant 12)."""
+    rows = connection.execute(
+        f"SELECT {_FIELDS}, b.record, b.original, b.source_record FROM letters AS l JOIN bodies AS b ON b.letter = l.seq "  # noqa: S608
+        f"WHERE {condition} {order}",
+        values,
+    )
+    return [_letter(pipeline, row) for row in rows.fetchall()]
+
+
+def resolved(connection: Connection, query: LetterQuery) -> LetterQuery:
+    """The same with whole ids and fingerprint for its prefixes.
+
+    :raises UsageError: `dlq.ambiguous`, `dlq.unknown`.
+    """
+    ids = [_resolve(connection, prefix) for prefix in query.ids]
+    fingerprint = None if query.fingerprint is None else _resolve_fingerprint(connection, query.fingerprint)
+    return replace(query, ids=ids, fingerprint=fingerprint)
 
 
 def groups(connection: Connection, query: LetterQuery) -> list[Group]:

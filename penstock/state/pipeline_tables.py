@@ -16,6 +16,7 @@ from penstock.spi import Position
 from penstock.state import job_tables, letter_tables, replay_tables
 from penstock.state.dialect import Connection
 from penstock.state.job_tables import JOB_COLUMNS
+from penstock.state.lane_queries import LANE_INDEX
 from penstock.state.ledger_tables import decode_counts, encode_counts, put_positions, read_positions
 from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
 from penstock.state.letter_tables import LETTER_TABLES
@@ -61,6 +62,7 @@ STORE_SCHEMA = Schema(
         [*SIGNAL_TABLES, "ALTER TABLE bodies ADD COLUMN source_record BLOB"],
         ["ALTER TABLE note ADD COLUMN journal TEXT NOT NULL DEFAULT ''"],
         [*JOB_COLUMNS],
+        [LANE_INDEX],
     ],
 )
 

@@ -9,11 +9,13 @@ Source: docs/guarantees.md, rules 3 and 10.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from penstock.ledger import Claim, JobRecord
+from penstock.state import job_tables
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tables import LIVE, has_passed
 from penstock.state.records import DeadLetter, Status, inherited
@@ -69,21 +71,27 @@ def hand_over(connection: Connection, heirs: Mapping[str, Sequence[str]], ids: S
 
 def settle(connection: Connection, claims: Mapping[str, Claim]) -> None:
     """See `StateStore.settle`: the job records of the ledgers."""
+    resolved = Counter[str]()
     for ledger, claim in claims.items():
         for one in claim.jobs:
-            _settle_one(connection, ledger, claim.group, one)
+            resolved[one.job] += _settle_one(connection, ledger, claim.group, one)
+    for job, number in resolved.items():
+        if number:
+            job_tables.settled(connection, job, number)
 
 
-def _settle_one(connection: Connection, ledger: str, group: int, one: JobRecord) -> None:
+def _settle_one(connection: Connection, ledger: str, group: int, one: JobRecord) -> bool:
+    """Whether that resolves the letter."""
     row = connection.execute(
         f"SELECT seq, owed FROM letters WHERE id = ? AND job = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
         (one.event, one.job),
     ).fetchone()
     if row is None:  # settled before, or failed again since
-        return
+        return False
     _took(connection, one.event, [ledger], group)
     owed = [name for name in _decode_owed(row[1]) if name != ledger]
     _owe(connection, row[0], owed, None if owed else "resolved")
+    return not owed
 
 
 def _owe(connection: Connection, seq: int, owed: Sequence[str], status: Status | None) -> None:

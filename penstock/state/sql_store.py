@@ -17,10 +17,11 @@ from penstock.clock import Clock
 from penstock.faults import Faults
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.spi import Position
+from penstock.state import lane_queries, letter_tables, pipeline_tables, replay_tables
 from penstock.state import letter_queries as queries
-from penstock.state import letter_tables, pipeline_tables, replay_tables
 from penstock.state.dialect import Connection
 from penstock.state.job_book import JobBook
+from penstock.state.lane_queries import LanePlace
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.signal_box import SignalBox
@@ -232,6 +233,15 @@ class SqlStateStore(ABC):
         self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
     ) -> tuple[list[DeadLetter], str | None]:
         return await self._database.read(lambda db: queries.page(db, self.pipeline, query, after, limit, bodies))
+
+    async def bounded(self, query: LetterQuery) -> tuple[LetterQuery, int]:
+        return await self._database.read(lambda db: (queries.resolved(db, query), lane_queries.newest(db)))
+
+    async def lane_places(self, query: LetterQuery, upto: int, after: LanePlace | None, limit: int) -> list[LanePlace]:
+        return await self._database.look(lambda db: lane_queries.places(db, query, upto, after, limit))
+
+    async def letters_at(self, places: Sequence[LanePlace], query: LetterQuery) -> list[DeadLetter]:
+        return await self._database.look(lambda db: lane_queries.letters_at(db, self.pipeline, places, query))
 
     async def letter_groups(self, query: LetterQuery) -> list[Group]:
         return await self._database.read(lambda db: queries.groups(db, query))

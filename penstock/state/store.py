@@ -12,6 +12,7 @@ from typing import Protocol
 from penstock.ledger import Claim, Commit, Ledger
 from penstock.spi import Position
 from penstock.state.job_book import JobBook
+from penstock.state.lane_queries import LanePlace
 from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.signal_box import SignalBox
 
@@ -148,6 +149,21 @@ class StateStore(Ledger, Protocol):
         :param bodies: without, `record` is empty and `original` None: cheaper where many are listed.
         :raises UsageError: `dlq.unknown`, `dlq.ambiguous`: a prefix of no id or fingerprint, or of several.
         """
+        ...
+
+    async def bounded(self, query: LetterQuery) -> tuple[LetterQuery, int]:
+        """What a job over these letters is made with: the query with whole ids for prefixes, and the bound of what stands now.
+
+        :raises UsageError: as `letters`.
+        """
+        ...
+
+    async def lane_places(self, query: LetterQuery, upto: int, after: LanePlace | None, limit: int) -> list[LanePlace]:
+        """One page of what `bounded` selects, in the order in which the events were read, partition by partition."""
+        ...
+
+    async def letters_at(self, places: Sequence[LanePlace], query: LetterQuery) -> list[DeadLetter]:
+        """The letters at these places that still have one of the query's statuses, in order, with their bodies."""
         ...
 
     async def letter_groups(self, query: LetterQuery) -> list[Group]:

@@ -26,7 +26,7 @@ from engine_parts import (
 )
 from engine_parts import parts as parts
 
-from dlq.replay import ReplaySummary, replay
+from dlq.replay import ReplaySummary, replay, summary_of
 from penstock.clock import SystemClock
 from penstock.config.model import DeadLetters, Pipeline
 from penstock.engine.run import Run, RunOptions
@@ -240,14 +240,20 @@ async def test_the_records_of_a_replay_that_died_at_its_very_end_go_with_the_nex
     assert table.query("SELECT event FROM penstock_job_records") == []
 
 
-async def test_what_a_dead_replay_left_is_open_again_after_the_next_claim(tmp_path: Path) -> None:
-    feed, table, check = Feed.of(*numbers(2)), Table(tmp_path / "t.db"), Check("p1")
+async def test_the_next_run_goes_on_with_a_replay_that_died(tmp_path: Path) -> None:
+    feed, table, check = Feed.of(*numbers(3)), Table(tmp_path / "t.db"), Check("p1", "p2")
     pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("check", check)])
     await run_once(pipeline)
     with pytest.raises(Fatal):
         await again(pipeline, faults=crash_at("before_sink_write"))
-    await run_once(pipeline)
-    assert await statuses(pipeline) == {"p1": ("open", 1, ["table"])}
+    check.refused = {"p2"}
+    assert (await run_once(pipeline)).counts == Counts()
+    assert await statuses(pipeline) == {"p1": ("resolved", 1, ["table"]), "p2": ("open", 2, ["table"])}
+    assert table.ids == ["p0", "p1"]
+    async with open_store(pipeline) as store:
+        (job,) = await store.jobs.latest()
+    assert (job.state, job.progress.done, job.progress.total) == ("done", 2, 2)
+    assert said(summary_of(job)) == (2, 1, 0, 0, 1)
 
 
 # ---- keys
@@ -368,14 +374,14 @@ async def test_what_is_discarded_while_a_replay_looks_at_it_is_not_delivered(
     pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("check", check)])
     await run_once(pipeline)
     check.refused.clear()
-    letters = SqliteStateStore.letters
+    letters_at = SqliteStateStore.letters_at
 
-    async def look(store: SqliteStateStore, *query: Any, **how: Any) -> Any:
-        found, cursor = await letters(store, *query, **how)
+    async def look(store: SqliteStateStore, *query: Any) -> Any:
+        found = await letters_at(store, *query)
         await store.set_status(None, [letter.id for letter in found if letter.event_id == "p1"], "discarded", among=["open"])
-        return found, cursor
+        return found
 
-    monkeypatch.setattr(SqliteStateStore, "letters", look)
+    monkeypatch.setattr(SqliteStateStore, "letters_at", look)
     assert said(await again(pipeline)) == (2, 2, 0, 0, 0)
     assert table.ids == ["p0", "p2"]
     assert {name: status for name, (status, _, _) in (await statuses(pipeline)).items()} == {

@@ -1,0 +1,247 @@
+"""Dead letters processed once more: from the event as the source gave it through the steps of today, or of a stored version.
+
+Steps, workers and source are its own, so that a replay shares nothing with the live work beside it but the ledgers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+
+from dlq.received import Portion, Received, received_event, still_failing
+from penstock.builtins import room
+from penstock.clock import moment_of
+from penstock.components import build
+from penstock.config.model import Pipeline
+from penstock.config.stored import Around
+from penstock.engine.assemble import Assembly, Steps, Surroundings, assemble_steps, make_context
+from penstock.engine.dedup import judge
+from penstock.engine.ledgers import LedgerState
+from penstock.engine.letters import SOURCE
+from penstock.engine.pool import WorkerPool
+from penstock.engine.tally import Tally
+from penstock.engine.versions import find_version, is_version, load_stored
+from penstock.engine.work import Work
+from penstock.errors import ComponentError, Permanent, UsageError
+from penstock.event import Event
+from penstock.observe.log import Incident
+from penstock.observe.status import RunStatus
+from penstock.spi import Batch, Readmitting, Rereadable, Resume, Source
+from penstock.state.records import DeadLetter
+from penstock.state.store import StateStore
+
+
+@dataclass(slots=True)
+class Reprocess:
+    """`open`, then for each group of letters `divide` and `process`, then `close`.
+
+    :ivar ledgers: of the pipeline as it is today; a replay's are claimed, a dry run's are not.
+    :ivar version: the pipeline version whose steps to use, or a beginning of it; empty: today's.
+    """
+
+    assembly: Assembly
+    store: StateStore
+    ledgers: Sequence[LedgerState]
+    status: RunStatus
+    version: str = ""
+    _steps: Steps | None = None
+    _pool: WorkerPool | None = None
+    _source: Source | None = None
+    _reading: bool = False
+    _bits: Sequence[int] | None = None
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def _surroundings(self) -> Surroundings:
+        return self.assembly.surroundings
+
+    @property
+    def steps(self) -> Steps:
+        """Once it is open."""
+        assert self._steps is not None, "opened before"
+        return self._steps
+
+    async def open(self) -> None:
+        """:raises UsageError: `version.unknown`, `version.cannot_be_built`, `replay.other_sinks`, `replay.other_keys`."""
+        today = self.assembly.pipeline
+        pipeline = today if not self.version or is_version(today, self.version) else await self._stored(today)
+        self.version = pipeline.version
+        has_positions = self.assembly.source.has_positions
+        self._steps = assemble_steps(pipeline, self._surroundings, has_positions=has_positions)
+        self._check_keys()
+        self._bits = _bits(pipeline, today)
+        if pipeline.workers:
+            self._pool = WorkerPool(pipeline, self._surroundings, self.status)
+            self._stack.push_async_callback(self._pool.close)
+            await self._pool.start()
+
+    async def close(self) -> None:
+        """Harmless when not open."""
+        await self._stack.aclose()
+
+    async def _stored(self, today: Pipeline) -> Pipeline:
+        around = Around(today.file, today.project, today.state, os.environ, today)
+        stored = load_stored(find_version(await self.store.versions(), self.version), around)
+        for step, doubt in stored.doubts.items():
+            self._surroundings.log(Incident("warning", "version.doubt", f"{today.name}: step {step}: {doubt}"))
+        limits = {name: getattr(today, name) for name in ("workers", "worker_memory", "transform_timeout", "dedup")}
+        return replace(stored.pipeline, **limits)
+
+    def _check_keys(self) -> None:
+        ours, theirs = self.assembly.keys, self.steps.keys
+        if (ours and ours.space) != (theirs and theirs.space):
+            raise UsageError(
+                "replay.other_keys",
+                f"version {self.version[:12]} gives events other ids than today's pipeline, and so other dedup keys",
+                why="a repetition of what is replayed would not be known for one",
+                help="replay through today's version",
+            )
+
+    # ---- from letters to portions
+
+    async def divide(self, letters: Sequence[DeadLetter]) -> tuple[list[Portion], list[DeadLetter]]:
+        """Portions, a partition each, in which no key comes twice, and the letters that wait for these: whether one is a
+        repetition depends on what becomes of the other."""
+        received = {letter.id: await self._received(letter) for letter in letters}
+        by_partition: defaultdict[str, list[DeadLetter]] = defaultdict(list)
+        for letter in letters:
+            by_partition[letter.partition].append(letter)
+        taken: set[bytes] = set()
+        portions, later = [], []
+        for chosen in by_partition.values():
+            portion = self.prepare(chosen, received)
+            waiting = portion.repeating(taken)
+            if waiting:
+                later += [chosen[origin] for origin in sorted(waiting)]
+                chosen = [letter for origin, letter in enumerate(chosen) if origin not in waiting]
+                if not chosen:
+                    continue
+                portion = self.prepare(chosen, received)
+            taken.update(portion.keys_given)
+            portions.append(portion)
+        return portions, later
+
+    def without(self, portion: Portion, gone: set[str]) -> Portion | None:
+        """The portion without the letters of these ids; None where nothing is left of it."""
+        left = [n for n, letter in enumerate(portion.letters) if letter.id not in gone]
+        if len(left) == len(portion.letters):
+            return portion
+        rejects = portion.batch.rejects
+        received = {portion.letters[n].id: (portion.batch.events[n], rejects.get(n)) for n in left}
+        return self.prepare([portion.letters[n] for n in left], received) if left else None
+
+    def prepare(self, letters: Sequence[DeadLetter], received: Mapping[str, Received]) -> Portion:
+        """Letters of one partition, as far as dedup."""
+        given = [received[letter.id] for letter in letters]
+        rejects = {origin: error for origin, (_, error) in enumerate(given) if error is not None}
+        batch = Batch(letters[0].partition, [event for event, _ in given], rejects=rejects)
+        for origin, event in enumerate(batch.events):
+            event.origin = origin
+        tally, steps = Tally(), self.steps
+        at = steps.moment.at = moment_of(self._surroundings.clock)
+        events = steps.preparer.prepare(batch.events, tally, rejects)
+        return Portion(letters, batch, events, steps.keys.of(batch, events, tally) if steps.keys else (), tally, at)
+
+    @property
+    def positional(self) -> bool:
+        """Whether the keys are positions, which the live work never meets again."""
+        return self.steps.keys is None or self.steps.keys.positional
+
+    # ---- from portions to works
+
+    async def process(self, portion: Portion) -> Work:
+        """What becomes of a portion under the steps."""
+        letters, events, keys, tally = portion.letters, portion.events, portion.keys, portion.tally
+        ids = {origin: letter.id for origin, letter in enumerate(letters)}
+        work = Work(portion.batch, self._surroundings.clock.monotonic(), portion.at, letters=ids, names=ids)
+        work.keys = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}
+        work.sink_ledgers = tuple(self._ledger_of(name) for name in self.assembly.sinks)
+        work.taken = self._taken(letters)
+        held: dict[str, set[int] | range] = {
+            ledger.name: {i for i, letter in enumerate(letters) if ledger.name not in letter.owed} for ledger in self.ledgers
+        }
+        work.verdicts = await judge(portion.batch, events, keys, self.ledgers, self.store, held, letters_too=False)
+        todo = [event for event in events if event.origin not in work.verdicts.dropped and event.origin not in tally.failures]
+        self.steps.moment.at = portion.at
+        if self._pool is not None:
+            outputs, routes = await self._pool.run(todo, tally, now=portion.at, prepare=False)
+        else:
+            outputs, routes = await self.steps.chain.run(todo, tally)
+        work.take(outputs, self._today(routes, len(outputs)), tally)
+        return work
+
+    def _today(self, routes: list[int] | None, outputs: int) -> list[int] | None:
+        """The routes of a stored version, by the sinks as they stand today."""
+        bits = self._bits
+        if bits is None or routes is None:
+            return routes
+        return [sum(1 << bits[bit] for bit in range(len(bits)) if route >> bit & 1) for route in routes]
+
+    def _ledger_of(self, sink: str) -> str:
+        return next(ledger.name for ledger in self.ledgers if sink in ledger.sinks)
+
+    def _taken(self, letters: Sequence[DeadLetter]) -> frozenset[tuple[int, int, int]]:
+        bits = {name: bit for bit, name in enumerate(self.assembly.sinks)}
+        return frozenset(
+            (bits[taken.sink], origin, taken.output)
+            for origin, letter in enumerate(letters)
+            for taken in letter.delivered
+            if taken.sink in bits
+        )
+
+    # ---- from letters to events
+
+    async def _received(self, letter: DeadLetter) -> Received:
+        """The event as the source gave it. Of what it could make no event, it is asked again."""
+        source = self.assembly.source
+        if letter.reread or letter.step == SOURCE:
+            try:
+                if isinstance(source, Readmitting) and not letter.reread:
+                    return source.readmit(received_event(letter), letter.code), None
+                return await self._again(letter), None
+            except ComponentError as error:
+                return received_event(letter), still_failing(letter, error)
+        return received_event(letter), None
+
+    async def _again(self, letter: DeadLetter) -> Event:
+        if isinstance(self.assembly.source, Rereadable):
+            source = await self._opened()
+            event = await source.reread(letter.partition, letter.position)
+            if event.id == letter.event_id:
+                return event
+        raise Permanent(letter.code, letter.message, why=letter.why, help=letter.help)
+
+    async def _opened(self) -> Rereadable:
+        """A source of its own: a record is searched for from its file's start, which must not hold the live reading up."""
+        if self._source is None:
+            pipeline = self.assembly.pipeline
+            expressions = room("expressions")(self._surroundings.clock.now)
+            self._source = build("source", pipeline.source, make_context(pipeline, "source", expressions, self._surroundings))
+            self._stack.push_async_callback(self._source.close)
+        if not self._reading:
+            note = await self.store.read_note()
+            await self._source.open(Resume(note.epoch, note.positions, once=True))
+            self._reading = True
+        assert isinstance(self._source, Rereadable), "asked before"
+        return self._source
+
+
+def _bits(pipeline: Pipeline, today: Pipeline) -> list[int] | None:
+    """By sink of the version, its number today; None where they are the same.
+
+    :raises UsageError: `replay.other_sinks`.
+    """
+    theirs, ours = [sink.name for sink in pipeline.sinks], [sink.name for sink in today.sinks]
+    if theirs == ours:
+        return None
+    if sorted(theirs) != sorted(ours):
+        raise UsageError(
+            "replay.other_sinks",
+            f"version {pipeline.version[:12]} has the sinks {', '.join(theirs)}; today there are {', '.join(ours)}",
+            why="what it routes to one that is gone, or what a new one is owed, would be lost",
+            help="replay through today's version",
+        )
+    return [ours.index(name) for name in theirs]
