@@ -27,6 +27,8 @@ VERBS = {
     "new": ("penstock.cli.new:new", "Start a pipeline: file, schema, editor completion."),
     "connectors": ("penstock.cli.connectors:connectors", "List sources, sinks and transforms, and document their fields."),
     "status": ("penstock.cli.status:status", "Show counts, checkpoint, dead letters and runs of pipelines."),
+    "explain": ("penstock.cli.explain:explain", "Show what became of past events: each step's input and output."),
+    "tap": ("penstock.cli.tap:tap", "Show events of a live run, with what each step makes of them."),
     "signal": ("penstock.cli.signal:signal", "Ask something of a pipeline, such as a snapshot; list what was asked."),
     "pause": ("penstock.cli.signal:pause", "Read nothing more until resumed; what was read is committed."),
     "resume": ("penstock.cli.signal:resume", "Go on with a paused pipeline."),

@@ -32,6 +32,10 @@ class Style:
     def red(self, text: str) -> str:
         return self._paint("1;31", text)
 
+    def minus(self, text: str) -> str:
+        """Red, and not bold: what a diff takes away."""
+        return self._paint("31", text)
+
     def green(self, text: str) -> str:
         return self._paint("32", text)
 

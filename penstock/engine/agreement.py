@@ -57,7 +57,7 @@ def _outputs(line: Line, made: Recomputed, origin: int) -> Agreement:
     if line.outcome == "dead_lettered":
         return Agreement("same")
     if line.outputs is None:
-        return Agreement("same", "its outputs were not kept (`journal.outputs: off`), and are not compared")
+        return Agreement("same", "its outputs, which the journal does not keep, are not compared")
     now = [(event, mask) for event, mask in zip(made.outputs, made.masks(), strict=True) if event.origin == origin]
     if len(now) != len(line.outputs):
         return Agreement("different", f"it had {len(line.outputs)} outputs; now it has {len(now)}")

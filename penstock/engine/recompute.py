@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
@@ -132,7 +132,7 @@ class Recompute:
     :raises PenstockError: where a step refuses its configuration.
     """
 
-    def __init__(self, pipeline: Pipeline, *, doubts: dict[str, str] | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, pipeline: Pipeline, *, doubts: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         steps = assemble_steps(pipeline, Surroundings(clock, random.Random(), Faults()), has_positions=True)
         self.pipeline = pipeline

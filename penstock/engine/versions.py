@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 from penstock.clock import rfc3339
 from penstock.config.model import Pipeline
 from penstock.config.stored import Around, Kept, Stored, load_version
+from penstock.engine.recompute import Recompute
 from penstock.errors import ConfigurationError, PenstockError, UsageError
 from penstock.journal.lines import VERSION_DIGITS
 from penstock.state.records import Version
@@ -53,3 +55,32 @@ def load_stored(version: Version, around: Around) -> Stored:
             why="; ".join(problem.message for problem in problems),
             help="bring back what it lacks, or compute under a file instead: --against FILE",
         ) from error
+
+
+@dataclass(slots=True)
+class Versions:
+    """The versions of one pipeline, each built when a line first names it.
+
+    :ivar around: where stored ones are brought back to life; `around.today` is the pipeline of today's file.
+    :ivar stored: asks the state store what it keeps.
+    """
+
+    around: Around
+    stored: Callable[[], Awaitable[Sequence[Version]]]
+    _built: dict[str, Recompute] = field(default_factory=dict)
+
+    async def of(self, digest: str) -> Recompute:
+        """The steps of a version, by its digest or a beginning of it.
+
+        :raises UsageError: as `find_version` and `load_stored`.
+        """
+        if digest not in self._built:
+            self._built[digest] = await self._build(digest)
+        return self._built[digest]
+
+    async def _build(self, digest: str) -> Recompute:
+        today = self.around.today
+        if today is not None and is_version(today, digest):
+            return Recompute(today)
+        stored = load_stored(find_version(await self.stored(), digest), self.around)
+        return Recompute(stored.pipeline, doubts=stored.doubts)

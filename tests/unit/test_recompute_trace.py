@@ -136,5 +136,5 @@ async def test_what_is_no_matter_of_the_steps_is_told(recompute: Recompute) -> N
         "different", "it was dead-lettered at all; now it is filtered at sold"
     )
     assert (await judged(recompute, line({"n": 1}))).why == (
-        "its outputs were not kept (`journal.outputs: off`), and are not compared"
+        "its outputs, which the journal does not keep, are not compared"
     )
