@@ -43,7 +43,7 @@ class Accounts:
         routed: set[int] = set()
         for bit, sink in enumerate(made.sinks):
             outputs = made.for_sink(bit)
-            self.result.sinks[sink] += len(outputs)
+            self.result.sinks[sink] = self.result.sinks.get(sink, 0) + len(outputs)
             routed.update(event.origin for event in outputs)
             if self._sampled[sink] < SAMPLES:
                 self._add_samples(made, sink, outputs)

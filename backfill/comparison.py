@@ -31,7 +31,7 @@ class Made(msgspec.Struct, frozen=True):
     """What one version made of one received event.
 
     :ivar outcome: `delivered`, `filtered` or `dead_lettered`.
-    :ivar outputs: CloudEvents, with the names of the sinks that take them under `sinks`.
+    :ivar outputs: CloudEvents, with the sinks that take them as members of `sinks`.
     :ivar failure: step and code, where it failed.
     """
 

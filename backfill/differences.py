@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 Kind = Literal["added", "removed", "changed", "type"]
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_DEEPEST = 200
 
 
 class Difference(NamedTuple):
@@ -27,33 +26,23 @@ class Difference(NamedTuple):
     after: Any
 
 
-def differences(before: Any, after: Any, path: str = "") -> Iterator[Difference]:
-    """From the outside in; nothing where they are equal."""
-    pending = [(before, after, path, 0)]
+def differences(before: Any, after: Any) -> Iterator[Difference]:
+    """From the outside in; nothing where they are equal. Nesting of any depth."""
+    pending: list[Pair] = [(before, after, "")]
     while pending:
-        old, new, place, depth = pending.pop()
-        if isinstance(old, dict) and isinstance(new, dict) and depth < _DEEPEST:
-            pending.extend(_members(old, new, place, depth))
-        elif isinstance(old, list) and isinstance(new, list) and depth < _DEEPEST:
-            pending.extend(_elements(old, new, place, depth))
+        old, new, place = pending.pop()
+        if isinstance(old, dict) and isinstance(new, dict):
+            pending.extend(_members(old, new, place))
+        elif isinstance(old, list) and isinstance(new, list):
+            pending.extend(_elements(old, new, place))
         elif old is _NOTHING:
             yield Difference(place, "added", None, new)
         elif new is _NOTHING:
             yield Difference(place, "removed", old, None)
-        elif not same(old, new):
-            yield Difference(place, "changed" if _type(old) == _type(new) else "type", old, new)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal; true is no number."""
-    kind = _type(one)
-    if kind != _type(other):
-        return False
-    if kind == "object":
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
-    if kind == "array":
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+        elif _type(old) != _type(new):
+            yield Difference(place, "type", old, new)
+        elif old != new:
+            yield Difference(place, "changed", old, new)
 
 
 def member(path: str, key: str) -> str:
@@ -66,19 +55,19 @@ class _Nothing:
 
 
 _NOTHING = _Nothing()
-Pair = tuple[Any, Any, str, int]
+Pair = tuple[Any, Any, str]
 
 
-def _members(old: dict[str, Any], new: dict[str, Any], path: str, depth: int) -> Iterator[Pair]:
+def _members(old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[Pair]:
     for key in reversed([*old, *(key for key in new if key not in old)]):
-        yield old.get(key, _NOTHING), new.get(key, _NOTHING), member(path, key), depth + 1
+        yield old.get(key, _NOTHING), new.get(key, _NOTHING), member(path, key)
 
 
-def _elements(old: list[Any], new: list[Any], path: str, depth: int) -> Iterator[Pair]:
+def _elements(old: list[Any], new: list[Any], path: str) -> Iterator[Pair]:
     for index in reversed(range(max(len(old), len(new)))):
         before = old[index] if index < len(old) else _NOTHING
         after = new[index] if index < len(new) else _NOTHING
-        yield before, after, f"{path}[]", depth + 1
+        yield before, after, f"{path}[]"
 
 
 def _type(value: Any) -> str:

@@ -18,13 +18,13 @@ from typing import TypeVar
 import msgspec
 
 from backfill.crew import Crew, Pace
-from backfill.portions import LINES, Portion, divide
+from backfill.portions import LINES, Portion, behind, divide
 from backfill.rehearsal import Rehearsal
 from backfill.request import Request, Result
 from backfill.results import merge
 from penstock.clock import Clock
 from penstock.engine.retry import PATIENT, persistently
-from penstock.errors import PenstockError
+from penstock.errors import Fenced, PenstockError
 from penstock.journal.opened import Mark
 from penstock.journal.reader import JournalReader
 from penstock.state.job_book import BEAT, JobBook
@@ -95,12 +95,20 @@ class Carrying:
         try:
             async with self._beating(owner, job.id):
                 job = await self._run(owner, job)
+        except Fenced:
+            job = await self.book.find(job.id)
+            if job.open:  # another process goes on with it, for this one was held up too long
+                raise
+            return job
         except PenstockError as error:
             said = JobError(error.code, error.message, error.why, error.help)
             await self.book.end(owner, job.id, "failed", said)
             raise
         except asyncio.CancelledError:
             await self.book.leave(owner, job.id)
+            raise
+        except Exception as error:  # supervision point: whoever looks at the job later is told
+            await self.book.end(owner, job.id, "failed", JobError("internal.error", f"{type(error).__name__}: {error}"))
             raise
         if job.asked != "run":
             return await self.book.leave(owner, job.id)
@@ -120,6 +128,8 @@ class Carrying:
                     if job.asked != "run":
                         return job
         kept.result.seconds = before + self.clock.monotonic() - started
+        if not self.rehearsal.request.limit:
+            kept.result.total = kept.result.read  # known exactly now
         return await self._report(owner, job.id, kept)
 
     def _kept(self, job: Job) -> Kept:
@@ -133,18 +143,15 @@ class Carrying:
         """What is left of the range; not more events than were asked for."""
         request, result = self.rehearsal.request, kept.result
         share = min(1.0, request.limit / result.total) if request.limit and result.total else 1.0
-        reader, mark = JournalReader(self.rehearsal.directory), kept.mark
-        frames = reader.frames(request.start, request.end, after=mark, share=share)
-        left_to_read = (frame for frame in frames if mark is None or (frame.segment, frame.offset) > mark[:2])
+        frames = JournalReader(self.rehearsal.directory).frames(request.start, request.end, after=kept.mark, share=share)
         lines = min(LINES, int(request.rate / _PORTIONS_A_SECOND)) if request.rate else LINES
         left = request.limit - result.read
-        for portion in divide(left_to_read, lines=max(1, lines), apart=share < 1.0):
-            if request.limit and left <= 0:
-                return
-            if request.limit:
-                portion = msgspec.structs.replace(portion, most=left)
+        for portion in behind(divide(frames, lines=max(1, lines), apart=share < 1.0), kept.mark):
+            if not request.limit:
+                yield portion
+            elif left > 0:
+                yield msgspec.structs.replace(portion, most=left)
                 left -= portion.lines
-            yield portion
 
     async def _report(self, owner: str, identity: str, kept: Kept) -> Job:
         result = kept.result

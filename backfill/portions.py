@@ -41,22 +41,37 @@ def divide(frames: Iterable[Frame], *, lines: int = LINES, apart: bool = False) 
     """The portions of a range, in order.
 
     :param frames: that events of the range may lie in (`JournalReader.frames`).
-    :param lines: how many each should hold, about; a frame is not divided.
-    :param apart: the frames are not neighbours: each is a portion of its own.
+    :param lines: how many each may hold; a larger frame is divided.
+    :param apart: the frames are not neighbours: none shares its portion with another.
     """
     held: list[Frame] = []
-    count = 0
     for frame in frames:
-        if held and (apart or count >= lines or held[-1].segment != frame.segment):
-            yield _portion(held)
-            held, count = [], 0
+        whole = not apart and held and held[-1].segment == frame.segment
+        if held and not (whole and frame.lines + sum(each.lines for each in held) <= lines):
+            yield from _parts(held, lines)
+            held = []
         held.append(frame)
-        count += frame.lines - frame.corrections
     if held:
-        yield _portion(held)
+        yield from _parts(held, lines)
 
 
-def _portion(frames: Sequence[Frame]) -> Portion:
+def behind(portions: Iterable[Portion], mark: Mark | None) -> Iterator[Portion]:
+    """What is left of them behind a mark."""
+    for portion in portions:
+        if mark is None or portion.after >= mark:
+            yield portion
+        elif portion.until > mark:
+            yield msgspec.structs.replace(portion, after=mark)
+
+
+def _parts(frames: Sequence[Frame], lines: int) -> Iterator[Portion]:
+    """The portion of some frames; several where a single one holds more lines than a portion may."""
     first, last = frames[0], frames[-1]
-    after, until = Mark(first.segment, first.offset, _BEFORE), Mark(last.segment, last.offset, _BEHIND)
-    return Portion(after, until, sum(frame.lines - frame.corrections for frame in frames))
+    after = Mark(first.segment, first.offset, _BEFORE)
+    if len(frames) == 1:
+        for line in range(lines, first.lines, lines):
+            until = Mark(first.segment, first.offset, line - 1)
+            yield Portion(after, until, lines)
+            after = until
+    left = sum(frame.lines for frame in frames) - (after.line + 1)
+    yield Portion(after, Mark(last.segment, last.offset, _BEHIND), left)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Literal
 
 import msgspec
@@ -89,7 +88,7 @@ class Result(msgspec.Struct):
     dead_lettered: int = 0
     outputs: int = 0
     seconds: float = 0.0
-    sinks: Counter[str] = msgspec.field(default_factory=Counter)
+    sinks: dict[str, int] = {}
     steps: dict[str, StepFlow] = {}
     letters: dict[str, LetterGroup] = {}
     other_letters: int = 0

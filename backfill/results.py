@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from backfill.request import MOST_CAUSES, SAMPLES, LetterGroup, Result, StepFlow
 
@@ -11,7 +12,7 @@ def merge(into: Result, part: Result) -> None:
     """What another part of the range came to."""
     for name in ("read", "left_out", "delivered", "filtered", "deduplicated", "dead_lettered", "outputs", "other_letters"):
         setattr(into, name, getattr(into, name) + getattr(part, name))
-    into.sinks.update(part.sinks)
+    _add(into.sinks, part.sinks)
     for step, flow in part.steps.items():
         mine = into.steps.setdefault(step, StepFlow())
         for name in StepFlow.__struct_fields__:
@@ -19,10 +20,14 @@ def merge(into: Result, part: Result) -> None:
     for key, group in part.letters.items():
         _merge_letters(into, key, group)
     _merge_samples(into, part)
-    for why, count in part.unlike.items():
-        into.unlike[why] = into.unlike.get(why, 0) + count
+    _add(into.unlike, part.unlike)
     if into.comparison is not None and part.comparison is not None:
         into.comparison.merge(part.comparison)
+
+
+def _add(into: dict[str, int], part: Mapping[str, int]) -> None:
+    for name, count in part.items():
+        into[name] = into.get(name, 0) + count
 
 
 def _merge_letters(into: Result, key: str, group: LetterGroup) -> None:

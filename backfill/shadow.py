@@ -1,8 +1,8 @@
 """A shadow: what the steps make now, compared with what the run made of the same events then.
 
 What was recorded settles most of it: equal check values are equal outputs. Where they differ, or none were kept, the version that
-handled the event computes its outputs again; these must have the recorded check values, else nobody knows what was made, and the
-event is counted under `Result.unlike` with the reason.
+handled the event computes its outputs again; these must agree with what was recorded. Where they do not, and the outputs were not
+kept whole, nobody knows what was made: the event is counted under `Result.unlike`, with the reason.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 from backfill.comparison import Comparison, Made, Output
 from backfill.request import Result
 from penstock.cloudevents import to_structured
+from penstock.engine.agreement import agreement
 from penstock.engine.recompute import Recompute, Recomputed
 from penstock.errors import Permanent
 from penstock.event import Event
@@ -60,15 +61,15 @@ class Shadow:
             self._count_unlike(version, len(lines))
             return
         then = await version.run(lines)
-        outputs = _by_origin(then)
+        outputs, results = _by_origin(then), then.results()
         for origin, line in enumerate(lines):
-            recorded = _recorded(line, then.sinks)
-            if recorded is not None:
-                self.comparison.add(_id(then, origin), Made("delivered" if recorded else "filtered", recorded), after[origin])
-            elif _reproduces(line, outputs[origin], then, origin):
-                self.comparison.add(_id(then, origin), _made(then, origin, outputs[origin]), after[origin])
-            else:
+            before: Made | None = _made(then, origin, outputs[origin])
+            if agreement(line, then, origin, results[origin]).verdict == "different":
+                before = _recorded(line, then.sinks)
+            if before is None:
                 self._count_unlike("; ".join(version.doubts.values()) or UNLIKE, 1)
+            else:
+                self.comparison.add(then.received[origin].id, before, after[origin])
 
     def _count_unlike(self, why: str, count: int) -> None:
         self.result.unlike[why] = self.result.unlike.get(why, 0) + count
@@ -93,14 +94,6 @@ def _is_same(line: Line, outputs: Sequence[Routed], made: Recomputed, origin: in
     return _check_values(outputs, made.filled[origin]) == line.outputs
 
 
-def _reproduces(line: Line, outputs: Sequence[Routed], then: Recomputed, origin: int) -> bool:
-    """Whether the version that handled an event makes of it what is recorded, as far as anything is."""
-    failure = then.tally.failures.get(origin)
-    if failure is not None or _failed_in_steps(line, then.sinks):
-        return failure is not None and line.outcome == "dead_lettered" and line.step == failure.step
-    return line.outputs is None or _check_values(outputs, then.filled[origin]) == line.outputs
-
-
 def _failed_in_steps(line: Line, sinks: Sequence[str]) -> bool:
     """Whether it failed before its outputs went to a sink: what a sink refused was made all the same."""
     return line.outcome == "dead_lettered" and line.step not in sinks
@@ -116,16 +109,17 @@ def _check_values(outputs: Sequence[Routed], received: Event) -> list[str | None
     return values
 
 
-def _recorded(line: Line, sinks: Sequence[str]) -> list[Output] | None:
-    """The outputs themselves, where they were kept whole and were offered to sinks."""
+def _recorded(line: Line, sinks: Sequence[str]) -> Made | None:
+    """What was made, from the line alone: where whole outputs were kept and offered to sinks."""
     if not line.outputs or _failed_in_steps(line, sinks) or not all(isinstance(output, dict) for output in line.outputs):
         return None
     masks = line.routes if line.routes is not None else [-1] * len(line.outputs)
-    return [
+    outputs = [
         {**output, "sinks": _names(mask, sinks)}
         for output, mask in zip(line.outputs, masks, strict=True)
         if isinstance(output, dict) and mask
     ]
+    return Made("delivered" if outputs else "filtered", outputs)
 
 
 def _outcome(made: Recomputed, origin: int, outputs: Sequence[Routed]) -> str:
@@ -149,9 +143,6 @@ def _structured(event: Event, mask: int, sinks: Sequence[str]) -> Output:
     return {**said, "sinks": _names(mask, sinks)}
 
 
-def _names(mask: int, sinks: Sequence[str]) -> list[str]:
-    return [sink for bit, sink in enumerate(sinks) if mask >> bit & 1]
-
-
-def _id(made: Recomputed, origin: int) -> str:
-    return made.received[origin].id
+def _names(mask: int, sinks: Sequence[str]) -> dict[str, bool]:
+    """As members, so that each sink is a place of its own."""
+    return {sink: True for bit, sink in enumerate(sinks) if mask >> bit & 1}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from penstock.cli import numbers
 from penstock.cli.table import Column, fit, table
@@ -20,13 +21,13 @@ Report = Mapping[str, Any]
 
 
 def report_lines(report: Report, style: Style, width: int | None) -> list[str]:
-    """All of it."""
+    """What there is to say on a terminal: the page and `--json` have all of it."""
     lines = [*_head(report, style), "", *_compared(report, style, width), *_counts(report, style)]
-    for title, rows in (
-        ("steps", _steps(report, style, width)),
-        ("dead letters it would make", _letters(report, style, width)),
-        ("some outputs", _samples(report, style, width)),
-    ):
+    details = [("dead letters it would make", _letters(report, style, width))]
+    if report["mode"] == "dry_run":
+        details.insert(0, ("steps", _steps(report, style, width)))
+        details.append(("some outputs", _samples(report, style, width)))
+    for title, rows in details:
         if rows:
             lines += ["", style.bold(title), *rows]
     return lines
@@ -146,7 +147,7 @@ def _samples(report: Report, style: Style, width: int | None) -> list[str]:
     lines = []
     for sample in report["samples"]:
         sinks = style.green("→ " + printable(", ".join(sample["sinks"])))
-        text = printable_json(json.dumps(sample["output"], ensure_ascii=False).encode()).decode()
+        text = printable_json(msgspec.json.encode(sample["output"])).decode()
         room = None if width is None else max(20, width - 8 - len(sample["event"]) - sum(map(len, sample["sinks"])))
         lines.append(f"  {style.dim(printable(sample['event']))}  {sinks}  {text if room is None else fit(text, room)}")
     return lines
