@@ -1,11 +1,11 @@
-"""How dead letters are read: pages, groups, counts, and the lookups of a run. Provisional letters are listed nowhere, but a run
-knows them by key. Names and prefixes are parameters, never text of a statement (Invariant 12).
+"""How dead letters are read: pages and the lookups of a run. Provisional letters are listed nowhere, but a run knows them by key.
+
+Collaborators: `letter_where` (what a query means), `letter_tally` (counts), `letter_sieve` (what only events tell).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,17 +13,19 @@ import msgspec
 from penstock.errors import UsageError, Violation
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tables import COLUMNS, KEEPS_KEY, LIVE
-from penstock.state.records import DeadLetter, Delivered, Group, LetterQuery, OpenLetter, Status
+from penstock.state.letter_tally import kinds
+from penstock.state.letter_where import condition
+from penstock.state.records import STATUSES, DeadLetter, Delivered, LetterQuery, OpenLetter
 
-# The first holds all that grouping needs (a million letters: 170 to 230 ms, 690 where their rows must be read), the second serves
-# `counts` alone (60 ms, else 390). Conditions say `+l.status`, which keeps SQLite from choosing it for anything else.
 LETTER_COUNTING_INDEXES = (
     "CREATE INDEX letters_cause ON letters (fingerprint, first_at, last_at, repeats, status) WHERE pending IS NULL",
     "CREATE INDEX letters_status ON letters (status) WHERE pending IS NULL",
 )
+"""Of an older format; `letter_tally` brings others."""
 
 _FIELDS = ", ".join(f'l."{column}"' for column in COLUMNS)
-_PREFIX_END = "\U0010ffff"
+_BODIES = ("record", "original", "source_record", "edited")
+_MOST_BRANCHES = 64
 _decode_violations = msgspec.json.Decoder(list[Violation]).decode
 _decode_delivered = msgspec.json.Decoder(list[Delivered]).decode
 _decode_owed = msgspec.json.Decoder(list[str]).decode
@@ -32,63 +34,87 @@ _decode_owed = msgspec.json.Decoder(list[str]).decode
 def page(
     connection: Connection, pipeline: str, query: LetterQuery, after: str | None, limit: int, bodies: bool
 ) -> tuple[list[DeadLetter], str | None]:
-    """See `StateStore.letters`.
+    """See `StateStore.letters`, for a query that does not sift.
 
     :raises UsageError: `dlq.ambiguous`, `dlq.unknown` (a prefix of several ids, or of none), `dlq.bad_cursor`.
     """
-    where, values = _where(connection, query)
-    if after is not None:
-        where += " AND (l.first_at, l.id) > (?, ?)"
-        values += _parse_cursor(after)
-    body = "b.record, b.original, b.source_record" if bodies else "x'', NULL, NULL"
-    join = "JOIN bodies AS b ON b.letter = l.seq" if bodies else ""
+    found = _places(connection, query, after, limit + 1)
+    letters = _load(connection, pipeline, [seq for _, _, seq in found[:limit]], bodies)
+    return letters, cursor_of(letters[-1]) if len(found) > limit and letters else None
+
+
+def cursor_of(letter: DeadLetter) -> str:
+    """Of the page behind this letter."""
+    return f"{letter.first_at.hex()}~{letter.id}"
+
+
+def by_ids(connection: Connection, pipeline: str, ids: Sequence[str], bodies: bool) -> list[DeadLetter]:
+    """Standing letters with these whole ids, in order of first failure."""
     rows = connection.execute(
-        f"SELECT {_FIELDS}, {body} FROM letters AS l {join} WHERE {where} ORDER BY l.first_at, l.id LIMIT ?",  # noqa: S608 - constants
-        [*values, limit + 1],
-    ).fetchall()
-    letters = [_letter(pipeline, row) for row in rows[:limit]]
-    more = len(rows) > limit and bool(letters)
-    return letters, f"{letters[-1].first_at.hex()}~{letters[-1].id}" if more else None
+        "SELECT seq FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?))",
+        (dialect_of(connection).among(ids),),
+    )
+    return _load(connection, pipeline, [seq for (seq,) in rows.fetchall()], bodies)
+
+
+def _places(connection: Connection, query: LetterQuery, after: str | None, limit: int) -> list[tuple[float, str, int]]:
+    """First failure, id and row of the first letters, in order: each branch follows an index, and ends at the limit."""
+    chosen = condition(connection, query)
+    behind, cursor = ("", []) if after is None else (" AND (l.first_at, l.id) > (?, ?)", _parse_cursor(after))
+    selects, values = [], []
+    for extra, own in _branches(connection, query):
+        selects.append(
+            "SELECT * FROM (SELECT l.first_at AS a, l.id AS i, l.seq AS s FROM letters AS l "  # noqa: S608 - constants
+            f"WHERE {extra}{chosen.text}{behind} ORDER BY l.first_at, l.id LIMIT ?) AS b"
+        )
+        values += [*own, *chosen.values, *cursor, limit]
+    if not selects:
+        return []
+    rows = connection.execute(f"SELECT a, i, s FROM ({' UNION ALL '.join(selects)}) AS u ORDER BY a, i LIMIT ?", [*values, limit])  # noqa: S608
+    return [(at, identity, seq) for at, identity, seq in rows.fetchall()]
+
+
+def _branches(connection: Connection, query: LetterQuery) -> list[tuple[str, list[Any]]]:
+    """Conditions that together hold for all that is selected, each for one stretch of an index."""
+    if query.ids:
+        return [("", [])]
+    if query.fingerprint is not None or query.code is not None or query.step is not None or query.type is not None:
+        found = kinds(connection, query, _MOST_BRANCHES)
+        if found is not None:
+            return [("l.fingerprint = ? AND l.type = ? AND l.status = ? AND ", list(kind)) for kind in found]
+    return [("l.status = ? AND ", [status]) for status in query.status or STATUSES]
+
+
+def _load(connection: Connection, pipeline: str, seqs: Sequence[int], bodies: bool) -> list[DeadLetter]:
+    where, value = numbered(connection, seqs)
+    if bodies:
+        return read_letters(connection, pipeline, where, [value], "ORDER BY l.first_at, l.id")
+    rows = connection.execute(
+        f"""SELECT {_FIELDS}, x'', NULL, NULL, CASE WHEN e.letter IS NULL THEN NULL ELSE x'' END
+            FROM letters AS l LEFT JOIN letter_edits AS e ON e.letter = l.id
+            WHERE {where} ORDER BY l.first_at, l.id""",  # noqa: S608 - constants
+        [value],
+    )
+    return [_letter(pipeline, row) for row in rows.fetchall()]
 
 
 def read_letters(connection: Connection, pipeline: str, condition: str, values: Sequence[Any], order: str) -> list[DeadLetter]:
     """Whole letters, with their bodies. `condition` and `order` are constants over `letters AS l` (Invariant 12)."""
     rows = connection.execute(
-        f"SELECT {_FIELDS}, b.record, b.original, b.source_record FROM letters AS l JOIN bodies AS b ON b.letter = l.seq "  # noqa: S608
-        f"WHERE {condition} {order}",
+        f"""SELECT {_FIELDS}, b.record, b.original, b.source_record, e.record
+            FROM letters AS l JOIN bodies AS b ON b.letter = l.seq LEFT JOIN letter_edits AS e ON e.letter = l.id
+            WHERE {condition} {order}""",  # noqa: S608 - constants
         values,
     )
     return [_letter(pipeline, row) for row in rows.fetchall()]
 
 
-def resolved(connection: Connection, query: LetterQuery) -> LetterQuery:
-    """The same with whole ids and fingerprint for its prefixes.
-
-    :raises UsageError: `dlq.ambiguous`, `dlq.unknown`.
-    """
-    ids = [_resolve(connection, prefix) for prefix in query.ids]
-    fingerprint = None if query.fingerprint is None else _resolve_fingerprint(connection, query.fingerprint)
-    return replace(query, ids=ids, fingerprint=fingerprint)
-
-
-def groups(connection: Connection, query: LetterQuery) -> list[Group]:
-    """See `StateStore.letter_groups`. The example is the latest to fail first."""
-    where, values = _where(connection, query)
-    rows = connection.execute(
-        f"""WITH g AS (SELECT l.fingerprint AS f, count(*) AS n, CAST(sum(l.repeats) AS BIGINT) AS r,
-                              min(l.first_at) AS a, max(l.last_at) AS z
-                       FROM letters AS l WHERE {where} GROUP BY l.fingerprint)
-            SELECT g.f, x.code, x.step, x.message, g.n, g.r, g.a, g.z, x.id FROM g JOIN letters AS x ON x.seq = (
-                SELECT l.seq FROM letters AS l WHERE l.fingerprint = g.f AND {where} ORDER BY l.first_at DESC LIMIT 1)
-            ORDER BY g.n DESC, g.f""",  # noqa: S608 - constants
-        [*values, *values],
-    )
-    return [Group(*row) for row in rows.fetchall()]
-
-
-def counts(connection: Connection) -> dict[Status, int]:
-    """How many stand in each status."""
-    return dict(connection.execute("SELECT status, count(*) FROM letters WHERE pending IS NULL GROUP BY status").fetchall())
+def numbered(connection: Connection, seqs: Iterable[int]) -> tuple[str, Any]:
+    """A condition for these rows of `letters AS l`, and its parameter."""
+    value = dialect_of(connection).among(map(str, seqs))
+    if dialect_of(connection).name == "postgres":
+        return "l.seq = ANY(CAST(? AS BIGINT[]))", value
+    return "l.seq IN (SELECT CAST(value AS INTEGER) FROM json_each(?))", value
 
 
 def has_open(connection: Connection) -> bool:
@@ -122,64 +148,6 @@ def open_by_id(connection: Connection, ids: Sequence[str]) -> list[OpenLetter]:
     return list(found.values())
 
 
-def _where(connection: Connection, query: LetterQuery) -> tuple[str, list[Any]]:
-    """The condition, over `letters AS l`, and its parameters."""
-    parts: list[str] = ["l.pending IS NULL"]
-    values: list[Any] = []
-    if query.ids:
-        ids = [_resolve(connection, prefix) for prefix in query.ids]
-        parts.append("l.id IN (SELECT value FROM json_each(?))")
-        values.append(dialect_of(connection).among(ids))
-    if query.fingerprint is not None:
-        parts.append("l.fingerprint = ?")
-        values.append(_resolve_fingerprint(connection, query.fingerprint))
-    if query.status:
-        status = f"{dialect_of(connection).unindexed}l.status = ?"
-        parts.append(f"({' OR '.join([status] * len(query.status))})")  # 210 ms a million letters; with IN 250
-        values += query.status
-    equal = {"code": query.code, "step": query.step, "type": query.type}
-    for column, value in equal.items():
-        if value is not None:
-            parts.append(f"l.{column} = ?")
-            values.append(value)
-    for comparison, bound in (("l.first_at >= ?", query.after), ("l.first_at < ?", query.before)):
-        if bound is not None:
-            parts.append(comparison)
-            values.append(bound)
-    return " AND ".join(parts), values
-
-
-def _resolve(connection: Connection, prefix: str) -> str:
-    rows = connection.execute(
-        "SELECT DISTINCT id FROM letters WHERE id >= ? AND id < ? AND pending IS NULL ORDER BY id LIMIT 2",
-        (prefix, prefix + _PREFIX_END),
-    )
-    return _only(prefix, "dead letter", [identity for (identity,) in rows.fetchall()])
-
-
-def _resolve_fingerprint(connection: Connection, prefix: str) -> str:
-    found: list[str] = []
-    while len(found) < 2:  # steps from group to group: a million letters of one cause are not read
-        above = found[-1] if found else prefix
-        row = connection.execute(
-            f"""SELECT fingerprint FROM letters WHERE fingerprint {">" if found else ">="} ? AND fingerprint < ?
-                AND pending IS NULL ORDER BY fingerprint LIMIT 1""",  # noqa: S608 - a constant
-            (above, prefix + _PREFIX_END),
-        ).fetchone()
-        if row is None or (found and found[0] == prefix):
-            break
-        found.append(row[0])
-    return _only(prefix, "group of dead letters", found)
-
-
-def _only(prefix: str, what: str, found: list[str]) -> str:
-    if not found:
-        raise UsageError("dlq.unknown", f"no {what} begins with {prefix!r}", help="pipe dlq ls, pipe dlq groups list them")
-    if len(found) > 1 and found[0] != prefix:
-        raise UsageError("dlq.ambiguous", f"more than one {what} begins with {prefix!r}", help="write more of it")
-    return found[0]
-
-
 def _parse_cursor(text: str) -> list[Any]:
     at, _, identity = text.partition("~")
     try:
@@ -189,7 +157,7 @@ def _parse_cursor(text: str) -> list[Any]:
 
 
 def _letter(pipeline: str, row: tuple[Any, ...]) -> DeadLetter:
-    values = dict(zip((*COLUMNS, "record", "original", "source_record"), row, strict=True))
+    values = dict(zip((*COLUMNS, *_BODIES), row, strict=True))
     values["reread"] = bool(values["reread"])
     values["violations"] = _decode_violations(values["violations"])
     values["owed"] = _decode_owed(values["owed"])

@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 
 from penstock.ledger import Claim
+from penstock.state import letter_history
 from penstock.state.dialect import Connection, dialect_of
+from penstock.state.letter_tally import sweep
 from penstock.state.records import DeadLetter, Delivered, Repeat, Status
 
 LIVE = "status IN ('open', 'parked', 'replaying')"
@@ -72,6 +74,16 @@ def put(connection: Connection, group: int, letters: Iterable[DeadLetter]) -> No
         connection.execute("INSERT INTO bodies VALUES (?, ?, ?, ?)", (seq, letter.record, letter.original, letter.source_record))
 
 
+def take_in(connection: Connection, letters: Iterable[DeadLetter]) -> None:
+    """Add letters that stand at once, from elsewhere; none of their ids may be there."""
+    for letter in letters:
+        row = [_stored(column, getattr(letter, column)) for column in COLUMNS]
+        ((seq,),) = connection.execute(_INSERT, [None, *row]).fetchall()
+        connection.execute("INSERT INTO bodies VALUES (?, ?, ?, ?)", (seq, letter.record, letter.original, letter.source_record))
+        if letter.edited is not None:
+            letter_history.put_edit(connection, letter.id, letter.edited)
+
+
 def put_repeats(connection: Connection, group: int, kind: str, repeats: Iterable[Repeat]) -> None:
     """Add what happened to older letters, provisional until `promote(group)`.
 
@@ -108,7 +120,7 @@ def promote(connection: Connection, upto: int, *, replayed: Collection[str] = ()
         (upto,),
     )
     for seq, identity in rivals.fetchall():
-        _absorb(connection, seq, identity, ledgers if identity in replayed else ())
+        _absorb(connection, seq, identity, ledgers, was_replayed=identity in replayed)
     connection.execute("UPDATE letters SET pending = NULL WHERE pending <= ?", (upto,))
     connection.execute(
         """UPDATE letters SET repeats = repeats + r.n
@@ -121,11 +133,12 @@ def promote(connection: Connection, upto: int, *, replayed: Collection[str] = ()
     connection.execute("DELETE FROM repeats WHERE pending <= ?", (upto,))
 
 
-def _absorb(connection: Connection, seq: int, identity: str, settled: Collection[str]) -> None:
+def _absorb(connection: Connection, seq: int, identity: str, ledgers: Collection[str], *, was_replayed: bool) -> None:
     """The provisional letter `seq` takes the place of the standing one of its id, and what that one had gathered.
 
-    :param settled: ledgers of which the new letter says alone whether they owe it.
+    :param ledgers: of which a letter that was replayed says alone whether they owe it.
     """
+    settled = ledgers if was_replayed else ()
     query = "SELECT seq, owed, delivered, attempts, repeats, first_at, status FROM letters WHERE "
     old = connection.execute(query + "id = ? AND pending IS NULL", (identity,)).fetchone()
     if old is None:
@@ -136,12 +149,27 @@ def _absorb(connection: Connection, seq: int, identity: str, settled: Collection
     if old[6] in ("open", "parked", "replaying"):
         owed = union((name for name in msgspec.json.decode(old[1]) if name not in settled), owed)
     delivered = union(_decode_delivered(old[2]), _decode_delivered(new[2]))
+    if was_replayed:
+        _keep_what_came(connection, old[0], seq, identity)
     delete(connection, [old[0]])
     connection.execute(
         """UPDATE letters SET pending = NULL, owed = ?, delivered = ?, attempts = attempts + ?, repeats = repeats + ?,
            first_at = ?, status = ? WHERE seq = ?""",
         (_json(owed), _json(delivered), old[3], old[4], old[5], "parked" if old[6] == "parked" else new[6], seq),
     )
+
+
+def _keep_what_came(connection: Connection, old: int, new: int, identity: str) -> None:
+    """An edited event that fails again brings a letter made of the edit: what the source gave stays what it was."""
+    if connection.execute("SELECT 1 FROM letter_edits WHERE letter = ?", (identity,)).fetchone() is None:
+        return
+    row = connection.execute("SELECT record, original, source_record FROM bodies WHERE letter = ?", (old,)).fetchone()
+    connection.execute("UPDATE bodies SET record = ?, original = ?, source_record = ? WHERE letter = ?", (*row, new))
+    names = ("original_length", "original_digest", "reread", "key", "brought_by", "data_digest")
+    columns = ", ".join(names)
+    row = connection.execute(f"SELECT {columns} FROM letters WHERE seq = ?", (old,)).fetchone()  # noqa: S608 - constants
+    values = ", ".join(f"{name} = ?" for name in names)
+    connection.execute(f"UPDATE letters SET {values} WHERE seq = ?", (*row, new))  # noqa: S608 - constants
 
 
 def settle(connection: Connection, claims: Mapping[str, Claim]) -> None:
@@ -210,14 +238,19 @@ def delete(connection: Connection, seqs: Sequence[int]) -> None:
 
 
 def expire(connection: Connection, before: float, limit: int) -> int:
-    """Remove letters whose latest failure lies before `before`, but none that is parked or in a job. How many went."""
+    """Remove settled letters to which nothing has happened since `before`; others never (Invariant 13). How many went."""
     rows = connection.execute(
-        """SELECT seq, id FROM letters WHERE pending IS NULL AND last_at < ? AND status NOT IN ('parked', 'replaying')
-           ORDER BY last_at LIMIT ?""",
-        (before, limit),
+        """SELECT l.seq, l.id FROM letters AS l WHERE l.pending IS NULL AND l.last_at < ?
+           AND l.status IN ('resolved', 'superseded', 'discarded')
+           AND NOT EXISTS (SELECT 1 FROM letter_history AS h WHERE h.letter = l.id AND h.at >= ?)
+           ORDER BY l.last_at LIMIT ?""",
+        (before, before, limit),
     ).fetchall()
+    ids = [identity for _, identity in rows]
     delete(connection, [seq for seq, _ in rows])
-    connection.executemany("DELETE FROM replays WHERE letter = ?", [(identity,) for _, identity in rows])
+    connection.executemany("DELETE FROM replays WHERE letter = ?", [(identity,) for identity in ids])
+    letter_history.forget(connection, ids)
+    sweep(connection)
     return len(rows)
 
 

@@ -16,6 +16,17 @@ from penstock.state.dialect import Connection, dialect_of, transaction
 
 
 @dataclass(frozen=True, slots=True)
+class PerDialect:
+    """Statements that SQLite and PostgreSQL say differently; each is sent to its own as it stands."""
+
+    sqlite: Sequence[str]
+    postgres: Sequence[str]
+
+
+Statement = str | PerDialect
+
+
+@dataclass(frozen=True, slots=True)
 class Schema:
     """One set of tables.
 
@@ -24,7 +35,7 @@ class Schema:
     """
 
     name: str
-    steps: Sequence[Sequence[str]]
+    steps: Sequence[Sequence[Statement]]
 
     @property
     def version(self) -> int:
@@ -79,9 +90,17 @@ def migrate(connection: Connection, schemas: Sequence[Schema], faults: Faults) -
         for schema in schemas:
             for step in schema.steps[stored_version(connection, schema) :]:
                 for statement in step:
-                    connection.execute(statement)
+                    _execute(connection, statement)
             faults.hit("mid_migration")
             connection.execute(
                 "INSERT INTO penstock_meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                 (schema.name, str(schema.version)),
             )
+
+
+def _execute(connection: Connection, statement: Statement) -> None:
+    if isinstance(statement, str):
+        connection.execute(statement)
+        return
+    for own in statement.sqlite if dialect_of(connection).name == "sqlite" else statement.postgres:
+        connection.execute(own)

@@ -13,13 +13,15 @@ import msgspec
 
 from penstock.errors import Fenced
 from penstock.spi import Position
-from penstock.state import job_tables, letter_tables, replay_tables
+from penstock.state import job_tables, letter_history, letter_tables, replay_tables
 from penstock.state.dialect import Connection
 from penstock.state.job_tables import JOB_COLUMNS
 from penstock.state.lane_queries import LANE_INDEX
 from penstock.state.ledger_tables import decode_counts, encode_counts, put_positions, read_positions
+from penstock.state.letter_history import HISTORY_TABLES
 from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
 from penstock.state.letter_tables import LETTER_TABLES
+from penstock.state.letter_tally import TALLY_SCHEMA
 from penstock.state.migration import Schema
 from penstock.state.records import Note, RunRecord, Version
 from penstock.state.replay_tables import REPLAYS_TABLE
@@ -63,6 +65,7 @@ STORE_SCHEMA = Schema(
         ["ALTER TABLE note ADD COLUMN journal TEXT NOT NULL DEFAULT ''"],
         [*JOB_COLUMNS],
         [LANE_INDEX],
+        [*HISTORY_TABLES, *TALLY_SCHEMA],
     ],
 )
 
@@ -144,6 +147,7 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
         ),
     )
     put_positions(connection, "note_positions", _NOTE, note.positions)
+    jobs = letter_history.jobs_of(connection, note)
     replay_tables.record(connection, note.group, note.resolved, note.failed_again, note.ledgers)
     letter_tables.put(connection, note.group, note.failed_again)
     letter_tables.put_repeats(connection, note.group, "repeat", note.repeats)
@@ -151,6 +155,7 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
     letter_tables.promote(connection, note.group, replayed=replayed, ledgers=note.ledgers)
     letter_tables.conclude(connection, note.superseded, "superseded")
     replay_tables.resolve(connection, note.resolved, note.ledgers)
+    letter_history.tell_group(connection, note, jobs)
     if note.job is not None:
         job_tables.report(connection, note.job, note.at)
 

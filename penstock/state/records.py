@@ -12,6 +12,8 @@ from penstock.spi import Position
 from penstock.state.job_records import JobProgress
 
 Status = Literal["open", "parked", "replaying", "resolved", "superseded", "discarded"]
+STATUSES: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
+UNSETTLED: tuple[Status, ...] = ("open", "parked", "replaying")
 SignalOutcome = Literal["accepted", "refused"]
 
 
@@ -42,6 +44,7 @@ class DeadLetter:
     :ivar key: its 16-byte dedup key, or None without dedup.
     :ivar data_digest: tells a repetition with the same data from one with other data (rule 7).
     :ivar first_at: seconds since the epoch of its first failure; `last_at` of the latest.
+    :ivar edited: the event as a person mended it, in the form of `record`, which stays as it came; None: nobody did.
     """
 
     id: str
@@ -78,6 +81,12 @@ class DeadLetter:
     status: Status = "open"
     job: str | None = None
     source_record: bytes | None = None
+    edited: bytes | None = None
+
+    @property
+    def effective(self) -> bytes:
+        """The event that a replay sends, as a structured CloudEvent."""
+        return self.record if self.edited is None else self.edited
 
 
 def inherited(owed: Iterable[str], heirs: Mapping[str, Sequence[str]]) -> list[str]:
@@ -170,7 +179,14 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class LetterQuery:
-    """Which dead letters; None means any. Times are seconds since 1970, half-open. `ids` and `fingerprint` may be prefixes."""
+    """Which dead letters; None means any. Times are seconds since 1970, half-open. `ids` and `fingerprint` may be prefixes.
+
+    :ivar after, before: of the first failure; `seen_after`, `seen_before` of the latest; `event_after`, `event_before` of the
+        event's own time: one without a time lies in no range.
+    :ivar owed: a ledger that owes them.
+    :ivar filter: a jq program over the event as it is to be replayed (`.data`, `.type`, …): only those for which it gives
+        something that is neither false nor null.
+    """
 
     ids: Sequence[str] = ()
     fingerprint: str | None = None
@@ -180,6 +196,26 @@ class LetterQuery:
     status: Sequence[Status] = ("open", "parked", "replaying")
     after: float | None = None
     before: float | None = None
+    seen_after: float | None = None
+    seen_before: float | None = None
+    event_after: float | None = None
+    event_before: float | None = None
+    owed: str | None = None
+    filter: str | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the first failure must lie in a range."""
+        return self.after is not None or self.before is not None
+
+    @property
+    def sifts(self) -> bool:
+        """Whether events must be looked at, one by one."""
+        return self.filter is not None or self.event_after is not None or self.event_before is not None
+
+    def of_counts(self) -> LetterQuery:
+        """What can be asked of counts: cause, type and status alone."""
+        return LetterQuery(fingerprint=self.fingerprint, code=self.code, step=self.step, type=self.type, status=self.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +231,56 @@ class Group:
     first_at: float
     last_at: float
     example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """When dead letters failed first.
+
+    :ivar start: seconds since 1970 at which the first cell begins; `width`: seconds of a cell.
+    :ivar cells: by fingerprint, how many failed first in each cell; of all the same number of cells.
+    """
+
+    start: int
+    width: int
+    cells: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterStats:
+    """Dead letters in figures.
+
+    :ivar repeats: how often their events came again.
+    :ivar bytes: of their records, as these came.
+    :ivar by_day: by the beginning of the UTC day of first failure, in seconds since 1970.
+    :ivar oldest: first failure of the oldest one that is not settled.
+    """
+
+    letters: int = 0
+    repeats: int = 0
+    bytes: int = 0
+    by_status: Mapping[str, int] = field(default_factory=dict)
+    by_code: Mapping[str, int] = field(default_factory=dict)
+    by_step: Mapping[str, int] = field(default_factory=dict)
+    by_type: Mapping[str, int] = field(default_factory=dict)
+    by_day: Mapping[int, int] = field(default_factory=dict)
+    oldest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that was done with a dead letter.
+
+    :ivar what: `edited`, `restored`, `discarded`, `imported`, `replayed` or `superseded`.
+    :ivar by: `user@host` of a person, empty where a run did it.
+    :ivar detail: more, by name: `reason`; `before` and `after` of an edit, as structured CloudEvents; `job` and `result` of a
+        replay.
+    """
+
+    at: float
+    what: str
+    by: str
+    detail: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

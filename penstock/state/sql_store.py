@@ -17,12 +17,21 @@ from penstock.clock import Clock
 from penstock.faults import Faults
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.spi import Position
-from penstock.state import lane_queries, letter_tables, pipeline_tables, replay_tables
+from penstock.state import (
+    lane_queries,
+    letter_history,
+    letter_sieve,
+    letter_tables,
+    letter_tally,
+    pipeline_tables,
+    replay_tables,
+)
 from penstock.state import letter_queries as queries
 from penstock.state.dialect import Connection
 from penstock.state.job_book import JobBook
 from penstock.state.lane_queries import LanePlace
 from penstock.state.ledger_tables import LedgerTables
+from penstock.state.letter_desk import LetterDesk
 from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.signal_box import SignalBox
 
@@ -52,10 +61,15 @@ class SqlStateStore(ABC):
         self._letter_writes = 0
         self._signals = SignalBox(database, clock)
         self._jobs = JobBook(database, clock)
+        self._desk = LetterDesk(database, pipeline, clock)
 
     @property
     def signals(self) -> SignalBox:
         return self._signals
+
+    @property
+    def desk(self) -> LetterDesk:
+        return self._desk
 
     @property
     def jobs(self) -> JobBook:
@@ -175,7 +189,9 @@ class SqlStateStore(ABC):
             pipeline_tables.check_epoch(db, epoch)
             letter_tables.settle(db, claims)
             replay_tables.settle(db, claims)
+            letter_history.tell_settled(db, claims, now)
 
+        now = self._clock.now()
         await self._database.write(work)
 
     async def rewind(self, epoch: int, ledger: str, claim: Claim) -> int:
@@ -232,10 +248,10 @@ class SqlStateStore(ABC):
     async def letters(
         self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
     ) -> tuple[list[DeadLetter], str | None]:
-        return await self._database.read(lambda db: queries.page(db, self.pipeline, query, after, limit, bodies))
+        return await self._desk.page(query, after, limit, bodies)
 
     async def bounded(self, query: LetterQuery) -> tuple[LetterQuery, int]:
-        return await self._database.read(lambda db: (queries.resolved(db, query), lane_queries.newest(db)))
+        return await self._database.read(lambda db: (letter_sieve.resolved(db, self.pipeline, query), lane_queries.newest(db)))
 
     async def lane_places(self, query: LetterQuery, upto: int, after: LanePlace | None, limit: int) -> list[LanePlace]:
         return await self._database.look(lambda db: lane_queries.places(db, query, upto, after, limit))
@@ -244,10 +260,10 @@ class SqlStateStore(ABC):
         return await self._database.look(lambda db: lane_queries.letters_at(db, self.pipeline, places, query))
 
     async def letter_groups(self, query: LetterQuery) -> list[Group]:
-        return await self._database.read(lambda db: queries.groups(db, query))
+        return await self._desk.groups(query)
 
     async def letter_counts(self) -> Mapping[Status, int]:
-        return await self._database.run(queries.counts)
+        return await self._database.run(letter_tally.counts)
 
     async def set_status(
         self,

@@ -13,6 +13,7 @@ from penstock.ledger import Claim, Commit, Ledger
 from penstock.spi import Position
 from penstock.state.job_book import JobBook
 from penstock.state.lane_queries import LanePlace
+from penstock.state.letter_desk import LetterDesk
 from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.signal_box import SignalBox
 
@@ -26,6 +27,11 @@ class StateStore(Ledger, Protocol):
     @property
     def signals(self) -> SignalBox:
         """What people ask of the pipeline, and whether it is paused."""
+        ...
+
+    @property
+    def desk(self) -> LetterDesk:
+        """What people do with dead letters, beside a run or without one."""
         ...
 
     @property
@@ -144,10 +150,13 @@ class StateStore(Ledger, Protocol):
     async def letters(
         self, query: LetterQuery, *, after: str | None = None, limit: int = 100, bodies: bool = True
     ) -> tuple[list[DeadLetter], str | None]:
-        """One page in order of first failure, and the cursor of the next page. Provisional ones are not listed.
+        """One page in order of first failure, and the cursor of the next page. Provisional ones are not listed. Where the query
+        looks into events a page may be shorter than `limit`, or empty, although another one follows.
 
-        :param bodies: without, `record` is empty and `original` None: cheaper where many are listed.
-        :raises UsageError: `dlq.unknown`, `dlq.ambiguous`: a prefix of no id or fingerprint, or of several.
+        :param bodies: without, `record` is empty and `original` None: cheaper where many are listed. `edited` is then empty where
+            there is an edited event.
+        :raises UsageError: `dlq.unknown`, `dlq.ambiguous`: a prefix of no id or fingerprint, or of several; `dlq.bad_filter`,
+            `dlq.filter_failed`.
         """
         ...
 
@@ -189,8 +198,9 @@ class StateStore(Ledger, Protocol):
         ...
 
     async def expire_letters(self, before: float, limit: int = 500) -> int:
-        """Remove up to `limit` letters that last failed before `before`, but none that is parked or replaying. How many went;
-        repeat until 0. Small steps, so that commits need not wait."""
+        """Remove up to `limit` letters that are settled (resolved, superseded, discarded) and to which nothing has happened since
+        `before`, with their history. What is not settled stays for as long as it takes. How many went; repeat until 0. Small
+        steps, so that commits need not wait."""
         ...
 
     async def versions(self) -> list[Version]: ...

@@ -15,6 +15,7 @@ from penstock.config.model import EventFields, Limits, Pipeline, Retry
 from penstock.errors import Fatal, Permanent, Transient
 from penstock.event import Event
 from penstock.ledger import Counts
+from penstock.state.records import LetterQuery
 from penstock.testing.clock import FakeClock
 
 A, B = {"id": 1, "total": 1}, {"id": 2, "total": 2}
@@ -343,6 +344,8 @@ async def test_a_dead_event_without_a_position_whose_letter_is_gone_fails_again_
     pipeline = build(tmp_path, feed, table)
     await crash(pipeline, "before_ack")
     async with open_store(pipeline) as store:
+        found, _ = await store.letters(LetterQuery())
+        await store.set_status(None, [letter.id for letter in found], "discarded")
         assert await store.expire_letters(2e9) == 1
     await run_once(pipeline)
     assert letters(await kept(pipeline)) == [("p0", "open", 0, ["table"])]

@@ -64,16 +64,19 @@ def test_crossing_the_threshold_of_dead_letters_warns_each_time_it_is_crossed(up
     assert said[0].help == "pipe dlq groups shop"
 
 
-async def test_dead_letters_older_than_their_retention_expire(tmp_path: Path, clock: FakeClock, said: list[Incident]) -> None:
+async def test_settled_dead_letters_older_than_their_retention_expire(
+    tmp_path: Path, clock: FakeClock, said: list[Incident]
+) -> None:
     store = make_store(tmp_path)
     await store.open()
     try:
         epoch = await store.issue_epoch(version())
         old, young = letter("old", 1, first_at=0.0, last_at=0.0), letter("young", 2, first_at=clock.now(), last_at=clock.now())
-        await store.put_dead_letters(epoch, 1, [old, young], ())
+        await store.put_dead_letters(epoch, 1, [old, young, letter("unsettled", 3)], ())
         await store.note(epoch, note(1))
+        await store.set_status(epoch, ["old", "young"], "resolved")
         await Upkeep(DeadLetters(retention=60.0), store, RunStatus("orders", "v1"), clock, said.append).expire()
-        letters, _ = await store.letters(LetterQuery())
-        assert [found.id for found in letters] == ["young"]
+        letters, _ = await store.letters(LetterQuery(status=()))
+        assert [found.id for found in letters] == ["unsettled", "young"]
     finally:
         await store.close()

@@ -10,7 +10,8 @@ from state_builders import at, claim_at, claimant, commit, letter, make_store_in
 
 from penstock.errors import Fenced, UsageError, Violation
 from penstock.ledger import Claim, JobRecord
-from penstock.state.records import Delivered, LetterQuery, Repeat
+from penstock.state.letter_desk import Act
+from penstock.state.records import Delivered, Happening, LetterQuery, Repeat, Status
 from penstock.state.store import StateStore
 from penstock.testing.servers import Database
 
@@ -313,12 +314,27 @@ async def test_discarding_keeps_the_key_and_resolving_does_not(store: StateStore
     assert not await store.has_open_letters()
 
 
-async def test_old_letters_expire_in_small_steps_but_not_parked_ones(store: StateStore) -> None:
-    await store.put_dead_letters(1, 1, [letter(f"l{n}", n) for n in range(1, 6)], [])
+async def test_old_letters_that_are_settled_expire_in_small_steps_and_no_others(store: StateStore) -> None:
+    await store.put_dead_letters(1, 1, [letter(f"l{n}", n) for n in range(1, 8)], [])
     await store.note(1, note(1))
-    await store.set_status(1, ["l1"], "parked")
-    assert [await store.expire_letters(4.0, limit=1) for _ in range(3)] == [1, 1, 0]
-    assert set(await listed(store)) == {"l1", "l4", "l5"}
+    settled: dict[str, Status] = {"l2": "resolved", "l3": "superseded", "l7": "resolved", "l1": "parked", "l4": "replaying"}
+    for name, status in settled.items():
+        await store.set_status(1, [name], status)
+    assert [await store.expire_letters(6.0, limit=1) for _ in range(3)] == [1, 1, 0]
+    assert set(await listed(store)) == {"l1", "l4", "l5", "l6", "l7"}
+
+
+async def test_the_age_of_a_letter_begins_with_the_last_thing_done_with_it(store: StateStore) -> None:
+    await store.put_dead_letters(1, 1, [letter("l1"), letter("l2")], [])
+    await store.note(1, note(1))
+    await store.set_status(1, ["l2"], "discarded")
+    assert await store.desk.discard(["l1", "l2"], ["open"], Act("ann@here", "nobody wants it")) == ["l1"]
+    discarded = 1_000_000.0
+    assert await store.desk.history("l1") == [Happening(discarded, "discarded", "ann@here", {"reason": "nobody wants it"})]
+    assert await store.expire_letters(discarded) == 1
+    assert set(await listed(store)) == {"l1"}
+    assert await store.expire_letters(discarded + 1) == 1
+    assert (await store.desk.history("l1"), await store.letter_counts()) == ([], {})
 
 
 async def test_a_job_that_ends_hands_back_what_it_did_not_replay(store: StateStore) -> None:
