@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         Legible,
         Measured,
         Notes,
+        Overwriting,
         Position,
         Program,
         Progress,
@@ -106,9 +107,9 @@ _HOMES = {
     "penstock.observe.status": ("RunSummary",),
     "penstock.spi": (
         *("Batch", "Batched", "Concluding", "Context", "Examined", "Expressions", "FieldsProgram", "Finding", "Healthy"),
-        *("Identifying", "Legible", "Measured", "Notes", "Position", "Program", "Progress", "RangeSource", "Readmitting"),
-        *("Rereadable", "Restartable", "Result", "Resume", "Revertible", "Signal", "Signalled", "Sink", "Source", "Token"),
-        *("Transform", "View"),
+        *("Identifying", "Legible", "Measured", "Notes", "Overwriting", "Position", "Program", "Progress", "RangeSource"),
+        *("Readmitting", "Rereadable", "Restartable", "Result", "Resume", "Revertible", "Signal", "Signalled", "Sink", "Source"),
+        *("Token", "Transform", "View"),
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -154,6 +155,7 @@ __all__ = [
     "MissingExtra",
     "Notes",
     "Oversized",
+    "Overwriting",
     "PenstockError",
     "Permanent",
     "Pipeline",

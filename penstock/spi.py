@@ -432,6 +432,25 @@ class Revertible(Protocol):
 
 
 @runtime_checkable
+class Overwriting(Protocol):
+    """A sink in which one event can take the place of another's, such as the row of a key (rule 11). Sinks that only ever add are
+    none.
+
+    :ivar overwrites: an event that is delivered late, by a replay or a live backfill, could take the place of a newer one, or
+        remove it: such a delivery is asked for with `--overwrite`. False where the sink knows which is the newer (`order_by`),
+        and where it is so configured that what is there stays. Known once the sink is built, and constant.
+    :ivar stale: of the events delivered since it was built, those that changed nothing, being older than what is there; rises
+        with each commit that stands. None where it compares none.
+    """
+
+    @property
+    def overwrites(self) -> bool: ...
+
+    @property
+    def stale(self) -> int | None: ...
+
+
+@runtime_checkable
 class Measured(Protocol):
     """A source with figures of its own: feeds `/metrics`."""
 

@@ -30,13 +30,17 @@ def plain_summary(outcome: Outcome) -> str:
         return f"{outcome.pipeline.name}: not started"
     received, *others = _numbers(summary.counts)
     parts = [f"{title} {number}" for title, number in zip(_TITLES[1:], others, strict=True)]
-    written = ", ".join(f"{name} {events}" for name, events in summary.sinks.items())
+    written = ", ".join(f"{name} {events}{_of_these(summary.stale.get(name))}" for name, events in summary.sinks.items())
     ending = "failed" if outcome.error is not None else "stopped" if outcome.stopped else "paused" if _paused(outcome) else "done"
     return (
         f"{summary.pipeline}: {ending}: received {received} = {' + '.join(parts)}; written: {written}; "
         f"{numbers.duration(summary.seconds)}, {numbers.rate(received, summary.seconds)}; "
         f"{numbers.plural(summary.open_letters, 'open dead letter')}"
     )
+
+
+def _of_these(stale: int | None) -> str:
+    return f" ({stale} stale)" if stale else ""
 
 
 def summary_lines(outcome: Outcome, groups: Sequence[Group], style: Style, width: int | None) -> list[str]:
@@ -104,6 +108,11 @@ def _sinks(summary: RunSummary, style: Style) -> list[str]:
     facts = [
         ("written to" if first else "", f"{printable(name).ljust(names)}  {numbers.count(written).rjust(digits)}")
         for first, (name, written) in zip([True, *[False] * len(summary.sinks)], summary.sinks.items(), strict=False)
+    ]
+    facts += [
+        ("stale", f"{numbers.plural(count, 'event')} older than what {printable(name)} has, where they changed nothing")
+        for name, count in summary.stale.items()
+        if count
     ]
     if summary.counts.derived:
         facts.append(("derived", f"{numbers.plural(summary.counts.derived, 'event')} that steps made beyond one for one"))

@@ -23,6 +23,7 @@ from penstock.engine.flow import Flow
 from penstock.engine.gathering import End, Gathering
 from penstock.engine.in_flight import InFlight
 from penstock.engine.jobs import Jobs
+from penstock.engine.overwriting import stale_of
 from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
 from penstock.engine.retry import persistently
@@ -118,7 +119,15 @@ class Run:
         seconds = self.options.clock.monotonic() - status.started
         sinks = {sink.name: status.sinks[sink.name] for sink in self.pipeline.sinks}
         return RunSummary(
-            status.pipeline, status.version, status.epoch, status.counts, status.reread, seconds, sinks, status.open_letters
+            pipeline=status.pipeline,
+            version=status.version,
+            epoch=status.epoch,
+            counts=status.counts,
+            reread=status.reread,
+            seconds=seconds,
+            sinks=sinks,
+            open_letters=status.open_letters,
+            stale=status.stale(),
         )
 
     async def _unless_stopped(self, action: Awaitable[T]) -> T | None:
@@ -145,6 +154,7 @@ class Run:
             self.status.progress = source.progress
         if isinstance(source, Measured):
             self.status.gauges = source.gauges
+        self.status.stale = lambda: stale_of(assembly.sinks)
         watched = {"source": source, **assembly.sinks}
         self.status.health = lambda: {
             name: said for name, part in watched.items() if isinstance(part, Healthy) and (said := part.health()) is not None

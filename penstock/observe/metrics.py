@@ -49,6 +49,11 @@ class RunCollector(Collector):
             "penstock_step_events", "Events that a step filtered, failed or skipped.", labels=["pipeline", "step", "outcome"]
         )
         sinks = CounterMetricFamily("penstock_sink_events", "Events written by a sink.", labels=["pipeline", "sink"])
+        stale = CounterMetricFamily(
+            "penstock_sink_stale_events",
+            "Events written that changed nothing, being older than what is there (order_by).",
+            labels=["pipeline", "sink"],
+        )
         retries = CounterMetricFamily("penstock_retries", "Attempts after the first.", labels=["pipeline", "component"])
         for run in self._runs:
             for outcome in OUTCOMES:
@@ -59,9 +64,11 @@ class RunCollector(Collector):
                 steps.add_metric([run.pipeline, step, outcome], count)
             for sink, count in sorted(run.sinks.items()):
                 sinks.add_metric([run.pipeline, sink], count)
+            for sink, count in sorted(run.stale().items()):
+                stale.add_metric([run.pipeline, sink], count)
             for component, count in sorted(run.retries.items()):
                 retries.add_metric([run.pipeline, component], count)
-        yield from (outcomes, derived, reread, steps, sinks, retries)
+        yield from (outcomes, derived, reread, steps, sinks, stale, retries)
 
     def _latencies(self) -> Iterator[Metric]:
         batches = HistogramMetricFamily(

@@ -49,6 +49,7 @@ class RunStatus:
     :ivar retries: attempts after the first, by component.
     :ivar open_letters: dead letters open, as of the last commit.
     :ivar progress: (done, total) in bytes or events, where the source can say; None where it cannot.
+    :ivar stale: by sink that knows which of two events is the newer, how many changed nothing, being older than what is there.
     :ivar gauges: the source's own figures by name, in base units; empty where it has none.
     :ivar health: by component, one line about what is wrong.
     """
@@ -74,6 +75,7 @@ class RunStatus:
     retries: Counter[str] = field(default_factory=Counter)
     open_letters: int = 0
     progress: Callable[[], tuple[int, int] | None] = lambda: None
+    stale: Callable[[], Mapping[str, int]] = dict
     gauges: Callable[[], Mapping[str, float]] = dict
     health: Callable[[], dict[str, str]] = dict
 
@@ -97,7 +99,10 @@ class RunStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What `penstock.run` returns and `pipe run --json` prints."""
+    """What `penstock.run` returns and `pipe run --json` prints.
+
+    :ivar stale: as in `RunStatus`; these events are among those written.
+    """
 
     pipeline: str
     version: str
@@ -107,6 +112,7 @@ class RunSummary:
     seconds: float
     sinks: dict[str, int]
     open_letters: int
+    stale: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """The documented object, keys in their documented order."""
@@ -124,5 +130,8 @@ class RunSummary:
             "reread": self.reread,
             "seconds": round(self.seconds, 3),
             "events_per_second": round(received / self.seconds, 1) if self.seconds else 0.0,
-            "sinks": {name: {"written": written} for name, written in self.sinks.items()},
+            "sinks": {name: self._sink(name, written) for name, written in self.sinks.items()},
         }
+
+    def _sink(self, name: str, written: int) -> dict[str, int]:
+        return {"written": written, "stale": self.stale[name]} if name in self.stale else {"written": written}

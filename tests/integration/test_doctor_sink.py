@@ -182,3 +182,15 @@ async def test_a_sequence_that_is_nearly_exhausted(database: Database, tmp_path:
     }
     await sql(database, found["sink.sequence_exhausted"].help or "")
     assert await found_in(database, tmp_path, columns={"id": ".id", "total": ".total"}) == {}
+
+
+async def test_what_orders_the_rows_is_there_and_of_a_type_that_can(database: Database, tmp_path: Path) -> None:
+    await sql(database, ORDERS)
+    assert await found_in(database, tmp_path, order_by="total") == {}
+    found = await found_in(database, tmp_path, order_by="$event.time")
+    assert {code: finding.help for code, finding in found.items()} == {
+        "sink.unknown_column": 'ALTER TABLE "public"."orders" ADD COLUMN penstock_order timestamptz (for times; numeric for '
+        "numbers, text for text); or order_by: COLUMN"
+    }
+    await sql(database, "ALTER TABLE orders ADD COLUMN penstock_order jsonb")
+    assert list(await found_in(database, tmp_path, order_by="$event.time")) == ["sink.order_type"]

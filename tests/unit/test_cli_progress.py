@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,17 @@ def test_the_summary_has_sum_sinks_causes_and_next_commands() -> None:
         "  pipe status orders        where the pipeline stands",
         "",
     ]
+
+
+def test_what_was_older_than_what_a_sink_has_is_said_beside_what_was_written() -> None:
+    outcome = an_outcome()
+    assert outcome.summary is not None
+    outcome.summary = replace(outcome.summary, stale={"table": 3, "lines": 0})
+    assert "  stale       3 events older than what table has, where they changed nothing" in summary_lines(
+        outcome, [], PLAIN, 100
+    )
+    assert "written: table 39119 (3 stale), lines 7;" in plain_summary(outcome)
+    assert outcome.summary.to_json()["sinks"] == {"table": {"written": 39_119, "stale": 3}, "lines": {"written": 7, "stale": 0}}
 
 
 def test_how_a_run_ended_is_said_first() -> None:

@@ -45,6 +45,7 @@ def a_status(phase: Phase = "running") -> RunStatus:
     status.batch_seconds.observe(0.002)
     status.batch_seconds.observe(99.0)
     status.progress = lambda: (30, 100)
+    status.stale = lambda: {"db": 1}
     return status
 
 
@@ -119,6 +120,7 @@ async def test_metrics_are_scraped_and_complete(server: tuple[Address, list[RunS
         ("penstock_events_reread_total",): 7,
         ("penstock_step_events_total", "filtered", "big"): 3,
         ("penstock_sink_events_total", "db"): 4,
+        ("penstock_sink_stale_events_total", "db"): 1,
         ("penstock_retries_total", "db"): 2,
         ("penstock_batch_duration_seconds_count",): 2,
         ("penstock_batch_duration_seconds_sum",): 99.002,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import TableName, parse_table, quoted
 from connectors._postgres_doctor import examine_server
-from connectors.sinks._postgres.config import PostgresSinkConfig, needed_privileges
+from connectors.sinks._postgres.config import PostgresSinkConfig, needed_privileges, order_of
 from connectors.sinks._postgres.keys import check_key
+from connectors.sinks._postgres.ordering import Order, check_order
 from connectors.sinks._postgres.table import Table, check_columns, check_grants, load
 from penstock._postgres_checks import Check, check_schema, check_writable, who
 from penstock.errors import EnvironmentFault
@@ -91,14 +92,21 @@ def _check_absent(connection: psycopg.Connection[Any], name: TableName, *, creat
 def _check_table(connection: psycopg.Connection[Any], table: Table, config: PostgresSinkConfig) -> Iterator[Finding]:
     """What a run would stop for. The key is looked at where it can be: its columns are there, and the table may be written."""
     key = tuple(config.key or ())
-    named = (*key, *(config.columns or ()))
+    order = order_of(config)
+    named = (*key, *(config.columns or ()), *((order.column,) if order and order.column in table.columns else ()))
     faults = [
+        _fault(lambda: _check_order(table, order)),
         _fault(lambda: check_grants(connection, table, needed_privileges(config))),
         _fault(lambda: check_columns(table, named, key, config.on_conflict)),
     ]
     if not any(faults):
         faults.append(_fault(lambda: check_key(connection, table, key, config.on_conflict)))
     yield from (Finding.of(fault) for fault in faults if fault is not None)
+
+
+def _check_order(table: Table, order: Order | None) -> None:
+    if order is not None:
+        check_order(table, order)
 
 
 def _fault(check: Callable[[], None]) -> EnvironmentFault | None:
@@ -112,7 +120,8 @@ def _fault(check: Callable[[], None]) -> EnvironmentFault | None:
 def _check_rows(connection: psycopg.Connection[Any], table: Table, config: PostgresSinkConfig) -> Iterator[Finding]:
     """What single rows would fail for."""
     needed = dict(connection.execute(_NOT_NULL, (table.oid,)).fetchall())
-    written = {*(config.key or ()), *(config.columns or ())}
+    order = order_of(config)
+    written = {*(config.key or ()), *(config.columns or ()), *((order.column,) if order else ())}
     lacking = [name for name, must in needed.items() if must and config.columns and name not in written]
     if lacking:
         message = f"{', '.join(lacking)} of {table.name} must have a value, and none is written"
