@@ -45,10 +45,10 @@ class Desk:
         """Store a dry run or a shadow.
 
         :param steps: the pipeline whose steps are tried.
-        :param asked: fields of `backfill.request.Request`, but for the version.
+        :param asked: fields of `backfill.request.Request`, but for file and version.
         :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`.
         """
-        request = Request(version=steps.version, **asked)
+        request = Request(file=str(self.around.file), version=steps.version, **asked)
         if not request.start < request.end:
             raise UsageError("backfill.empty_range", "--from must be before --to", help="a range is half-open: [from, to)")
         event_filter(request.filter)
@@ -74,17 +74,23 @@ class Desk:
         size = concurrency if concurrency is not None else self._size(rehearsal)
         return await Carrying(self.store.jobs, rehearsal, size, self.clock, random.Random(), tell).carry_out(job)
 
-    def report(self, job: Job) -> dict[str, Any]:
+    @staticmethod
+    def report(job: Job, pipeline: str) -> dict[str, Any]:
         """What it has come to so far."""
-        today = self.around.today
-        name = today.name if today is not None else self.around.file.stem
-        return document(About(job=job.id, pipeline=name, state=job.state, request=request_of(job)), result_of(job))
+        return document(About(job=job.id, pipeline=pipeline, state=job.state, request=request_of(job)), result_of(job))
 
-    def page(self, job: Job) -> str:
-        """The report as HTML."""
-        return page(self.report(job))
+    @staticmethod
+    def page(report: Mapping[str, Any]) -> str:
+        """A report as HTML."""
+        return page(report)
 
-    def against(self, job: Job) -> str:
+    @staticmethod
+    def file(job: Job) -> str:
+        """The pipeline's file, as it was when the job was created."""
+        return request_of(job).file
+
+    @staticmethod
+    def against(job: Job) -> str:
         """The file or version whose steps it tries; empty: the pipeline's own file."""
         return request_of(job).against
 

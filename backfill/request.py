@@ -20,7 +20,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for.
 
     :ivar start, end: event time, half-open, in seconds since 1970.
-    :ivar against: the version whose steps run, or the file it was read from; empty: the pipeline file as it was.
+    :ivar file: of the pipeline; `version`: of the steps that run.
+    :ivar against: the file or stored version these come from; empty: the pipeline's own file.
     :ivar filter: jq over the event; only those for which it is true.
     :ivar concurrency: worker processes; 0: none, all of it here.
     :ivar rate: events per second; 0: as fast as it goes.
@@ -31,6 +32,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     start: float
     end: float
+    file: str
     version: str
     against: str = ""
     filter: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,14 @@ class Backfills(Protocol):
 
     async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str) -> Job: ...
     async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job: ...
-    def report(self, job: Job) -> dict[str, Any]: ...
-    def page(self, job: Job) -> str: ...
-    def against(self, job: Job) -> str: ...
+    @staticmethod
+    def report(job: Job, pipeline: str) -> dict[str, Any]: ...
+    @staticmethod
+    def page(report: Mapping[str, Any]) -> str: ...
+    @staticmethod
+    def file(job: Job) -> str: ...
+    @staticmethod
+    def against(job: Job) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,11 @@ class Counter:
 
 
 @asynccontextmanager
-async def at_counter(settings: Settings, name: str, overrides: Sequence[str] = ()) -> AsyncIterator[Counter]:
+async def at_counter(settings: Settings, name: str) -> AsyncIterator[Counter]:
     """:raises UsageError: `usage.unknown_pipeline`; `backfill.no_journal`.
     :raises EnvironmentFault: `state.missing`, where it never ran.
     """
-    pipeline = load_named(settings, name, overrides)
+    pipeline = load_named(settings, name)
     if pipeline.journal is None:
         raise UsageError(
             "backfill.no_journal",
@@ -93,12 +98,16 @@ async def carry_out(counter: Counter, job: Job, steps: Pipeline, concurrency: in
             raise
 
 
-def write_page(path: Path, text: str) -> None:
-    """The whole page, or what was there before.
+def report_on(job: Job, pipeline: str, html: Path | None) -> dict[str, Any]:
+    """What a job has come to; and as a page, where that is wanted: the whole of it, or what was there before.
 
     :raises UsageError: `backfill.page`, it cannot be written there.
     """
-    try:
-        write_durably(path, text.encode())
-    except OSError as error:
-        raise UsageError("backfill.page", f"cannot write {path}", why=str(error)) from error
+    backfills: Backfills = room("backfill")
+    report = backfills.report(job, pipeline)
+    if html is not None:
+        try:
+            write_durably(html, backfills.page(report).encode())
+        except OSError as error:
+            raise UsageError("backfill.page", f"cannot write {html}", why=str(error)) from error
+    return report

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from penstock.cli import complete
-from penstock.cli.backfill_parts import Counter, at_counter, carry_out, write_page
+from penstock.cli.backfill_parts import Counter, at_counter, carry_out, report_on
 from penstock.cli.backfill_render import report_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.sender import sender
@@ -58,7 +58,6 @@ class Output:
 @click.option("--concurrency", type=click.IntRange(min=0), help="Worker processes; 0: none.  [default: as there is work]")
 @click.option("--fail-on-diff", is_flag=True, help="End with 4 where the shadow is not clean.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the report as a page, too.")
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the pipeline file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @pass_settings
 def start(
@@ -75,7 +74,6 @@ def start(
     concurrency: int | None,
     fail_on_diff: bool,
     html: Path | None,
-    overrides: tuple[str, ...],
     as_json: bool,
 ) -> int:
     if mode != "shadow" and (fail_on_diff or ignore):
@@ -92,7 +90,7 @@ def start(
     }
 
     async def work() -> dict[str, Any]:
-        async with at_counter(settings, pipeline, overrides) as counter:
+        async with at_counter(settings, pipeline) as counter:
             return await _carry_out(counter, asked, concurrency, html, terminal)
 
     report = asyncio.run(work())
@@ -105,9 +103,7 @@ async def _carry_out(
     steps = await counter.steps(asked["against"], terminal)
     job = await counter.desk.create(steps, asked, sender())
     job = await carry_out(counter, job, steps, concurrency, terminal)
-    if html is not None:
-        write_page(html, counter.desk.page(job))
-    return counter.desk.report(job)
+    return report_on(job, counter.pipeline.name, html)
 
 
 def show_report(report: dict[str, Any], output: Output, terminal: Terminal) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from penstock.builtins import room
 from penstock.cli import complete, numbers
-from penstock.cli.backfill_parts import at_counter, carry_out, write_page
+from penstock.cli.backfill_parts import Backfills, at_counter, carry_out, report_on
 from penstock.cli.backfill_start import Output, show_report
 from penstock.cli.job_bar import pace_text
 from penstock.cli.job_find import find_job
@@ -93,10 +94,7 @@ def report(settings: Settings, job: str, html: Path | None, fail_on_diff: bool, 
 
     async def work() -> dict[str, Any]:
         ref, found = await find_job(settings, job)
-        async with at_counter(settings, ref.pipeline) as counter:
-            if html is not None:
-                write_page(html, counter.desk.page(found))
-            return counter.desk.report(found)
+        return report_on(found, ref.pipeline, html)
 
     return show_report(asyncio.run(work()), Output(fail_on_diff, html, as_json), terminal)
 
@@ -142,13 +140,12 @@ def resume(settings: Settings, job: str, concurrency: int | None, html: Path | N
     terminal = Terminal.of_process()
 
     async def work() -> dict[str, Any]:
-        ref, found = await find_job(settings, job)
-        async with at_counter(settings, ref.pipeline) as counter:
+        _, found = await find_job(settings, job)
+        backfills: Backfills = room("backfill")
+        async with at_counter(settings, backfills.file(found)) as counter:
             steps = await counter.steps(counter.desk.against(found), terminal)
             await counter.store.jobs.resume(found.id)
             done = await carry_out(counter, found, steps, concurrency, terminal)
-            if html is not None:
-                write_page(html, counter.desk.page(done))
-            return counter.desk.report(done)
+            return report_on(done, counter.pipeline.name, html)
 
     return show_report(asyncio.run(work()), Output(fail_on_diff, html, as_json), terminal)

@@ -86,4 +86,4 @@ async def report_of(steps: Pipeline, mode: str, *, concurrency: int = 0, **asked
     asked = {"start": BEGAN, "end": BEGAN + 10 * DAY, **asked}
     async with desk_of(steps) as desk:
         job = await desk.create(steps, {"mode": mode, **asked}, "ann@here")
-        return desk.report(await desk.carry_out(job, steps, concurrency, lambda job: None))
+        return desk.report(await desk.carry_out(job, steps, concurrency, lambda job: None), steps.name)

@@ -106,7 +106,7 @@ async def test_interrupted_after_every_portion_it_counts_each_event_once(
             job = await desk.store.jobs.find(job.id)
             interruptions += 1
         assert interruptions > 3
-        assert counted(desk.report(job)) == counted(whole)
+        assert counted(desk.report(job, "shop")) == counted(whole)
 
 
 async def test_paused_it_rests_and_resumed_it_goes_on(tmp_path: Path, portions: None) -> None:

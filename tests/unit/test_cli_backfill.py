@@ -1,0 +1,97 @@
+"""`pipe backfill`: begun, listed, reported, gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_parts import Pipe, items
+
+ALL = ("--from", "2000-01-01", "--to", "2100-01-01")
+
+
+def change(project: Path) -> None:
+    """Another total."""
+    file = project / "pipelines" / "shop.yaml"
+    file.write_text(file.read_text().replace("(.n * 2)", "(.n * 3)"))
+
+
+def test_a_dry_run_says_what_would_become_of_the_events(ran: Path, pipe: Pipe) -> None:
+    status, out, said = pipe("backfill", "shop", *ALL)
+    assert status == 0
+    assert said.startswith("events from 2000-01-01T00:00:00.000Z to before 2100-01-01T00:00:00.000Z")
+    report = json.loads(pipe("backfill", "shop", *ALL, "--json")[1])
+    status_now = json.loads(pipe("status", "shop", "--json")[1])["items"][0]
+    names = ("delivered", "filtered", "deduplicated", "dead_lettered")
+    assert {name: report[name] for name in names} == {name: status_now[name] for name in names}
+    assert f"{report['delivered']:>14,}  delivered" in out
+    assert "dead letters it would make" in out
+
+
+def test_a_shadow_of_a_changed_file_fails_the_check_and_writes_a_page(ran: Path, pipe: Pipe) -> None:
+    clean = pipe("backfill", "shop", *ALL, "--mode", "shadow", "--fail-on-diff")
+    assert (clean[0], "clean:" in clean[1]) == (0, True)
+    change(ran)
+    page = ran / "report.html"
+    status, out, said = pipe("backfill", "shop", *ALL, "--mode", "shadow", "--fail-on-diff", "--html", str(page))
+    assert (status, ".data.total" in out) == (4, True)
+    assert f"the page is {page}" in said
+    assert page.read_text().startswith("<!doctype html>")
+    assert pipe("backfill", "shop", *ALL, "--mode", "shadow")[0] == 0
+    assert pipe("backfill", "shop", *ALL, "--mode", "shadow", "--ignore", ".data.total", "--fail-on-diff")[0] == 0
+
+
+def test_against_another_file_or_a_version(ran: Path, pipe: Pipe) -> None:
+    other = ran / "pipelines" / "next" / "shop.yaml"
+    other.parent.mkdir()
+    other.write_text((ran / "pipelines" / "shop.yaml").read_text().replace("(.n * 2)", "(.n * 3)"))
+    (other.parent / "schemas").symlink_to(ran / "pipelines" / "schemas")
+    report = json.loads(pipe("backfill", "shop", *ALL, "--mode", "shadow", "--against", str(other), "--json")[1])
+    assert (report["verdict"], report["against"]) == ("different", str(other))
+    old = json.loads(pipe("backfill", "shop", *ALL, "--mode", "shadow", "--json")[1])["version"]
+    change(ran)
+    report = json.loads(pipe("backfill", "shop", *ALL, "--mode", "shadow", "--against", old[:12], "--json")[1])
+    assert report["verdict"] == "clean"
+
+
+def test_backfills_are_listed_and_reported_later(ran: Path, pipe: Pipe) -> None:
+    assert pipe("backfill", "ls")[2] == "no backfill was begun\n"
+    first = json.loads(pipe("backfill", "shop", *ALL, "--json")[1])
+    pipe("backfill", "start", "shop", *ALL, "--mode", "shadow")
+    listed = items(pipe("backfill", "ls", "--json")[1])
+    assert [(job["kind"], job["state"], job["done"] == job["total"]) for job in listed] == [("backfill", "done", True)] * 2
+    assert first["job"] == listed[1]["job"]
+    assert json.loads(pipe("backfill", "report", first["job"][:6], "--json")[1]) == first
+    assert first["job"] in pipe("backfill", "ls", "shop")[1]
+    assert pipe("backfill", "cancel", first["job"])[2] == f"job {first['job']} is done already\n"
+    status, _, said = pipe("backfill", "resume", first["job"])
+    assert (status, "job.over" in said) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("shop", "--from", "now", "--to", "-1h"), "backfill.empty_range"),
+        (("shop", *ALL, "--filter", ".data.("), "backfill.filter"),
+        (("shop", *ALL, "--rate", "often"), "usage.bad_rate"),
+        (("shop", *ALL, "--mode", "shadow", "--ignore", "data.ts"), "usage.bad_path"),
+        (("shop", *ALL, "--fail-on-diff"), "usage.invalid"),
+        (("shop", *ALL, "--mode", "shadow", "--against", "0123"), "version.unknown"),
+        (("shop", *ALL, "--html", "/dev/null/x"), "backfill.page"),
+        (("nobody", *ALL), "usage.unknown_pipeline"),
+        (("shop",), "usage.invalid"),
+        (("report", "x"), "job.unknown"),
+    ],
+)
+def test_what_cannot_be_done_is_said(ran: Path, pipe: Pipe, arguments: tuple[str, ...], code: str) -> None:
+    status, out, said = pipe("backfill", *arguments)
+    assert (status, out) == (2, "")
+    assert f"error[{code}]" in said
+
+
+def test_without_a_journal_there_is_nothing_to_read(ran: Path, pipe: Pipe) -> None:
+    file = ran / "pipelines" / "shop.yaml"
+    file.write_text(file.read_text() + 'journal: "off"\n')
+    status, _, said = pipe("backfill", "shop", *ALL)
+    assert (status, "error[backfill.no_journal]" in said) == (2, True)
