@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from dlq.debts import UNKNOWN, debts_of
 from dlq.replay_carrier import REPLAYABLE, ReplayOptions, encode_options
@@ -65,6 +66,26 @@ class ReplaySummary:
     settled: int = 0
     left: int = 0
     unknown_ledgers: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Replays:
+    """Replays as front ends start them. `how` of each method: the fields of `ReplayRequest` but for its query."""
+
+    store: StateStore
+    assembly: Assembly
+
+    async def create(self, query: LetterQuery, how: Mapping[str, Any], by: str) -> Job:
+        """As `create_replay`."""
+        return await create_replay(self.store, self.assembly, ReplayRequest(query=query, **how), by)
+
+    async def dry_run(self, query: LetterQuery, how: Mapping[str, Any], told: Callable[[JobProgress], None]) -> ReplaySummary:
+        """As `dry_replay`."""
+        return await dry_replay(self.store, self.assembly, ReplayRequest(query=query, **how), told)
+
+    def summary(self, job: Job) -> ReplaySummary:
+        """As `summary_of`."""
+        return summary_of(job)
 
 
 async def create_replay(store: StateStore, assembly: Assembly, request: ReplayRequest, by: str) -> Job:

@@ -108,6 +108,7 @@ class ReplayCarrier:
         if self.debts.heirs:
             await store.hand_over(epoch, self.debts.heirs, ids)
         taken = await store.set_status(epoch, ids, "replaying", job=self.job.id, among=REPLAYABLE)
+        self.ground.assembly.surroundings.faults.hit("after_take_up")
         gone = set(ids).difference(taken)
         kept = [self.reprocess.without(group, gone) for group in groups] if gone else groups
         return [group for group in kept if group is not None]

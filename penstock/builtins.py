@@ -39,7 +39,7 @@ ROOMS = {
     "registry": "registry.files:FileRegistry",
     "fingerprint": "dlq.fingerprint:fingerprint",
     "dlq": "dlq.queue:DeadLetterQueue",
-    "replay": "dlq.replay:replay",
+    "replays": "dlq.replay:Replays",
     "carry_replay": "dlq.replay_carrier:carry_replay",
     "backfill": "backfill.desk:Desk",
 }

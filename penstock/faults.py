@@ -33,7 +33,12 @@ POINTS = (
     "mid_claim",
     "mid_migration",
 )
-"""Every fault point, in the order in which an event passes them. A name that is not here is a usage error."""
+"""Every fault point of a run, in the order in which an event passes them."""
+
+JOB_POINTS = ("after_take_up", "after_job_end")
+"""Those that only jobs pass: letters are taken up by a replay; a job's end is stored, its records are still there.
+
+A name that is in neither list is a usage error."""
 
 
 def _kill(name: str) -> None:
@@ -65,15 +70,15 @@ class Faults:
     @classmethod
     def from_environment(cls) -> Faults:
         """:raises UsageError: `fault.unknown`, where `PENSTOCK_FAULT` names no known point or action."""
-        faults = cls()
+        faults, points = cls(), (*POINTS, *JOB_POINTS)
         for text in filter(None, os.environ.get("PENSTOCK_FAULT", "").split(",")):
             name, _, rest = text.partition(":")
             nth, _, action = rest.partition(":")
-            if name not in POINTS or not nth.isdigit() or action not in _ACTIONS:
+            if name not in points or not nth.isdigit() or action not in _ACTIONS:
                 raise UsageError(
                     "fault.unknown",
                     f"PENSTOCK_FAULT has no meaning: {text!r}",
-                    help=f"NAME:NTH:ACTION with a name of {', '.join(POINTS)} and an action of {', '.join(_ACTIONS)}",
+                    help=f"NAME:NTH:ACTION with a name of {', '.join(points)} and an action of {', '.join(_ACTIONS)}",
                 )
             faults.armed.setdefault(name, []).append((int(nth), _ACTIONS[action]))
         return faults

@@ -8,7 +8,7 @@ VERBS = {
     "groups": ("penstock.cli.dlq_look:groups", "Dead letters by cause, most frequent first."),
     "ls": ("penstock.cli.dlq_look:ls", "Single dead letters, in order of first failure."),
     "show": ("penstock.cli.dlq_look:show", "One dead letter: what is wrong, where, how often, its data."),
-    "replay": ("penstock.cli.dlq_settle:replay", "Send them through today's pipeline again, from the start."),
+    "replay": ("penstock.cli.dlq_replay:replay", "Send them through the pipeline again, from the start."),
     "discard": ("penstock.cli.dlq_settle:discard", "Close them without delivering their events."),
     "export": ("penstock.cli.dlq_look:export", "Everything that is kept of them, one JSON object a line."),
 }

@@ -12,6 +12,8 @@ import click
 
 from penstock.cli import complete, numbers
 from penstock.cli.dlq_render import hint_lines
+from penstock.cli.jobs_render import job_document, job_lines
+from penstock.cli.journal_lines import Seen, full_line, is_full, journal_document, journal_lines, look_at_journal
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.positions import Tell, position_teller
 from penstock.cli.project import find_stores
@@ -24,6 +26,7 @@ from penstock.clock import SystemClock, rfc3339
 from penstock.errors import EnvironmentFault, ExitStatus
 from penstock.ledger import Counts
 from penstock.observe.text import printable
+from penstock.state.job_records import Job
 from penstock.state.records import Inbox, Note, RunRecord, Status
 from penstock.state.signal_tables import PAUSE, RESUME
 from penstock.state.store import StateStore
@@ -37,6 +40,8 @@ class Standing:
 
     :ivar holder: process id of the run that is alive.
     :ivar signals: whether it is paused, and what waits to be taken.
+    :ivar journal: None where none is kept.
+    :ivar jobs: those that have not ended, oldest first.
     """
 
     note: Note
@@ -44,6 +49,8 @@ class Standing:
     holder: int | None
     runs: Sequence[RunRecord]
     signals: Inbox = Inbox(None, ())
+    jobs: Sequence[Job] = ()
+    journal: Seen = None
 
     @property
     def open_letters(self) -> int:
@@ -92,9 +99,12 @@ async def read_standing(ref: StoreRef) -> Standing | None:
     :raises EnvironmentFault: its store cannot be read.
     """
 
+    journal = look_at_journal(ref.journal)
+
     async def read(store: StateStore) -> Standing | None:
         note, letters = await store.read_note(), await store.letter_counts()
-        return Standing(note, letters, await store.holder(), await store.runs(RUNS), await store.signals.inbox())
+        signals, jobs = await store.signals.inbox(), await store.jobs.open_ones()
+        return Standing(note, letters, await store.holder(), await store.runs(RUNS), signals, jobs, journal)
 
     return await if_it_ran(ref, read, None)
 
@@ -117,6 +127,8 @@ def status_document(name: str, standing: Standing | None, now: float) -> dict[st
         "checkpoint": checkpoint_document(standing.note, now) if standing is not None else None,
         "pid": standing.holder if standing is not None else None,
         "paused": pause_document(standing.signals.pause) if standing is not None else None,
+        "jobs": [job_document(name, job, standing.holder is not None) for job in standing.jobs] if standing is not None else [],
+        "journal": journal_document(standing.journal) if standing is not None else None,
         "runs": [run_document(run) for run in runs],
     }
 
@@ -172,7 +184,9 @@ def overview_lines(standings: Sequence[tuple[str, Standing | None]], now: float,
         letters = numbers.count(standing.open_letters) if standing else "-"
         checkpoint = numbers.age(now - standing.note.at) if standing and standing.note.at else "-"
         rows.append([name, _state(standing, Style()), *(map(numbers.count, figures) if figures else "----"), letters, checkpoint])
-    return table(columns, rows, style, width)
+    journals = [(name, standing.journal) for name, standing in standings if standing is not None]
+    full = [style.red(f"journal of {printable(name)}: {full_line(each)}") for name, each in journals if is_full(each)]
+    return [*table(columns, rows, style, width), *full]
 
 
 def detail_lines(name: str, standing: Standing | None, tell: Tell, now: float, style: Style, width: int | None) -> list[str]:
@@ -190,6 +204,11 @@ def detail_lines(name: str, standing: Standing | None, tell: Tell, now: float, s
     ]
     lines += [style.bold("checkpoint"), *checkpoint_lines(standing.note, tell, now, style, width), ""]
     lines += [style.bold("dead letters"), f"  {_letters(standing)}", ""]
+    if standing.journal is not None:
+        lines += [style.bold("journal"), *journal_lines(standing.journal, now, style), ""]
+    if standing.jobs:
+        jobs = [(name, job, standing.holder is not None) for job in standing.jobs]
+        lines += [style.bold("jobs"), *job_lines(jobs, now, style, width, "  "), ""]
     lines += [style.bold("latest runs"), *_runs(standing.runs, style, width)]
     if standing.open_letters:
         lines += ["", *hint_lines([(f"pipe dlq groups {name}", "why events failed")], style)]

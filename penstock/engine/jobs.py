@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TICK = 1.0
+TICK = 0.5
 """Seconds between two looks for jobs."""
 FOLLOWING = 0.5
 """Seconds after which a carrier looks again what is asked of its job."""
