@@ -24,19 +24,19 @@ class Allowance:
 
     rate: float
     clock: Clock
-    _saved: float = 1.0
-    _since: float | None = None
+    _saved: float | None = None
+    _since: float = 0.0
 
     def available(self) -> int:
         """How many may be shown now."""
-        now = self.clock.monotonic()
-        if self._since is not None:
-            self._saved = min(max(1.0, self.rate), self._saved + (now - self._since) * self.rate)
+        now, most = self.clock.monotonic(), max(1.0, self.rate)
+        self._saved = most if self._saved is None else min(most, self._saved + (now - self._since) * self.rate)
         self._since = now
         return int(self._saved)
 
     def spend(self) -> None:
-        """One was shown."""
+        """One was shown. `available` was asked before."""
+        assert self._saved is not None
         self._saved -= 1
 
 
