@@ -370,14 +370,6 @@ class Transform(Protocol):
     def apply(self, events: Sequence[Event], /) -> list[Result] | Awaitable[list[Result]]: ...
 
 
-class Recalling(Protocol):
-    """A transform that asks the world, whose answers the journal keeps: a past event is computed again without asking anew."""
-
-    def recall(self, events: Sequence[Event], answers: Sequence[bytes | None], /) -> list[Result] | Awaitable[list[Result]]:
-        """As `Transform.apply`, with the answer (JSON) that was kept for each event; None where none was."""
-        ...
-
-
 @runtime_checkable
 class Sink(Protocol):
     """Delivers events. `open`, any number of `write` and `flush`, `close`.

@@ -22,7 +22,8 @@ from penstock.event import Event
 from penstock.spi import Context, Program, Result
 
 Recall = Callable[[Sequence[Event], Sequence[bytes | None]], Any]
-"""`Recalling.recall`."""
+"""Method `recall` of a transform that asks the world: as `apply`, with the answer that the journal kept for each event (JSON, or
+None where there is none), and without asking."""
 
 
 def nobody(what: str | None) -> None:
@@ -35,7 +36,7 @@ class Stage:
 
     :ivar keep: a later program asks for its output as `$steps.NAME`.
     :ivar patient: wait without limit for what is `Unavailable`; otherwise only as `retry` says.
-    :ivar recall: of a transform that asks the world (`Recalling`); None of any other.
+    :ivar recall: of a transform that asks the world; None of any other.
     :ivar answers: by origin, what the world answered then: where past events are computed again, and `recall` is called instead.
     :ivar waiting: is told why the step waits for its next attempt, and None when it goes on.
     """
