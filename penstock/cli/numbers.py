@@ -15,6 +15,14 @@ def plural(number: int, word: str, many: str | None = None) -> str:
     return f"{number:,} {word if number == 1 else many or word + 's'}"
 
 
+def size(count: int) -> str:
+    """`812 bytes`, `64.0 KiB`, `1.2 GiB`."""
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return plural(count, "byte")
+
+
 def rate(events: int, seconds: float) -> str:
     """`25,000 events/s`."""
     return f"{events / seconds:,.0f} events/s" if seconds > 0 else "- events/s"

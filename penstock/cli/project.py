@@ -86,7 +86,7 @@ def find_stores(settings: Settings, names: Sequence[str]) -> list[StoreRef]:
 
 
 def _store_of(settings: Settings, name: str, project: Path) -> StoreRef:
-    default = StoreRef(name, project / DEFAULT_STATE)
+    default = StoreRef(name, project / DEFAULT_STATE, journal=project / DEFAULT_STATE / "journal" / name)
     is_there = (default.directory / f"{name}.db").is_file()
     try:
         pipeline = load_named(settings, name)
@@ -98,4 +98,5 @@ def _store_of(settings: Settings, name: str, project: Path) -> StoreRef:
         if is_there and error.code == "usage.unknown_pipeline":
             return default
         raise
-    return StoreRef(pipeline.name, pipeline.state, pipeline.source.kind, pipeline.state_server)
+    journal = pipeline.journal.directory if pipeline.journal is not None else None
+    return StoreRef(pipeline.name, pipeline.state, pipeline.source.kind, pipeline.state_server, journal)

@@ -42,12 +42,14 @@ class StoreRef:
     """Where the state of a pipeline is kept; and the kind of its source, where its file can be read.
 
     :ivar server: the database's DSN; None: in `directory`.
+    :ivar journal: its directory; None where none is kept.
     """
 
     pipeline: str
     directory: Path
     source: str | None = None
     server: Secret | None = None
+    journal: Path | None = None
 
 
 @asynccontextmanager

@@ -19,9 +19,10 @@ from penstock.engine.letters import LetterMaker
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing
-from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable
+from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable, UsageError
 from penstock.journal.journal import Journal
 from penstock.journal.lines import VERSION_DIGITS
+from penstock.journal.segments import roll_for
 from penstock.ledger import Commit, LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
@@ -94,6 +95,7 @@ async def claim_pipeline(
     start = _Start(assembly, options, status, stack)
     store = await start.open_state()
     await start.hold(store)
+    await start.admit(store)
     ledgers = await start.open_ledgers(store)
     identity = await start.patiently(lambda: _identity(assembly.source))
     epoch, standing = await start.patiently(lambda: _claim(assembly, options, store, ledgers, reads, identity))
@@ -164,6 +166,19 @@ class _Start:
 
         await self.patiently(attempt)
 
+    async def admit(self, store: StateStore) -> None:
+        """:raises UsageError: `version.not_promoted`, where the pipeline's policy asks for it."""
+        pipeline = self.assembly.pipeline
+        if pipeline.promote != "required" or await self.patiently(lambda: store.promotions.admits(pipeline.version)):
+            return
+        raise UsageError(
+            "version.not_promoted",
+            f"nobody has let this version of {pipeline.name} through: {pipeline.version[:VERSION_DIGITS]}",
+            where=str(pipeline.file),
+            why="the pipeline says `promote: required`, and another version ran before",
+            help=f"pipe backfill {pipeline.name} --from -7d --to now --mode shadow, then pipe backfill promote JOB",
+        )
+
     async def open_ledgers(self, store: StateStore) -> list[LedgerState]:
         """The sinks that hold their own are opened; the state store's ledger is that of all others."""
         ledgers = ledgers_of(self.assembly, store)
@@ -200,7 +215,7 @@ class _Start:
         declared = pipeline.journal
         if declared is None:
             return None
-        journal = Journal(declared.directory, options.faults)
+        journal = Journal(declared.directory, options.faults, roll_for(declared.max_size))
         self.stack.push_async_callback(journal.close)
         note = committer.note
         said = await self.patiently(lambda: journal.open(note.journal))

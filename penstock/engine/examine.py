@@ -18,10 +18,12 @@ from penstock.config.model import Component, Pipeline
 from penstock.engine.assemble import Surroundings, make_context
 from penstock.engine.chain import compile_chain
 from penstock.errors import PenstockError
+from penstock.journal.examine import examine_journal
 from penstock.places import look_at_room
 from penstock.spi import Context, Examined, Expressions, Finding, Position
 from penstock.state.examine import examine_directory, examine_server, examine_store
 from penstock.state.open import open_store
+from penstock.state.records import Note
 
 SECONDS = 120.0
 """How long one component may take to be looked at."""
@@ -31,7 +33,7 @@ SECONDS = 120.0
 class Section:
     """What was found about one part of a pipeline.
 
-    :ivar title: `machine`, `state`, `source`, `transforms`, or a sink's name.
+    :ivar title: `machine`, `state`, `journal`, `source`, `transforms`, or a sink's name.
     :ivar kind: what it is: a component's registered name, where it is one.
     """
 
@@ -47,12 +49,14 @@ async def examine(pipeline: Pipeline, surroundings: Surroundings) -> list[Sectio
     def context(component: str) -> Context:
         return make_context(pipeline, component, expressions, surroundings)
 
-    state, checkpoint = await _state(pipeline, surroundings)
+    state, note = await _state(pipeline, surroundings)
+    checkpoint = note.positions if note is not None else {}
     source = _component("source", "source", pipeline.source, context("source"), checkpoint)
     sinks = [_component("sink", sink.name, sink.component, context(sink.name), {}) for sink in pipeline.sinks]
     examined = await asyncio.gather(source, *sinks)
     steps = [Section("transforms", "", _steps(pipeline, context))] if pipeline.steps else []
-    return [Section("machine", "", _machine(pipeline)), state, examined[0], *steps, *examined[1:]]
+    journal = await _journal(pipeline, note, surroundings.clock.now())
+    return [Section("machine", "", _machine(pipeline)), state, *journal, examined[0], *steps, *examined[1:]]
 
 
 def _machine(pipeline: Pipeline) -> list[Finding]:
@@ -65,7 +69,7 @@ def _machine(pipeline: Pipeline) -> list[Finding]:
     return found
 
 
-async def _state(pipeline: Pipeline, surroundings: Surroundings) -> tuple[Section, Mapping[str, Position]]:
+async def _state(pipeline: Pipeline, surroundings: Surroundings) -> tuple[Section, Note | None]:
     server, clock = pipeline.state_server, surroundings.clock
     if server is None:
         found = examine_directory(pipeline.state, pipeline.name)
@@ -73,10 +77,18 @@ async def _state(pipeline: Pipeline, surroundings: Surroundings) -> tuple[Sectio
         found = await _asked(lambda: examine_server(server, pipeline.name, clock))
     section = Section("state", "sqlite" if server is None else "postgresql", found)
     if any(finding.severity == "error" for finding in found):
-        return section, {}
+        return section, None
     told, note = await examine_store(open_store(pipeline.state, pipeline.name, clock, surroundings.faults, server), pipeline.name)
     section.findings.extend(told)
-    return section, {} if note is None else note.positions
+    return section, note
+
+
+async def _journal(pipeline: Pipeline, note: Note | None, now: float) -> list[Section]:
+    declared = pipeline.journal
+    if declared is None:
+        return []
+    noted = note.journal if note is not None else ""
+    return [Section("journal", "", await asyncio.to_thread(examine_journal, declared, noted, now))]
 
 
 async def _component(

@@ -12,13 +12,15 @@ from penstock.config.model import Journal as Declared
 from penstock.errors import Transient
 from penstock.journal.journal import Journal
 from penstock.observe.log import Incident
-from penstock.observe.status import RunStatus
+from penstock.observe.status import JournalSize, RunStatus
 from penstock.state.store import StateStore
 
 TICK = 1.0
 REPORT_AFTER = 5.0
 """Seconds of waiting after which it is an incident: a shorter one mends itself before anybody could look."""
 EXPIRE_EVERY = 3600.0
+EXPIRE_JOURNAL_EVERY = 60.0
+"""Seconds by which a journal may outgrow its `max_size`: a fast pipeline writes a few hundred megabytes in them."""
 EXPIRE_AT_ONCE = 500
 """Dead letters removed in one transaction, which stays under 50 ms."""
 
@@ -46,14 +48,16 @@ class Upkeep:
 
         :raises Fenced: another run holds the pipeline: one without events to commit would not notice.
         """
-        next_expiry = self.clock.monotonic()
+        next_expiry = next_journal_expiry = self.clock.monotonic()
         while True:
             self.watch()
             self.store.check_hold()  # Invariant 6
             if self.clock.monotonic() >= next_expiry:
                 await self.expire()
-                await self.expire_journal()
                 next_expiry = self.clock.monotonic() + EXPIRE_EVERY
+            if self.clock.monotonic() >= next_journal_expiry:
+                await self.expire_journal()
+                next_journal_expiry = self.clock.monotonic() + EXPIRE_JOURNAL_EVERY
             await self.clock.sleep(TICK)
 
     async def expire(self) -> None:
@@ -66,7 +70,7 @@ class Upkeep:
             self.log(Incident("info", error.code, f"{self.status.pipeline}: dead letters expire later: {error}", error.help))
 
     async def expire_journal(self) -> None:
-        """Remove the oldest segments of the journal, as `journal.retention` and `max_size` say."""
+        """Remove the oldest segments of the journal, as `journal.retention` and `max_size` say; tell how large it is then."""
         if self.kept is None:
             return
         journal, declared = self.kept
@@ -74,6 +78,8 @@ class Upkeep:
             await journal.expire(self.clock.now() - declared.retention, declared.max_size, None)
         except Transient as error:  # a disk that fails holds the commits, which report it
             self.log(Incident("info", error.code, f"{self.status.pipeline}: the journal expires later: {error}", error.help))
+        found = await journal.outline()
+        self.status.journal = JournalSize(found.segments, found.size, found.first, found.free) if found is not None else None
 
     def watch(self) -> None:
         """One line when a wait has become long, one when it is over; the same for the threshold of dead letters."""

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from penstock.faults import Faults
 from penstock.journal.encoding import Lines
+from penstock.journal.examine import Outline, outline
 from penstock.journal.frames import Place
 from penstock.journal.segments import ROLL, Segments
 
@@ -27,6 +28,7 @@ class Journal:
     """Written by one run; its calls come one after the other."""
 
     def __init__(self, directory: Path, faults: Faults, roll: int = ROLL) -> None:
+        self._directory = directory
         self._segments = Segments(directory, faults, roll)
         self._thread = ThreadPoolExecutor(1, "penstock-journal")
 
@@ -58,6 +60,10 @@ class Journal:
     async def expire(self, before: float, max_size: int, spared: int | None) -> list[int]:
         """As `Segments.expire`."""
         return await self._call(lambda: self._segments.expire(before, max_size, spared))
+
+    async def outline(self) -> Outline | None:
+        """How large it is, and how much room its disk has."""
+        return await self._call(lambda: outline(self._directory))
 
     async def close(self) -> None:
         """Harmless when not open."""

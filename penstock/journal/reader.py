@@ -118,9 +118,9 @@ class JournalReader:
         span, first = _span(start, end), after or _FIRST
         for segment, _ in self._segments(first.segment, _LAST.segment):
             for frame in segment.frames:
-                if not frame.corrects and first[:2] <= (frame.segment, frame.offset) and frame.time.overlaps(*span):
-                    if is_among(frame, share):
-                        yield frame
+                behind = first[:2] <= (frame.segment, frame.offset)
+                if behind and not frame.corrects and frame.time.overlaps(*span) and is_among(frame, share):
+                    yield frame
 
     def find(self, identity: str) -> Iterator[Record]:
         """Lines of the events with this id, the source's own or the one that `event:` gave, oldest first. Corrections, and what

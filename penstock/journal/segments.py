@@ -34,7 +34,14 @@ if TYPE_CHECKING:
 FORMAT = 1
 ROLL = 64 << 20
 """Bytes after which a segment is followed by the next."""
-_HEAD = "journal.json"
+_PARTS = 8
+HEAD = "journal.json"
+"""The file that tells a journal from other directories."""
+
+
+def roll_for(max_size: int) -> int:
+    """After how many bytes to begin the next segment: retention removes whole ones, so that a small journal has small ones."""
+    return min(ROLL, max_size // _PARTS)
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -259,25 +266,34 @@ class Segments:
 
 
 def _identity(directory: Path) -> str:
-    """The journal's id, made where there is none.
+    """The journal's id, made where there is none. Raises as `read_head`."""
+    head = read_head(directory)
+    if head is None:
+        make_directory_durably(directory, 0o700)
+        head = Head(FORMAT, secrets.token_hex(8))
+        write_durably(directory / HEAD, msgspec.json.encode(head) + b"\n")
+    return head.id
+
+
+def read_head(directory: Path) -> Head | None:
+    """What the journal says of itself; None where there is none.
 
     :raises EnvironmentFault: `journal.newer`, `journal.damaged`.
+    :raises OSError: it cannot be read.
     """
-    path = directory / _HEAD
+    path = directory / HEAD
     try:
         head = _decode_head(path.read_bytes())
     except FileNotFoundError:
-        make_directory_durably(directory, 0o700)
-        head = Head(FORMAT, secrets.token_hex(8))
-        write_durably(path, msgspec.json.encode(head) + b"\n")
+        return None
     except msgspec.MsgspecError as error:
         raise EnvironmentFault(
             "journal.damaged", f"{path} cannot be read", why=str(error), help=f"move {directory} away: a new one is made"
         ) from error
-    if head.format > FORMAT:
+    if head.format > FORMAT:  # Invariant 11
         raise EnvironmentFault(
             "journal.newer",
             f"the journal in {directory} has format {head.format}; this program knows formats up to {FORMAT}",
             help="run the newer version of penstock that wrote it",
         )
-    return head.id
+    return head

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from penstock.clock import Clock
-from penstock.observe.status import LATENCY_BUCKETS, Histogram, RunStatus
+from penstock.observe.status import LATENCY_BUCKETS, Histogram, JournalSize, RunStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("delivered", "filtered", "deduplicated", "dead_lettered")
@@ -33,6 +33,7 @@ class RunCollector(Collector):
         yield from self._events()
         yield from self._latencies()
         yield from self._state()
+        yield from self._journal()
         yield from self._source()
 
     def _events(self) -> Iterator[Metric]:
@@ -97,6 +98,21 @@ class RunCollector(Collector):
         for run in self._runs:
             info.add_metric([run.pipeline, run.version, run.phase], 1)
         yield info
+
+    def _journal(self) -> Iterator[Metric]:
+        """As of the last look, within a minute; absent where none is kept."""
+
+        def gauge(name: str, documentation: str, value: Callable[[JournalSize], float | None]) -> Metric:
+            return self._gauge(f"penstock_journal_{name}", documentation, lambda run: value(run.journal) if run.journal else None)
+
+        yield gauge("size_bytes", "Bytes of the journal on its disk, sidecars included.", lambda journal: journal.size)
+        yield gauge("segments", "Segments of the journal.", lambda journal: journal.segments)
+        yield gauge("free_bytes", "Bytes free on the journal's disk.", lambda journal: journal.free)
+        yield gauge(
+            "age_seconds",
+            "Since the journal's oldest event was received; absent while it is empty.",
+            lambda journal: max(0.0, self._clock.now() - journal.first) if journal.first is not None else None,
+        )
 
     def _source(self) -> Iterator[Metric]:
         lag = GaugeMetricFamily("penstock_source_lag_bytes", "What the source has and has not yet read.", labels=["pipeline"])

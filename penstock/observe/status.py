@@ -32,6 +32,20 @@ class Histogram:
         self.count += 1
 
 
+@dataclass(frozen=True, slots=True)
+class JournalSize:
+    """A journal as it was when upkeep looked last.
+
+    :ivar size: bytes on the disk; `free`: bytes that are free there.
+    :ivar first: when its oldest event was received, in seconds since 1970; None where it is empty.
+    """
+
+    segments: int
+    size: int
+    first: float | None
+    free: int
+
+
 @dataclass(slots=True)
 class RunStatus:
     """One run, as it stands.
@@ -48,6 +62,7 @@ class RunStatus:
     :ivar paused: `paused since …, by …`, where the pipeline is paused on purpose: no wait, for nothing is amiss.
     :ivar retries: attempts after the first, by component.
     :ivar open_letters: dead letters open, as of the last commit.
+    :ivar journal: None where none is kept, or nobody has looked yet.
     :ivar progress: (done, total) in bytes or events, where the source can say; None where it cannot.
     :ivar stale: by sink that knows which of two events is the newer, how many changed nothing, being older than what is there.
     :ivar gauges: the source's own figures by name, in base units; empty where it has none.
@@ -74,6 +89,7 @@ class RunStatus:
     paused: str | None = None
     retries: Counter[str] = field(default_factory=Counter)
     open_letters: int = 0
+    journal: JournalSize | None = None
     progress: Callable[[], tuple[int, int] | None] = lambda: None
     stale: Callable[[], Mapping[str, int]] = dict
     gauges: Callable[[], Mapping[str, float]] = dict
