@@ -71,13 +71,14 @@ class OrderedStatements(Statements):
         ordering = self._ordering
         if not ordering.tombstones:
             return f"{into}SELECT {values} FROM {unnest(found)}{self._clause(names)}"  # noqa: S608 - names are quoted
-        buried, new = self._buried(names), self._order(names)
+        buried, new, tombstones = self._buried(names), self._order(names), ordering.tombstones
         return (
-            f"WITH k AS MATERIALIZED (SELECT * FROM {unnest(found)}), "  # noqa: S608 - names are quoted
-            f"d AS (DELETE FROM {ordering.tombstones} AS b USING k WHERE {buried} AND {ordering.compare(_OLD, '<=', new)}) "
-            f"{into}SELECT {values} FROM k WHERE {ordering.survives(new)} AND NOT EXISTS "
-            f"(SELECT FROM {ordering.tombstones} AS b WHERE {buried} AND {ordering.compare(_OLD, '>', new)})"
-            f"{self._clause(names)}"
+            f"WITH k AS MATERIALIZED (SELECT k.*, (SELECT {_OLD} FROM {tombstones} AS b WHERE {buried}) AS gone "  # noqa: S608 - quoted
+            f"FROM {unnest(found)}), "
+            f"d AS (DELETE FROM {tombstones} AS b USING k WHERE k.gone IS NOT NULL AND {buried} "
+            f"AND {ordering.compare(_OLD, '<=', new)}) "
+            f"{into}SELECT {values} FROM k WHERE {ordering.survives(new)} "
+            f"AND (k.gone IS NULL OR {ordering.compare('k.gone', '<=', new)}){self._clause(names)}"
         )
 
     def _clause(self, names: tuple[str, ...]) -> str:
@@ -95,12 +96,13 @@ class OrderedStatements(Statements):
         same = self._same({name: (f"c{place}", column) for place, (name, column) in enumerate(zip(names, found, strict=True))})
         own, new = ", ".join(key_columns(self._key)), self._order(names)
         values = ", ".join(f"k.c{place}{column.cast}" for place, column in enumerate(found))
+        row = f"t.{quoted(ordering.column.name)}"
         self._execute(
-            f"WITH k AS MATERIALIZED (SELECT * FROM {unnest(found)}), "  # noqa: S608 - names are quoted
+            f"WITH k AS MATERIALIZED (SELECT k.*, (SELECT {row} FROM {self._table.sql} AS t WHERE {same}) AS there "  # noqa: S608 - quoted
+            f"FROM {unnest(found)}), "
             f"d AS (DELETE FROM {self._table.sql} AS t USING k WHERE {same} AND {ordering.loses('t', new)}) "
             f'INSERT INTO {ordering.tombstones} AS b ({own}, "order", removed_at) SELECT {values}, pg_catalog.now() FROM k '
-            f"WHERE {ordering.survives(new)} "
-            f"AND NOT EXISTS (SELECT FROM {self._table.sql} AS t WHERE {same} AND {ordering.wins('t', new)}) "
+            f"WHERE {ordering.survives(new)} AND (k.there IS NULL OR {ordering.compare('k.there', '<=', new)}) "
             f'ON CONFLICT ({own}) DO UPDATE SET "order" = EXCLUDED."order", removed_at = EXCLUDED.removed_at '
             f"WHERE {ordering.compare(_OLD, '<=', _NEW)}",
             len(names),
