@@ -12,16 +12,18 @@ from typing import Any
 from backfill.job import Carrying, create, request_of, result_of
 from backfill.page import page
 from backfill.rehearsal import KnownVersion, Rehearsal, event_filter
-from backfill.report import About, document
+from backfill.report import About, differing, document, verdict
 from backfill.request import Request
 from penstock.clock import Clock
 from penstock.config.model import Pipeline
 from penstock.config.stored import Around
+from penstock.engine.claim import version_of
 from penstock.engine.pool import without_ends
 from penstock.engine.versions import load_stored
 from penstock.errors import UsageError
 from penstock.journal.lines import VERSION_DIGITS
 from penstock.state.job_records import Job
+from penstock.state.promotions import Promotion
 from penstock.state.records import Version
 from penstock.state.store import StateStore
 
@@ -63,16 +65,33 @@ class Desk:
         :raises PenstockError: what it failed with.
         """
         request = request_of(job)
-        if steps.version != request.version:
-            raise UsageError(
-                "backfill.changed",
-                f"job {job.id} began with the steps of version {request.version[:VERSION_DIGITS]}, which is another one",
-                help="put the file back as it was, or start another backfill",
-            )
+        self._check(job, request, steps)
         versions = self._known(await self.store.versions()) if request.mode == "shadow" else {}
         rehearsal = Rehearsal(steps.worker_memory, without_ends(steps), request, self.journal, versions)
         size = concurrency if concurrency is not None else self._size(rehearsal)
         return await Carrying(self.store.jobs, rehearsal, size, self.clock, random.Random(), tell).carry_out(job)
+
+    async def promote(self, job: Job, steps: Pipeline, by: str, *, accept: bool) -> Promotion:
+        """Let the version through that a shadow tried.
+
+        :param steps: the pipeline of that version.
+        :param accept: whatever differs, it is meant.
+        :raises UsageError: `backfill.not_shadow`, `backfill.not_done`, `backfill.not_clean`, `backfill.changed`.
+        """
+        request, result = request_of(job), result_of(job)
+        self._check(job, request, steps)
+        differences = differing(result)
+        if request.mode != "shadow":
+            raise UsageError("backfill.not_shadow", f"job {job.id} is a {request.mode}", help="only a shadow compares")
+        if job.state != "done":
+            raise UsageError("backfill.not_done", f"job {job.id} is {job.state}", help=f"pipe backfill resume {job.id}")
+        if verdict(result) == "nothing" or (differences and not accept):
+            raise UsageError(
+                "backfill.not_clean",
+                f"the shadow {job.id} is not clean: {differences:,} differences of {result.read:,} events",
+                help=f"pipe backfill report {job.id}; where all of it is meant: --accept-differences",
+            )
+        return await self.store.promotions.promote(version_of(steps, self.clock.now()), by, job.id, differences)
 
     @staticmethod
     def report(job: Job, pipeline: str) -> dict[str, Any]:
@@ -93,6 +112,16 @@ class Desk:
     def against(job: Job) -> str:
         """The file or version whose steps it tries; empty: the pipeline's own file."""
         return request_of(job).against
+
+    @staticmethod
+    def _check(job: Job, request: Request, steps: Pipeline) -> None:
+        """:raises UsageError: `backfill.changed`, these are not the steps of the job."""
+        if steps.version != request.version:
+            raise UsageError(
+                "backfill.changed",
+                f"job {job.id} began with the steps of version {request.version[:VERSION_DIGITS]}, which is another one",
+                help="put the file back as it was, or start another backfill",
+            )
 
     def _known(self, versions: Sequence[Version]) -> dict[str, KnownVersion | str]:
         """The versions that may have handled events. What cannot be built is told where an event asks for it."""

@@ -70,6 +70,15 @@ def verdict(result: Result) -> str:
     return "clean" if comparison.clean and not result.unlike else "different"
 
 
+def differing(result: Result) -> int:
+    """How many differences a shadow found: outputs, outcomes that moved beside them, and what could not be compared."""
+    comparison = result.comparison
+    if comparison is None:
+        return 0
+    failures = sum(cause.count for cause in comparison.by_place.values() if cause.path == "(failure)")
+    return comparison.changed + comparison.missing + comparison.extra + failures + sum(result.unlike.values())
+
+
 def _step(name: str, result: Result) -> dict[str, Any]:
     flow = result.steps[name]
     each = flow.seconds / flow.taken * 1e6 if flow.taken else 0.0

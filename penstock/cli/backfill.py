@@ -14,6 +14,7 @@ VERBS = {
     "pause": ("penstock.cli.backfill_verbs:pause", "Let one rest."),
     "resume": ("penstock.cli.backfill_verbs:resume", "Go on with one that rests, or whose process died."),
     "cancel": ("penstock.cli.backfill_verbs:cancel", "End one."),
+    "promote": ("penstock.cli.backfill_promote:promote", "Let the version through that a clean shadow tried."),
 }
 
 

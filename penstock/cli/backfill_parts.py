@@ -22,6 +22,7 @@ from penstock.engine.versions import find_version, load_stored
 from penstock.errors import UsageError
 from penstock.files import write_durably
 from penstock.state.job_records import Job
+from penstock.state.promotions import Promotion
 from penstock.state.store import StateStore
 
 
@@ -30,6 +31,7 @@ class Backfills(Protocol):
 
     async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str) -> Job: ...
     async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job: ...
+    async def promote(self, job: Job, steps: Pipeline, by: str, *, accept: bool) -> Promotion: ...
     @staticmethod
     def report(job: Job, pipeline: str) -> dict[str, Any]: ...
     @staticmethod

@@ -167,6 +167,9 @@ class Defaults(ComponentConfig):
         description="Where the state stores are: `sqlite:DIRECTORY`, or a PostgreSQL database that several machines share, a "
         "schema `penstock_PIPELINE` for each: `postgresql://USER:PASSWORD@HOST/DATABASE` (its password from `${VARIABLE}`).",
     )
+    promote: Literal["off", "required"] = Field(
+        "off", description="`required`: a changed version runs only once `pipe backfill promote` has let it through."
+    )
     registry: ProjectPath | None = Field(
         None,
         description="Directory of the schemas, `SUBJECT/VERSION.json`; by default `schemas` beside the pipeline file.",

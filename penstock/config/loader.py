@@ -198,6 +198,7 @@ def _typed(
         transform_timeout=form.transform_timeout,
         worker_memory=form.worker_memory,
         shutdown_timeout=form.shutdown_timeout,
+        promote=form.promote,
         tests=_tests(form, resolver.document),
         warnings=[*warnings, *resolver.warnings, *notes(form, source[0], steps)],
     )

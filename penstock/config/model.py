@@ -178,6 +178,7 @@ class Pipeline:
     transform_timeout: float = 5.0
     worker_memory: int = 512 << 20
     shutdown_timeout: float = 30.0
+    promote: Literal["off", "required"] = "off"
     tests: Sequence[TestCase] = ()
     warnings: Sequence[str] = ()
 

@@ -66,16 +66,18 @@ STORE_SCHEMA = Schema(
         [*JOB_COLUMNS],
         [LANE_INDEX],
         [*HISTORY_TABLES, *TALLY_SCHEMA],
+        [
+            """CREATE TABLE promotions (
+                version TEXT PRIMARY KEY, promoted_at REAL NOT NULL, promoted_by TEXT NOT NULL, job TEXT NOT NULL,
+                differences INTEGER NOT NULL)"""
+        ],
     ],
 )
 
 
 def issue_epoch(connection: Connection, version: Version, above: int, pid: int, host: str, now: float) -> int:
     """The next epoch, higher than `above` too; keeps the version."""
-    connection.execute(
-        "INSERT INTO versions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (version.version, version.config, _json(dict(version.schemas)), _json(dict(version.steps)), version.created_at),
-    )
+    keep_version(connection, version)
     epoch = max(_newest_epoch(connection), above) + 1
     connection.execute(
         "INSERT INTO epochs (epoch, pid, host, version, started_at, run_id) VALUES (?, ?, ?, ?, ?, ?)",
@@ -168,8 +170,16 @@ def reset_note(connection: Connection, positions: Mapping[str, Position] | None)
         put_positions(connection, "note_positions", _NOTE, positions)
 
 
+def keep_version(connection: Connection, version: Version) -> None:
+    """What is needed to run it again."""
+    connection.execute(
+        "INSERT INTO versions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (version.version, version.config, _json(dict(version.schemas)), _json(dict(version.steps)), version.created_at),
+    )
+
+
 def versions(connection: Connection) -> list[Version]:
-    """Every version that ever ran, newest first."""
+    """Every version that ever ran, or was let through, newest first."""
     rows = connection.execute(
         "SELECT version, config, schemas, steps, created_at FROM versions ORDER BY created_at DESC, version"
     )

@@ -32,6 +32,7 @@ from penstock.state.job_book import JobBook
 from penstock.state.lane_queries import LanePlace
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.letter_desk import LetterDesk
+from penstock.state.promotions import Promotions
 from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.signal_box import SignalBox
 
@@ -61,6 +62,7 @@ class SqlStateStore(ABC):
         self._letter_writes = 0
         self._signals = SignalBox(database, clock)
         self._jobs = JobBook(database, clock)
+        self._promotions = Promotions(database, clock)
         self._desk = LetterDesk(database, pipeline, clock)
 
     @property
@@ -74,6 +76,10 @@ class SqlStateStore(ABC):
     @property
     def jobs(self) -> JobBook:
         return self._jobs
+
+    @property
+    def promotions(self) -> Promotions:
+        return self._promotions
 
     @property
     @abstractmethod

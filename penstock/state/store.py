@@ -14,6 +14,7 @@ from penstock.spi import Position
 from penstock.state.job_book import JobBook
 from penstock.state.lane_queries import LanePlace
 from penstock.state.letter_desk import LetterDesk
+from penstock.state.promotions import Promotions
 from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
 from penstock.state.signal_box import SignalBox
 
@@ -37,6 +38,11 @@ class StateStore(Ledger, Protocol):
     @property
     def jobs(self) -> JobBook:
         """Replays, backfills and what else is carried out beside the live work (rule 10)."""
+        ...
+
+    @property
+    def promotions(self) -> Promotions:
+        """Versions that somebody has let through."""
         ...
 
     async def open(self, *, create: bool = True) -> None:

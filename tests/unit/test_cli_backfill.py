@@ -69,6 +69,36 @@ def test_backfills_are_listed_and_reported_later(ran: Path, pipe: Pipe) -> None:
     assert (status, "job.over" in said) == (3, True)
 
 
+def test_a_changed_version_runs_only_once_it_was_let_through(ran: Path, pipe: Pipe) -> None:
+    file = ran / "pipelines" / "shop.yaml"
+    file.write_text(file.read_text() + "promote: required\n")
+    assert pipe("run", "--once", str(file))[0] == 0  # the policy is no other version
+    change(ran)
+    status, _, said = pipe("run", "--once", str(file))
+    assert (status, "version.not_promoted" in said) == (2, True)
+    job = json.loads(pipe("backfill", "shop", *ALL, "--mode", "shadow", "--json")[1])["job"]
+    status, _, said = pipe("backfill", "promote", job)
+    assert (status, "error[backfill.not_clean]" in said) == (2, True)
+    status, out, _ = pipe("backfill", "promote", job, "--accept-differences", "--json")
+    promotion = json.loads(out)
+    assert (status, promotion["job"], promotion["differences"]) == (0, job, 2)
+    assert pipe("run", "--once", str(file))[0] == 0
+    file.write_text(file.read_text().replace("(.n * 3)", "(.n * 2)"))
+    assert pipe("run", "--once", str(file))[0] == 0  # it ran before: nothing stands in the way back
+
+
+def test_only_a_shadow_that_is_done_and_clean_lets_a_version_through(ran: Path, pipe: Pipe) -> None:
+    dry = json.loads(pipe("backfill", "shop", *ALL, "--json")[1])["job"]
+    assert "error[backfill.not_shadow]" in pipe("backfill", "promote", dry)[2]
+    empty = json.loads(pipe("backfill", "shop", "--from", "2000-01-01", "--to", "2000-01-02", "--mode", "shadow", "--json")[1])
+    assert "error[backfill.not_clean]" in pipe("backfill", "promote", empty["job"])[2]
+    clean = json.loads(pipe("backfill", "shop", *ALL, "--mode", "shadow", "--json")[1])["job"]
+    status, _, said = pipe("backfill", "promote", clean)
+    assert (status, "may run, by" in said) == (0, True)
+    change(ran)
+    assert "error[backfill.changed]" in pipe("backfill", "promote", clean)[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
