@@ -13,7 +13,8 @@ from penstock.cli.project import DEFAULT_STATE, load_file, project_root
 from penstock.cli.stores import StoreRef, if_it_ran
 from penstock.config.loader import find_pipeline
 from penstock.config.model import Pipeline
-from penstock.config.paths import pipeline_name, pipelines_in
+from penstock.config.overlay import PREFIX
+from penstock.config.paths import PROJECT_FILE, pipeline_name, pipelines_in
 from penstock.config.stored import Around
 from penstock.engine.versions import Versions
 from penstock.errors import PenstockError, UsageError
@@ -130,7 +131,7 @@ def _loaded(file: Path, default: Path, settings: Settings) -> Archive:
 
 def all_archives(settings: Settings) -> tuple[list[Archive], list[PenstockError]]:
     """The journals of the project's pipelines; and why some cannot be looked for. A pipeline is loaded only where its journal is
-    not where it is by default."""
+    not where it is by default, and something says that it may be elsewhere."""
     project = project_root(settings)
     default = project / DEFAULT_STATE / JOURNAL
     files = {name: file for file in pipelines_in(project / "pipelines") if (name := pipeline_name(file)) is not None}
@@ -141,12 +142,22 @@ def all_archives(settings: Settings) -> tuple[list[Archive], list[PenstockError]
         if name in there:
             found.append(Archive(name, default / name, files.get(name, project / "pipelines" / f"{name}.yaml"), settings))
             continue
+        if not _may_be_elsewhere(files[name], project, settings):
+            continue
         try:
             found.append(_loaded(files[name], default, settings))
         except PenstockError as error:
             if error.code != "journal.off":
                 faults.append(error)
     return found, faults
+
+
+def _may_be_elsewhere(file: Path, project: Path, settings: Settings) -> bool:
+    """Whether anything that decides where a pipeline's journal lies mentions it: loading a file takes long."""
+    if any(name.startswith((f"{PREFIX}STATE", f"{PREFIX}JOURNAL")) for name in settings.environment()):
+        return True
+    texts = (path.read_bytes() for path in (file, project / PROJECT_FILE) if path.is_file())
+    return any(word in text for text in texts for word in (b"state", b"journal"))
 
 
 def find_event(archive: Archive, identity: str) -> list[Found]:

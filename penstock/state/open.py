@@ -7,7 +7,6 @@ from pathlib import Path
 from penstock.clock import Clock
 from penstock.config.secret import Secret
 from penstock.faults import Faults
-from penstock.state.sqlite_store import SqliteStateStore
 from penstock.state.store import StateStore
 
 
@@ -18,4 +17,6 @@ def open_store(directory: Path, pipeline: str, clock: Clock, faults: Faults, ser
         from penstock.state.postgres_store import PostgresStateStore
 
         return PostgresStateStore(server, pipeline, clock, faults)
+    from penstock.state.sqlite_store import SqliteStateStore
+
     return SqliteStateStore(directory / f"{pipeline}.db", pipeline, clock, faults)
