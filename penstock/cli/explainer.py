@@ -13,9 +13,12 @@ from penstock.engine.recompute import Recompute
 from penstock.engine.trace import Trace, trace
 from penstock.engine.versions import Versions
 from penstock.errors import PenstockError, UsageError
+from penstock.journal.lines import Line
 from penstock.state.records import DeadLetter, LetterQuery, Status
 from penstock.state.store import StateStore
 
+LIMITS = frozenset({"worker.timeout", "worker.died"})
+"""Codes of dead letters of events that came to a limit of a worker."""
 ALL: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
 
 
@@ -66,12 +69,14 @@ class Explainer:
     async def explain(self, found: Found) -> Explained:
         """:raises UsageError: `version.*`, where a version was asked for that is not there."""
         line, archive = found.line, found.archive
-        letter = await _letter(archive, line.letter) if line.letter is not None else None
+        letter = await letter_of(archive, line)
         against = await self._against(found)
         which = self._which(found)
         if line.outcome == "deduplicated" and self.version is None:
             why = "it was a repetition, which a ledger knew: the steps were not asked"
             return Explained(found, which, agreement=Agreement("beyond", why), letter=letter, against=against)
+        if self.version is None and (limit := limit_of(letter)) is not None:
+            return Explained(found, which, agreement=Agreement("beyond", limit), letter=letter, against=against)
         try:
             recompute = await self._of(archive).of(self.version or line.version)
         except UsageError as fault:
@@ -102,14 +107,24 @@ class Explainer:
         return Other(file, pipeline, await trace(self._other, found.line))
 
 
-async def _letter(archive: Archive, identity: str) -> DeadLetter | None:
-    """The dead letter as it stands; None where it was removed, or the store cannot be asked."""
+async def letter_of(archive: Archive, line: Line) -> DeadLetter | None:
+    """The dead letter of an event as it stands; None where it has none, or it was removed since."""
+    if line.letter is None:
+        return None
+    query = LetterQuery(ids=(line.letter,), status=ALL)
 
     async def read(store: StateStore) -> DeadLetter | None:
-        letters, _ = await store.letters(LetterQuery(ids=(identity,), status=ALL), bodies=False)
+        letters, _ = await store.letters(query, bodies=False)
         return letters[0] if letters else None
 
     try:
         return await if_it_ran(archive.store, read, None)
     except UsageError:  # dlq.unknown: its retention is over
         return None
+
+
+def limit_of(letter: DeadLetter | None) -> str | None:
+    """Why an event is not computed again here: it came to a limit of its worker, which nothing enforces here."""
+    if letter is None or letter.code not in LIMITS:
+        return None
+    return f"{letter.message}: it is not computed again here, where nothing would end that"

@@ -15,6 +15,7 @@ import click
 from penstock.cli import complete, numbers
 from penstock.cli.archives import Archive, archive_of
 from penstock.cli.explain_json import line_document, step_document, trace_document
+from penstock.cli.explainer import letter_of, limit_of
 from penstock.cli.lazy import Settings, Verb, pass_settings, unknown
 from penstock.cli.stores import if_it_ran
 from penstock.cli.tap_sample import Allowance, Sample
@@ -207,7 +208,7 @@ class Tap:
     async def _show_one(self, line: Line) -> bool:
         """Whether there was anything to show: an event need not get to the step that is looked at."""
         traced = None
-        if line.outcome != "deduplicated":
+        if line.outcome != "deduplicated" and limit_of(await letter_of(self.archive, line)) is None:
             try:
                 traced = await trace(await self.versions.of(line.version), line)
             except UsageError as error:

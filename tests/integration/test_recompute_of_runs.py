@@ -138,3 +138,13 @@ async def test_one_event_step_by_step_ends_where_the_batch_ended(project: Path) 
         assert (traced.result.outcome, traced.result.step) == (result.outcome, result.step)
         assert [o.event.json() for o in traced.result.outputs] == [o.event.json() for o in result.outputs]
         assert agreement(line, traced.made, 0, traced.result) == agreement(line, made, origin, result)
+
+
+async def test_data_whose_text_is_spread_out_comes_out_the_same(project: Path) -> None:
+    (project / "in.json").write_text('[ {\n  "n" :\r\n 1 }\t, { "n" : 9007199254740993 }  ]')
+    (project / "shop.yaml").write_text("pipeline: shop\nsource: { file: { paths: [in.json], format: json } }\nsink: drop\n")
+    pipeline = penstock.load("shop.yaml")
+    await penstock.run(pipeline, once=True)
+    found = await recomputed(Recompute(pipeline), lines_of(project))
+    assert [agreement(*each) for each in found] == [Agreement("same")] * len(found)
+    assert found

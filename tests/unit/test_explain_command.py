@@ -235,7 +235,7 @@ def test_a_beginning_of_an_id_is_enough_where_it_is_one_event(ran: Path, pipe: P
 def test_without_a_name_all_journals_are_looked_through(ran: Path, pipe: Pipe) -> None:
     text = PIPELINE.replace("pipeline: shop", "pipeline: other").replace("out/", "out/other-") + "journal: { path: elsewhere }\n"
     (ran / "pipelines/other.yaml").write_text(text)
-    (ran / "pipelines/broken.yaml").write_text("pipeline: broken\nsource: nothing\n")
+    (ran / "pipelines/broken.yaml").write_text("pipeline: broken\nsource: nothing\nstate: sqlite:there/\n")
     assert pipe("run", "--once", "other")[0] == 0
     status, out, err = pipe("explain", "0-9", "--json")
     assert (status, [item["pipeline"] for item in items(out)]) == (0, ["other", "shop"])
@@ -258,6 +258,31 @@ def test_what_retention_has_removed_is_said(ran: Path, pipe: Pipe) -> None:
         path.rename(journal / path.name.replace("0000000001", "0000000002"))
     why = pipe("explain", "nothing")[2].splitlines()[1]
     assert why.endswith(", and what came before is gone by its retention (30d, 10240 MiB)")
+
+
+def test_what_a_sink_refused_in_its_commit_is_told(shop: Path, pipe: Pipe) -> None:
+    (shop / "out").mkdir()
+    with sqlite3.connect(shop / "out/shop.db") as database:
+        database.execute("CREATE TABLE shop (id INTEGER PRIMARY KEY, total INTEGER CHECK (total < 5))")
+    database.close()
+    assert pipe("run", "--once", "shop")[0] == 0
+    (shop / "in/b.jsonl").write_text('{"n": 9, "more": 1}\n')
+    assert pipe("run", "--once", "shop")[0] == 0
+    [refused] = items(pipe("explain", "--where", ".data.n == 9", "--json")[1])
+    assert (refused["outcome"], refused["step"], refused["letter_status"]) == ("dead_lettered", "table", "open")
+    assert refused["recomputed"]["outcome"] == "delivered"
+    assert refused["agreement"] == {"verdict": "beyond", "why": "table refused it, behind the steps"}
+
+
+def test_an_event_that_a_worker_could_not_end_is_not_tried_again(shop: Path, pipe: Pipe) -> None:
+    text = PIPELINE.replace("{id: .n, total: (.n * 2)}", "if .n == 2 then last(repeat(1)) else {id: .n, total: .n} end")
+    (shop / "pipelines/shop.yaml").write_text(text + "workers: 1\ntransform_timeout: 300ms\n")
+    assert pipe("run", "--once", "shop")[0] == 0
+    told = lines_from(pipe("explain", "0-9")[1], "outcome")
+    assert told[0] == (
+        "outcome  dead-lettered at total; the steps took longer than 0.3 s for one event: "
+        "it is not computed again here, where nothing would end that"
+    )
 
 
 def test_without_a_journal_it_says_so(shop: Path, pipe: Pipe) -> None:
