@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from connectors._postgres import make_session, parse_table
 from connectors.sinks._asked import Asked
 from connectors.sinks._postgres import ledger
+from connectors.sinks._postgres.columns import types_of
 from connectors.sinks._postgres.config import PostgresSinkConfig, declared_schema, needed_privileges, order_of, reading
-from connectors.sinks._postgres.create import create, types_of_schema, types_of_values
+from connectors.sinks._postgres.create import create
 from connectors.sinks._postgres.doctor import WHAT, examine
-from connectors.sinks._postgres.events import Shaping, refused_without_table, unfit_for_columns
+from connectors.sinks._postgres.events import Shaping, refused_without_table
 from connectors.sinks._postgres.keys import check_key
-from connectors.sinks._postgres.order_types import type_for_orders
 from connectors.sinks._postgres.ordering import Ordering, check_order, ordering_of
 from connectors.sinks._postgres.refusals import Outdated
 from connectors.sinks._postgres.rows import Op
@@ -277,26 +277,11 @@ class PostgresSink:
     def _create(self, asked: Sequence[Asked], connection: psycopg.Connection[Any]) -> _Known:
         """Make the table; None where no event says of which columns."""
         with ledger.alone(connection, f"penstock table {self._table}"):
-            types = self._types_of(asked)
+            types = types_of(asked, self._config, self._schema, self._order)
             if types is not None:
                 create(connection, self._table, types, self._key)
             table = self._look(connection)
         return self._with_ordering(connection, table)
-
-    def _types_of(self, asked: Sequence[Asked]) -> dict[str, str] | None:
-        types = self._types_of_rows(asked)
-        if types is not None and self._order is not None and (self._order.made or self._schema is None):
-            column = self._order.column
-            orders = [content[column] for _, content in asked if not isinstance(content, ComponentError)]
-            types[column] = type_for_orders(orders)
-        return types
-
-    def _types_of_rows(self, asked: Sequence[Asked]) -> dict[str, str] | None:
-        if self._schema is not None:
-            return types_of_schema(self._schema, self._config.row_schema or "", self._config.columns, self._key)
-        contents = [content for kind, content in asked if kind == "put" and not isinstance(content, ComponentError)]
-        fitting = [content for content in contents if unfit_for_columns(content, self._key) is None]
-        return types_of_values(fitting[0], fitting) if fitting else None
 
 
 async def _ask(session: Session, work: Callable[[psycopg.Connection[Any]], T]) -> T:

@@ -372,3 +372,28 @@ def test_the_sink_says_whether_an_older_event_could_take_a_newer_ones_place(
     build_sink: Callable[..., PostgresSink], config: dict[str, Any], overwrites: bool
 ) -> None:
     assert build_sink(**config).overwrites is overwrites
+
+
+async def test_a_table_that_is_made_after_a_schema_remembers_deletions_that_come_first(bench: Bench) -> None:
+    schemas = bench.project / "schemas" / "row"
+    schemas.mkdir(parents=True)
+    (schemas / "1.json").write_text('{"properties": {"id": {"type": "integer"}, "v": {"type": "string"}}}')
+    sink = await bench.sink(**MIRROR | {"order_by": "$event.time"}, create=True, schema="row@1")
+
+    def at(second: int, kind: str, id: int) -> Event:
+        data = {"id": id} | ({"v": "v"} if kind == "put" else {})
+        return Event(id="e", source="s", type=kind, time=f"2026-01-01T00:00:0{second}Z", decoded=data, origin=0)
+
+    await sink.write_and_commit([at(5, "delete", 1)], commit(1))
+    await sink.write_and_commit([at(4, "put", 1), at(4, "put", 2)], commit(2))
+    assert await bench.sql("SELECT id, v FROM orders") == [(2, "v")]
+    assert sink.stale == 1
+    assert await bench.sql("SELECT pg_typeof(penstock_order)::text FROM orders") == [("timestamp with time zone",)]
+
+
+async def test_events_without_an_order_make_no_table(bench: Bench) -> None:
+    sink = await bench.sink(**MIRROR, create=True)
+    assert await refused(sink, events({"id": 1, "v": "a"})) == {
+        0: ("sink.order", "nothing says whether the event is older or newer than another: it has no rev")
+    }
+    assert await bench.sql("SELECT to_regclass('public.orders')") == [(None,)]
