@@ -35,8 +35,9 @@ POINTS = (
 )
 """Every fault point of a run, in the order in which an event passes them."""
 
-JOB_POINTS = ("after_take_up", "after_job_end")
-"""Those that only jobs pass: letters are taken up by a replay; a job's end is stored, its records are still there.
+JOB_POINTS = ("after_take_up", "before_job_commit", "before_job_note", "after_job_note", "after_job_end")
+"""Those that only jobs pass: letters are taken up by a replay; the commit and the note of a job's group, as those of all
+groups; its end is stored, its records are still there.
 
 A name that is in neither list is a usage error."""
 

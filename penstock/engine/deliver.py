@@ -159,6 +159,8 @@ class Committer:
         own = [ledger for ledger in self.ledgers if ledger.sink is not None]
         letters = [] if group.job else list(self._letters(group).values())
         self.faults.hit("before_commit")
+        if group.job:
+            self.faults.hit("before_job_commit")
         if own:
             await self._put(group, number, letters)  # step 1
             for ledger in own:  # step 2
@@ -171,6 +173,8 @@ class Committer:
         as well."""
         state = next((ledger for ledger in self.ledgers if ledger.sink is None), None)
         self.faults.hit("before_note")
+        if group.job:
+            self.faults.hit("before_job_note")
         if state is None:
             await self._patiently(lambda: self.store.note(self.epoch, note))
         else:
@@ -180,6 +184,8 @@ class Committer:
             for sink in self.sinks:
                 sink.settle(commit.sink_states.get(sink.name))
         self.faults.hit("after_note")
+        if group.job:
+            self.faults.hit("after_job_note")
         await self._journal(Journalling.commit)
         self.status.counts = self.status.counts.plus(group.counts)
         self.status.totals = note.counts

@@ -9,6 +9,7 @@ that the oracle expects. A round in which nothing was killed or little was deliv
     python -m penstock.testing.crash --scenario sqlite --seed 17 --rounds 1 --keep /tmp/round       # one round again
     python -m penstock.testing.crash --scenario cdc_postgres --rounds 100  # while a database changes, its server killed too
 
+Beside live work (`replay_beside…`) letters are mended and replayed while the runs are struck (`replay_rounds`).
 Over a changing database (`cdc_…`) there is no undisturbed run: what must come out is what the writers committed (`cdc_rounds`).
 
 From code: `run_rounds(scenario, seeds)` with a `Scenario` of your own sink. Source: docs/guarantees.md, "Faults to survive".
@@ -30,20 +31,24 @@ from pathlib import Path
 
 from penstock.testing.cdc_scenario import CDC_SCENARIOS, CdcScenario
 from penstock.testing.processes import Launcher, Program
+from penstock.testing.replay_rounds import replay_rounds
+from penstock.testing.replay_scenario import REPLAY_SCENARIOS, ReplayScenario
 from penstock.testing.rounds import RoundResult, run_round
 from penstock.testing.scenario import SCENARIOS, Scenario
 
 LEDGERS = ("sqlite", "file", "both")
 """Scenarios run without being asked for: the sink's own ledger, the state store's, and both together."""
 
-ALL_SCENARIOS: Mapping[str, Scenario | CdcScenario] = {**SCENARIOS, **CDC_SCENARIOS}
+AnyScenario = Scenario | CdcScenario | ReplayScenario
+
+ALL_SCENARIOS: Mapping[str, AnyScenario] = {**SCENARIOS, **CDC_SCENARIOS, **REPLAY_SCENARIOS}
 
 ENOUGH_ROUNDS = 20
 """After so many consecutive seeds every fault point has had its turn."""
 
 
 def run_rounds(
-    scenario: Scenario | CdcScenario,
+    scenario: AnyScenario,
     seeds: Iterable[int],
     *,
     program: Program | None = None,
@@ -67,7 +72,8 @@ def run_rounds(
         with (
             Launcher(program or Program()) as forks,
             Launcher(program or Program(), fork=False) as fresh,
-            _rounds_of(scenario) as one,
+            Launcher(program or Program()) as commands,
+            _rounds_of(scenario, commands) as one,
         ):
             for seed in mine:
                 if any(until(result) for result in done):
@@ -90,9 +96,14 @@ def run_rounds(
 
 
 @contextmanager
-def _rounds_of(scenario: Scenario | CdcScenario) -> Iterator[Callable[[int, Path, Launcher], RoundResult]]:
+def _rounds_of(scenario: AnyScenario, commands: Launcher) -> Iterator[Callable[[int, Path, Launcher], RoundResult]]:
+    """:param commands: starts what comes beside the runs; it starts nothing itself before it is used."""
     if isinstance(scenario, Scenario):
         yield partial(run_round, scenario)
+        return
+    if isinstance(scenario, ReplayScenario):
+        with replay_rounds(scenario, commands) as one:
+            yield one
         return
     from penstock.testing.cdc_rounds import cdc_rounds  # needs a driver that other scenarios do without
 

@@ -1,0 +1,164 @@
+"""What must be there after replays beside live work: every row once, every letter resolved once or open, the first outcomes, and
+no job, record or provisional letter left. Reads tables and files, nothing of the code under test."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from penstock.testing.journal_check import journal_lines
+from penstock.testing.oracle import Findings, Line, Oracle, Row
+from penstock.testing.replay_scenario import TABLE, ReplayScenario
+from penstock.testing.rounds import MINIMUM_ROWS, Problem, RoundResult
+from penstock.testing.scenario import JOURNAL, PIPELINE, SOURCE, Unreadable
+
+MENDED = ("refused", "refused_part")
+FAILING = ("error", "garbage", "oversized")
+
+
+def judge_replays(scenario: ReplayScenario, project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
+    """What is found goes to `result`."""
+    verdict = _Verdict(scenario, project, oracle, result, when)
+    verdict.rows()
+    letters = verdict.letters()
+    totals = verdict.totals(len(letters))
+    verdict.records()
+    verdict.journal(totals, {letter["id"]: letter["status"] for letter in letters})
+
+
+def still_open(project: Path) -> list[str]:
+    """Jobs that have not ended."""
+    return [
+        f"{kind} {identity}, {state}"
+        for identity, kind, state in _query(project, "SELECT id, kind, state FROM jobs WHERE ended_at IS NULL")
+    ]
+
+
+class _Verdict:
+    def __init__(self, scenario: ReplayScenario, project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
+        self.scenario, self.project, self.oracle, self.result, self.when = scenario, project, oracle, result, when
+
+    def rows(self) -> None:
+        """Each exactly once; those that nothing ever refused in order."""
+        kinds = {(line.key, line.sequence): line.kind for line in self.oracle.lines}
+        for output in self.scenario.outputs:
+            try:
+                rows = output.rows(self.project)
+            except Unreadable as error:
+                self.problem("unreadable", str(error))
+                continue
+            found = replace(self.oracle.judge(rows, refuses=False), misordered=0)
+            if not found.clean:
+                self.problem("rows", f"{output.name}: {found}")
+            calm = [row for row in rows if kinds.get((row.key, row.sequence)) not in MENDED]
+            if misordered := self._order(calm):
+                self.problem("order", f"{output.name}: {misordered}")
+            if len(rows) < MINIMUM_ROWS:
+                self.problem("idle", f"{output.name}: only {len(rows)} rows")
+            self.result.rows += len(rows)
+
+    def _order(self, rows: Sequence[Row]) -> Findings | None:
+        found = self.oracle.judge(rows, refuses=False)
+        return found if found.misordered else None
+
+    def letters(self) -> list[dict[str, Any]]:
+        """Of each line that fails for good, one that is open; of each that was refused once, one that is resolved."""
+        columns = "id, source, original_digest, status, job, pending"
+        rows = _query(self.project, f"SELECT {columns} FROM letters")  # noqa: S608 - constants
+        letters = [dict(zip(columns.split(", "), row, strict=True)) for row in rows]
+        if twice := [identity for identity, count in Counter(letter["id"] for letter in letters).items() if count > 1]:
+            self.problem("dead_letters", f"{twice[:3]} are there twice")
+        if left := [
+            letter["id"]
+            for letter in letters
+            if letter["pending"] is not None or (letter["job"] is not None and letter["status"] == "replaying")
+        ]:
+            self.problem("dead_letters", f"{left[:3]} are provisional, or held by a job")
+        lines = {(line.file, line.digest): line for line in reversed(self.oracle.lines) if line.repeats is None}
+        found = {(str(letter["source"]).removeprefix(SOURCE), str(letter["original_digest"])): letter for letter in letters}
+        failing = {place for place, line in lines.items() if line.kind in FAILING}
+        for place, letter in found.items():
+            self._letter(lines.get(place), letter)
+        if missing := failing - found.keys():
+            self.problem("dead_letters", f"{len(missing)} missing, such as {sorted(missing)[:2]}")
+        if not any(letter["status"] == "resolved" for letter in letters):
+            self.problem("idle", "no letter was replayed")
+        return letters
+
+    def _letter(self, line: Line | None, letter: dict[str, Any]) -> None:
+        expected = None if line is None else "open" if line.kind in FAILING else "resolved" if line.kind in MENDED else None
+        if letter["status"] != expected:
+            self.problem("dead_letters", f"{letter['id']}, {line.kind if line else 'of no line'}, is {letter['status']}")
+
+    def totals(self, letters: int) -> dict[str, int]:
+        """The first outcome stays: what became of a letter's event later is counted with its job alone."""
+        ((text,),) = _query(self.project, "SELECT counts FROM note")
+        totals: dict[str, int] = json.loads(text)
+        calm = self.oracle.totals(refuses=False)
+        never = calm.delivered + calm.dead_lettered
+        expected = {
+            "received": calm.received,
+            "filtered": calm.filtered,
+            "deduplicated": calm.deduplicated,
+            "dead_lettered": letters,
+            "delivered": never - letters,
+        }
+        if (found := {name: totals[name] for name in expected}) != expected:
+            self.problem("totals", f"{found} instead of {expected}")
+        return totals
+
+    def records(self) -> None:
+        """Nothing of a job outlives it in a ledger."""
+        left = _query(self.project, "SELECT job, event FROM penstock_job_records")
+        with closing(_read_only(self.project / f"out/{TABLE}.db")) as database:
+            left += database.execute("SELECT job, event FROM penstock_job_records").fetchall()
+        if left:
+            self.problem("records", f"{len(left)} records of jobs are left, such as {left[0]}")
+
+    def journal(self, totals: dict[str, int], letters: dict[str, str]) -> None:
+        """One line an event, with its first outcome; what jobs say of it later is the end that its letter has."""
+        first: dict[tuple[str, str], str] = {}
+        latest: dict[str, str] = {}
+        places: dict[tuple[str, str], str] = {}
+        for line in journal_lines(self.project / ".penstock" / JOURNAL):
+            place = (line["partition"], line.get("position", ""))
+            if "corrects" not in line:
+                if place in first:
+                    self.problem("journal", f"{place} has two lines")
+                first[place] = line["outcome"]
+            elif "job" not in line:
+                first[place] = line["outcome"]
+            elif place in places:
+                latest[places[place]] = line["outcome"]
+            if line.get("letter"):
+                places[place] = line["letter"]
+        outcomes = Counter(first.values())
+        if differing := {
+            name: (outcomes[name], totals[name])
+            for name in ("delivered", "filtered", "deduplicated", "dead_lettered")
+            if outcomes[name] != totals[name]
+        }:
+            self.problem("journal", f"outcomes in the journal and in the totals: {differing}")
+        told = {"resolved": "delivered", "open": "dead_lettered"}
+        wrong = [identity for identity, said in latest.items() if identity in letters and told.get(letters[identity]) != said]
+        untold = [identity for identity, status in letters.items() if status == "resolved" and identity not in latest]
+        if wrong or (untold and len(self.scenario.outputs) == 1):
+            self.problem("journal", f"{(wrong + untold)[:3]} ended otherwise than their last line says, or have none")
+
+    def problem(self, kind: str, detail: str) -> None:
+        self.result.problems.append(Problem(kind, f"{self.when}{detail}"))
+
+
+def _query(project: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(_read_only(project / ".penstock" / f"{PIPELINE}.db")) as database:
+        return database.execute(query).fetchall()
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
