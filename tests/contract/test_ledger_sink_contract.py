@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from penstock.event import Event
 from penstock.spi import Context
 from penstock.testing.ledger_contract import LedgerSinkContract
 from penstock.testing.servers import Database
+from transforms.expressions import compiler
+
+IN_ORDER = {"key": ["n"], "order_by": ".n", "delete": "false"}
 
 
 class TestSqlite(LedgerSinkContract):
@@ -38,6 +42,13 @@ class TestSqlite(LedgerSinkContract):
 
 class TestSqliteByKey(TestSqlite):
     config = {"key": ["n"]}
+
+
+class TestSqliteInOrder(TestSqlite):
+    config = IN_ORDER
+
+    def build(self, context: Context) -> Any:
+        return super().build(replace(context, expressions=compiler()))
 
 
 class TestPostgres(LedgerSinkContract):
@@ -62,3 +73,10 @@ class TestPostgres(LedgerSinkContract):
 
 class TestPostgresByKey(TestPostgres):
     config = {"key": ["n"]}
+
+
+class TestPostgresInOrder(TestPostgres):
+    config = IN_ORDER
+
+    def build(self, context: Context) -> Any:
+        return super().build(replace(context, expressions=compiler()))
