@@ -9,6 +9,7 @@ Members, in this order; what does not apply is left out:
 - `outcome`: `delivered`, `filtered`, `deduplicated` or `dead_lettered`; `step`: where it failed; `letter`: its dead letter.
 - `corrects`: the line is no new event: it says anew what became of the last one with this id and position, in its own commit, or
   later in a `job`.
+- `sinks`: of a job that was not for all sinks, those that it was for.
 - `outputs`: for each output a check value, or the CloudEvent itself, as the pipeline's `journal.outputs` says; null for one that
   has no JSON form.
 - `routes`: beside whole outputs, for each the bit mask of the sinks that took it; left out where all did.
@@ -53,6 +54,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     step: str | None = None
     letter: str | None = None
     corrects: str | None = None
+    sinks: list[str] | None = None
     outputs: list[str | dict[str, Any] | None] | None = None
     routes: list[int] | None = None
     answers: dict[str, msgspec.Raw] | None = None
@@ -72,7 +74,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
         :raises Permanent: where the line holds none (a correction), or no CloudEvent.
         """
-        event = from_structured(bytes(self.event))
+        event = _event_of(self.event)
         event.position = bytes.fromhex(self.position)
         if bytes(self.record):
             event.record = decode(bytes(self.record))
@@ -84,6 +86,34 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         """The event as the source gave it, before `event:`. Raises as `filled`."""
         event = self.filled()
         return event.replace(**self.given) if self.given else event
+
+
+class _Written(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A CloudEvent as most lines have it: without extensions, its data JSON. What they say was checked when it was written."""
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    time: str | None = None
+    subject: str | None = None
+    partitionkey: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+
+
+_written = msgspec.json.Decoder(_Written).decode
+
+
+def _event_of(text: msgspec.Raw) -> Event:
+    """As `from_structured`; data that nobody looks at is not decoded."""
+    try:
+        w = _written(text)
+    except msgspec.MsgspecError:
+        return from_structured(bytes(text))
+    raw = bytes(w.data) or None
+    return Event(w.id, w.source, w.type, w.time, w.subject, raw, UNSET, w.partitionkey, w.datacontenttype, w.dataschema)
 
 
 decode_line = msgspec.json.Decoder(Line).decode
@@ -142,11 +172,11 @@ def check_value(event: Event, received: Event, sinks: int) -> bytes:
     raw = event.raw
     if raw is None:
         raw = event.decoded if event.decoded.__class__ is bytes else event.json()
-    if (
-        event.id == received.id
     raw = raw.strip()
     if b"\n" in raw or b"\r" in raw:  # as a line has it, from which it is computed again
         raw = raw.replace(b"\r", b" ").replace(b"\n", b" ")
+    if (
+        event.id == received.id
         and event.type == received.type
         and event.time == received.time
         and event.subject == received.subject
@@ -172,12 +202,15 @@ def outcome_text(outcome: Outcome, step: str | None, letter: str | None) -> byte
     return text
 
 
-def corrects_text(identity: str, job: str) -> bytes:
+def corrects_text(identity: str, job: str, sinks: Sequence[str] | None = None) -> bytes:
     """The members of a line that says anew what became of an event.
 
     :param job: the job that did; empty where it is the commit that the event came in with.
+    :param sinks: those that the job was for; None: all.
     """
     text = b',"corrects":' + _text(identity)
+    if sinks is not None:
+        text += b',"sinks":' + _text(sinks)
     return b',"job":' + _text(job) + text if job else text
 
 
