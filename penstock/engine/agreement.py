@@ -61,11 +61,18 @@ def _outputs(line: Line, made: Recomputed, origin: int) -> Agreement:
     now = [(event, mask) for event, mask in zip(made.outputs, made.masks(), strict=True) if event.origin == origin]
     if len(now) != len(line.outputs):
         return Agreement("different", f"it had {len(line.outputs)} outputs; now it has {len(now)}")
-    for number, (kept, (event, mask)) in enumerate(zip(line.outputs, now, strict=True)):
-        if not _is_kept(kept, event, made.filled[origin], mask):
+    taken = line.routes if line.routes is not None else [-1] * len(now)
+    for number, (kept, sinks, (event, mask)) in enumerate(zip(line.outputs, taken, now, strict=True)):
+        same_sinks = isinstance(kept, str) or _all(sinks, made) == _all(mask, made)  # a check value is of the sinks too
+        if not (same_sinks and _is_kept(kept, event, made.filled[origin], mask)):
             which = f"output {number + 1} of {len(now)}" if len(now) > 1 else "its output"
             return Agreement("different", f"{which}, or where it goes, is another than was recorded")
     return Agreement("same")
+
+
+def _all(mask: int, made: Recomputed) -> int:
+    """The sinks of a bit mask, those that there are."""
+    return mask & ((1 << len(made.sinks)) - 1)
 
 
 def _is_kept(kept: object, event: Event, filled: Event, mask: int) -> bool:

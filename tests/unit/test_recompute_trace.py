@@ -128,6 +128,16 @@ async def test_what_differs_is_told(recompute: Recompute) -> None:
     )
 
 
+async def test_whole_outputs_are_compared_with_the_sinks_that_took_them(recompute: Recompute) -> None:
+    event = {"specversion": "1.0", "id": "0-1", "source": "file:a.jsonl", "type": "one", "data": {"g": 1, "n": 1}}
+    assert await judged(recompute, line({"n": 1}, outputs=[event])) == Agreement("same")
+    assert await judged(recompute, line({"n": 1}, outputs=[event], routes=[3])) == Agreement("same")
+    other = Agreement("different", "its output, or where it goes, is another than was recorded")
+    assert await judged(recompute, line({"n": 1}, outputs=[event], routes=[1])) == other
+    assert await judged(recompute, line({"n": 1}, outputs=[{**event, "type": "two"}])) == other
+    assert await judged(recompute, line({"n": 1}, outputs=[None])) == other
+
+
 async def test_what_is_no_matter_of_the_steps_is_told(recompute: Recompute) -> None:
     assert (await judged(recompute, line({"n": 1}, outcome="dead_lettered", step="all"))) == Agreement(
         "beyond", "all refused it, behind the steps"
