@@ -27,7 +27,14 @@ def explained_document(explained: Explained) -> dict[str, Any]:
         "fault": error_document(explained.fault),
         "letter_status": None if explained.letter is None else explained.letter.status,
         "later": [
-            {"at": each.at, "job": each.job, "version": each.version, "outcome": each.outcome, "step": each.step}
+            {
+                "at": each.at,
+                "job": each.job,
+                "version": each.version,
+                "outcome": each.outcome,
+                "step": each.step,
+                "sinks": each.sinks,
+            }
             for each in explained.found.later
         ],
         "against": None

@@ -79,7 +79,8 @@ def _outcome_lines(explained: Explained, style: Style) -> Iterator[str]:
     if explained.fault is not None:
         yield from (f"  {style.yellow(printable(text))}" for text in explained.fault.render().splitlines())
     for later in explained.found.later:
-        by = style.dim(f"job {later.job}, version {later.version}")
+        sinks = f", for {printable(', '.join(later.sinks))} alone" if later.sinks else ""
+        by = style.dim(f"job {later.job}, version {later.version}{sinks}")
         yield f"  replayed {later.at}: {told(later.outcome, later.step)}  {by}"
     yield from _letter_lines(explained, style)
 
