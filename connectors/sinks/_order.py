@@ -6,6 +6,7 @@ compare is the matter of each sink; here is what an event gives. Invariant 13: a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ ORDER_COLUMN = "penstock_order"
 """Where the value of a program is kept."""
 
 _JQ_STARTS = (".", "$", '"', "(", "[", "{", "if ")
+
+LSN = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})", re.ASCII)
+"""A position in PostgreSQL's log as it is printed. As text, `0/FFFFFFF` would be greater than `0/10000000`."""
 
 K = TypeVar("K", bound=str)
 Content = Mapping[str, Any] | ComponentError

@@ -175,6 +175,7 @@ ORDERS: list[tuple[str, list[Any]]] = [
     ]),
     ("timestamp", ["2025-12-31T23:59:59.9999", "2026-01-01T00:00:00", "2026-01-01T00:00:00.1Z"]),
     ("date", ["0999-01-01", "2026-01-01"]),
+    ("pg_lsn", ["0/0", "0/FFFFFFF", "0/10000000", "1/0", "9/1", "A/0", "FFFFFFFF/FFFFFFFF"]),
     ("text", ["10", "9", "Z", "a", "é", "￿", "\U0001f600"]),
     ("varchar(40)", ["10", "9", "Z", "a"]),
 ]  # fmt: skip
@@ -203,6 +204,7 @@ async def test_orders_compare_by_the_type_of_their_column_exactly(bench: Bench, 
         ("numeric", [1]), ("double precision", "NaN"), ("double precision", 2**53 + 1), ("timestamptz", "infinity"),
         ("timestamptz", "yesterday"), ("timestamptz", "2026-01-01T00:00:00.1234567Z"), ("timestamptz", 5),
         ("date", "-infinity"), ("text", 5), ("text", True), ("text", "2026-01-01T00:00:00Z"), ("text", {"a": 1}),
+        ("text", "0/16B3748"), ("pg_lsn", "x"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_compared_is_its_events_fault_and_nothing_is_guessed(bench: Bench, kind: str, value: Any) -> None:

@@ -206,7 +206,7 @@ async def test_orders_compare_by_what_they_are_exactly(bench: Bench, kind: str, 
     ("kind", "value"),
     [
         ("INTEGER", None), ("INTEGER", True), ("INTEGER", "5"), ("", [1]), ("TEXT", 5), ("TEXT", 1.5), ("", "abc"), ("", 5),
-        ("TEXT", "0000-01-01T00:00:00Z"), ("TEXT", "2026-01-01"),
+        ("TEXT", "0000-01-01T00:00:00Z"), ("TEXT", "2026-01-01"), ("TEXT", "0/16B3748"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_compared_is_its_events_fault_and_nothing_is_guessed(bench: Bench, kind: str, value: Any) -> None:

@@ -5,7 +5,8 @@
 | `smallint`, `integer`, `bigint`, `numeric`, `double precision` | numbers, exactly; neither `NaN` nor an infinity |
 | `timestamptz` | the instant, whatever the offset and the precision it is written with |
 | `timestamp`, `date` | the time, the day |
-| `text`, `varchar` | the code points; a text that is a time is refused, for written otherwise it would compare otherwise |
+| `pg_lsn` | the position in the log, such as `.lsn` of the records of `postgres_cdc` |
+| `text`, `varchar` | the code points; a time or a position in the log is refused, for as text they are misplaced |
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
+from connectors.sinks._order import LSN
 from connectors.sinks._postgres.rows import Column
 from connectors.sinks._postgres.values import Unfit
 from penstock.cloudevents import is_time
@@ -70,15 +72,23 @@ def _day(text: str) -> date:
         raise _unfit(text, "a day of the years 1 to 9999") from None
 
 
+def _lsn(text: str) -> int:
+    found = LSN.fullmatch(text.upper())
+    if found is None:
+        raise _unfit(text, "a position in the log")
+    return int(found[1], 16) << 32 | int(found[2], 16)
+
+
 def _text(text: str) -> str:
     return text
 
 
-def _no_time(text: str) -> str:
-    if is_time(text):
+def _plain(text: str) -> str:
+    kind = "timestamptz" if is_time(text) else "pg_lsn" if LSN.fullmatch(text) else None
+    if kind is not None:
         raise Unfit(
-            "a time would be compared as text here, so that one with another offset or precision would be misplaced",
-            "make the column timestamptz: ALTER TABLE … ALTER COLUMN … TYPE timestamptz USING …::timestamptz",
+            f"{text[:60]!r} would be compared as text here, and so be misplaced among others",
+            f"ALTER TABLE … ALTER COLUMN … TYPE {kind} USING …::{kind}",
         )
     return text
 
@@ -95,6 +105,7 @@ _PARSERS: Mapping[int, Parse] = MappingProxyType(
         1082: _day,
         1114: _instant,
         1184: _instant,
+        3220: _lsn,
         **dict.fromkeys(TEXT_TYPES, _text),
     }
 )
@@ -107,7 +118,7 @@ def orderable(column: Column) -> tuple[Column, Parse] | None:
         return None
     if column.oid in TEXT_TYPES:  # of a number or an object, it would be the order of its digits
         known = column.converters[str]
-        check = _no_time if known is None else lambda text: known(_no_time(text))
+        check = _plain if known is None else lambda text: known(_plain(text))
         return replace(column, converters={str: check}), parse
     return column, parse
 
@@ -116,4 +127,7 @@ def type_for_orders(values: list[Any]) -> str:
     """The type of a column that is made for these orders."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return "numeric"
-    return "timestamptz" if all(isinstance(value, str) and is_time(value) for value in values) else "text"
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values):
+        return "text"
+    return "timestamptz" if all(map(is_time, texts)) else "pg_lsn" if all(map(LSN.fullmatch, texts)) else "text"

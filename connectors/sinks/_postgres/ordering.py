@@ -112,5 +112,5 @@ def unordered(table: Table, column: str) -> EnvironmentFault:
     return EnvironmentFault(
         "sink.order_type",
         f"column {column} of table {table.name} cannot order rows: it is {table.columns[column].type}",
-        help="order by timestamptz, timestamp, date, bigint, integer, smallint, numeric, double precision or text",
+        help="order by timestamptz, timestamp, date, bigint, integer, smallint, numeric, double precision, pg_lsn or text",
     )

@@ -10,6 +10,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from connectors.sinks._order import LSN
 from connectors.sinks._sqlite.rows import Column, is_number_text
 from penstock.cloudevents import is_time
 from penstock.errors import Permanent
@@ -35,6 +36,8 @@ def order_of(value: Any, column: Column) -> Order:
         raise _refuse(column, f"the text {value[:40]!r} would become a number", "send it as a number: '.NAME | tonumber'")
     if isinstance(value, int | float) and not isinstance(value, bool) and column.affinity == "TEXT":
         raise _refuse(column, "a number would be kept and compared as text", "declare the column INTEGER, REAL or NUMERIC")
+    if isinstance(value, str) and LSN.fullmatch(value):
+        raise _refuse(column, f"{value!r} is a position in PostgreSQL's log, which as text would be misplaced among others")
     found = stored_order(value)
     if found is None:
         raise _refuse(column, "neither a finite number nor a text, so that nothing is older or newer than it")
