@@ -14,6 +14,7 @@ from connectors.sinks.sqlite import SqliteSink
 from penstock.cli.main import main
 from penstock.engine.deliver import Committer
 from penstock.engine.group import Group
+from penstock.engine.ledgers import LedgerState
 from penstock.event import Event
 from penstock.ledger import Commit
 from penstock.state import key_tables, ledger_tables, pipeline_tables
@@ -34,8 +35,8 @@ def _checkpoint_before_file() -> None:
     async def write_nothing(self: Committer, group: Group) -> None:
         """Too early for this build."""
 
-    async def commit_first(self: Committer, group: Group, drained: bool) -> None:
-        await commit_ledgers(self, group, drained)
+    async def commit_first(self: Committer, group: Group, drained: bool, last: bool) -> None:
+        await commit_ledgers(self, group, drained, last)
         await write_plain_sinks(self, group)
         state = next((ledger for ledger in self.ledgers if ledger.sink is None), None)
         if state is not None and group.sink_states:
@@ -131,4 +132,30 @@ def no_fencing() -> None:
 
     LedgerTables.commit = commit  # type: ignore[method-assign]
     pipeline_tables.check_epoch = lambda connection, epoch: None
+    main()
+
+
+def job_records_forgotten_before_the_note() -> None:
+    """What a ledger took of a job is forgotten before the state store knows that it was taken."""
+    commit_to_sink = Committer._commit_to_sink
+
+    async def and_forget(self: Committer, ledger: LedgerState, group: Group, number: int) -> None:
+        await commit_to_sink(self, ledger, group, number)
+        if group.job:
+            await ledger.ledger.forget_jobs(group.job)
+
+    Committer._commit_to_sink = and_forget  # type: ignore[method-assign]
+    main()
+
+
+def job_noted_before_the_commit() -> None:
+    """Cursor and letters of a job are ahead of what its ledgers took."""
+    commit_ledgers = Committer._commit_ledgers
+
+    async def noted_first(self: Committer, group: Group, drained: bool, last: bool) -> None:
+        if group.job:
+            await self.store.note(self.epoch, self._note(group, self.note.group + 1, drained, last))
+        await commit_ledgers(self, group, drained, last)
+
+    Committer._commit_ledgers = noted_first  # type: ignore[method-assign]
     main()
