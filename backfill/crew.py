@@ -30,9 +30,9 @@ from penstock.journal.reader import JournalReader, ids_of
 
 @dataclass(slots=True)
 class Pace:
-    """No more events a second than so many, counted as portions go out; 0: as fast as it goes."""
+    """No more events a second than so many, counted as portions go out; None: as fast as it goes."""
 
-    rate: float
+    rate: float | None
     clock: Clock
     _started: float | None = None
     _given: int = 0

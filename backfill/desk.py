@@ -12,7 +12,7 @@ from typing import Any
 from backfill.job import Carrying, create, request_of, result_of
 from backfill.page import page
 from backfill.rehearsal import KnownVersion, Rehearsal, event_filter
-from backfill.report import About, differing, document, verdict
+from backfill.report import About, differing, document, live_document, verdict
 from backfill.request import Request
 from penstock.clock import Clock
 from penstock.config.model import Pipeline
@@ -22,6 +22,7 @@ from penstock.engine.pool import without_ends
 from penstock.engine.versions import load_stored
 from penstock.errors import UsageError
 from penstock.journal.lines import VERSION_DIGITS
+from penstock.journal.reader import JournalReader
 from penstock.state.job_records import Job
 from penstock.state.promotions import Promotion
 from penstock.state.records import Version
@@ -44,17 +45,22 @@ class Desk:
     clock: Clock
 
     async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str) -> Job:
-        """Store a dry run or a shadow.
+        """Store a backfill. A live one a run finds within a second; any other is to be carried out.
 
-        :param steps: the pipeline whose steps are tried.
+        :param steps: the pipeline whose steps are run.
         :param asked: fields of `backfill.request.Request`, but for file and version.
-        :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`.
+        :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`; `backfill.unknown_sink`.
         """
         request = Request(file=str(self.around.file), version=steps.version, **asked)
         if not request.start < request.end:
             raise UsageError("backfill.empty_range", "--from must be before --to", help="a range is half-open: [from, to)")
         event_filter(request.filter)
-        return await create(self.store.jobs, request, by)
+        names = [sink.name for sink in steps.sinks]
+        for name in request.sinks:
+            if name not in names:
+                raise UsageError("backfill.unknown_sink", f"no sink is called {name!r}", help=f"there are {', '.join(names)}")
+        total = JournalReader(self.journal).count(request.start, request.end)
+        return await create(self.store.jobs, request, by, min(total, request.limit or total))
 
     async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job:
         """Do it, or go on with it. As it stands when it is done, paused or cancelled.
@@ -96,7 +102,8 @@ class Desk:
     @staticmethod
     def report(job: Job, pipeline: str) -> dict[str, Any]:
         """What it has come to so far."""
-        return document(About(job=job.id, pipeline=pipeline, state=job.state, request=request_of(job)), result_of(job))
+        about = About(job=job.id, pipeline=pipeline, state=job.state, request=request_of(job))
+        return live_document(about, job.progress) if about.request.mode == "live" else document(about, result_of(job))
 
     @staticmethod
     def page(report: Mapping[str, Any]) -> str:
@@ -141,8 +148,6 @@ class Desk:
         return known
 
     def _size(self, rehearsal: Rehearsal) -> int:
-        from penstock.journal.reader import JournalReader
-
         request = rehearsal.request
         count = JournalReader(self.journal).count(request.start, request.end)
         return 1 if min(count, request.limit or count) <= FEW else os.cpu_count() or 1

@@ -55,16 +55,17 @@ def request_of(job: Job) -> Request:
 
 
 def result_of(job: Job) -> Result:
-    """What it has come to so far."""
+    """What a dry run or a shadow has come to so far."""
     return _decode_kept(job.progress.cursor).result if job.progress.cursor else Result()
 
 
-async def create(book: JobBook, request: Request, by: str) -> Job:
-    """Store a dry run or a shadow.
+async def create(book: JobBook, request: Request, by: str, total: int) -> Job:
+    """Store a backfill: one that touches no ledger stands alone.
 
     :param by: `user@host`.
+    :param total: about how many events its range holds.
     """
-    return await book.create(KIND, _encode(request).decode(), by, alone=True)
+    return await book.create(KIND, _encode(request).decode(), by, alone=request.mode != "live", total=total)
 
 
 @dataclass(slots=True)

@@ -134,15 +134,10 @@ class Bench:
 
     def _chosen(self, lines: Sequence[Line], result: Result) -> list[Line]:
         """Those that the filter takes and the steps saw: of repetitions it is known what became of them."""
-        if self.filter is not None:
-            verdicts = decide(self.filter, [line.filled() for line in lines])
-            for line, verdict in zip(lines, verdicts, strict=True):
-                if isinstance(verdict, Exception):
-                    raise _filter_fails(line, verdict)
-            chosen = [line for line, verdict in zip(lines, verdicts, strict=True) if verdict]
-            result.left_out += len(lines) - len(chosen)
-            result.read += len(lines) - len(chosen)
-            lines = chosen
+        chosen = chosen_by(self.filter, lines)
+        result.left_out += len(lines) - len(chosen)
+        result.read += len(lines) - len(chosen)
+        lines = chosen
         seen = [line for line in lines if line.outcome != "deduplicated"]
         result.deduplicated += len(lines) - len(seen)
         result.read += len(lines) - len(seen)
@@ -197,6 +192,20 @@ def event_filter(text: str) -> Program | None:
     except Permanent as error:
         raise UsageError("backfill.filter", f"--filter {text!r} is not a jq program", why=error.why or error.message) from error
     return program
+
+
+def chosen_by(program: Program | None, lines: Sequence[Line]) -> Sequence[Line]:
+    """Those that a filter takes.
+
+    :raises Fatal: it fails at one.
+    """
+    if program is None:
+        return lines
+    verdicts = decide(program, [line.filled() for line in lines])
+    for line, verdict in zip(lines, verdicts, strict=True):
+        if isinstance(verdict, Exception):
+            raise _filter_fails(line, verdict)
+    return [line for line, verdict in zip(lines, verdicts, strict=True) if verdict]
 
 
 def _filter_fails(line: Line, error: ComponentError) -> Fatal:

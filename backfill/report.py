@@ -9,6 +9,9 @@ import msgspec
 from backfill.comparison import Cause, Comparison
 from backfill.request import Request, Result
 from penstock.clock import rfc3339
+from penstock.state.job_records import JobProgress
+
+_LIVE = ("delivered", "filtered", "deduplicated", "dead_lettered", "held", "letters", "repeated", "left_out")
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,19 +27,20 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
 
 
+def live_document(about: About, progress: JobProgress) -> dict[str, Any]:
+    """Of a live backfill: what was read = the four outcomes + `held` (every sink had it) + `letters` (left to its dead letter) +
+    `repeated` + `left_out` by the filter."""
+    counts = {name: progress.counts.get(name, 0) for name in _LIVE}
+    extra = {"sinks": list(about.request.sinks), "redeliver": about.request.redeliver}
+    return {**_head(about), **extra, "read": progress.done, "in_range": progress.total, **counts}
+
+
 def document(about: About, result: Result) -> dict[str, Any]:
     """Plain JSON values. Counts are of events that were looked at; `estimate` is what the whole range would come to."""
     request = about.request
     said: dict[str, Any] = {
-        "job": about.job,
-        "pipeline": about.pipeline,
-        "mode": request.mode,
-        "state": about.state,
-        "from": rfc3339(request.start),
-        "to": rfc3339(request.end),
-        "version": request.version,
+        **_head(about),
         "against": request.against,
-        "filter": request.filter,
         "ignore": list(request.ignore),
         "read": result.read,
         "in_range": result.total,
@@ -60,6 +64,20 @@ def document(about: About, result: Result) -> dict[str, Any]:
         said["unlike"] = dict(result.unlike)
         said["verdict"] = verdict(result)
     return said
+
+
+def _head(about: About) -> dict[str, Any]:
+    request = about.request
+    return {
+        "job": about.job,
+        "pipeline": about.pipeline,
+        "mode": request.mode,
+        "state": about.state,
+        "from": rfc3339(request.start),
+        "to": rfc3339(request.end),
+        "version": request.version,
+        "filter": request.filter,
+    }
 
 
 def verdict(result: Result) -> str:

@@ -24,9 +24,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     :ivar against: the file or stored version these come from; empty: the pipeline's own file.
     :ivar filter: jq over the event; only those for which it is true.
     :ivar concurrency: worker processes; 0: none, all of it here.
-    :ivar rate: events per second; 0: as fast as it goes.
+    :ivar rate: events per second; None: as fast as it goes.
     :ivar limit: look at no more events than so many, spread over the range; 0: at all.
     :ivar ignore: places whose differences do not count, for a shadow.
+    :ivar sinks: of a live one, those that are to get something; empty: all. `redeliver`: what they had before, too.
     """
 
     mode: Mode
@@ -37,9 +38,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     against: str = ""
     filter: str = ""
     concurrency: int = 0
-    rate: float = 0.0
+    rate: float | None = None
     limit: int = 0
     ignore: list[str] = []
+    sinks: list[str] = []
+    redeliver: bool = False
 
 
 class StepFlow(msgspec.Struct):

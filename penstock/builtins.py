@@ -42,6 +42,7 @@ ROOMS = {
     "replays": "dlq.replay:Replays",
     "carry_replay": "dlq.replay_carrier:carry_replay",
     "backfill": "backfill.desk:Desk",
+    "carry_backfill": "backfill.live:carry_backfill",
 }
 """What the core needs of the outer rooms, by the name it asks for."""
 

@@ -8,12 +8,12 @@ from penstock.cli.lazy import LazyGroup
 
 START = "start"
 VERBS = {
-    START: ("penstock.cli.backfill_start:start", "Begin one: what it would do (dry_run), or what would differ (shadow)."),
+    START: ("penstock.cli.backfill_start:start", "Begin one: what it would do (dry_run), what would differ (shadow), or live."),
     "ls": ("penstock.cli.backfill_verbs:ls", "Backfills, newest first."),
     "report": ("penstock.cli.backfill_verbs:report", "What one has come to so far; --html FILE for a reviewer."),
-    "pause": ("penstock.cli.backfill_verbs:pause", "Let one rest."),
+    "pause": ("penstock.cli.jobs_ask:pause", "Let one rest."),
     "resume": ("penstock.cli.backfill_verbs:resume", "Go on with one that rests, or whose process died."),
-    "cancel": ("penstock.cli.backfill_verbs:cancel", "End one."),
+    "cancel": ("penstock.cli.jobs_ask:cancel", "End one."),
     "promote": ("penstock.cli.backfill_promote:promote", "Let the version through that a clean shadow tried."),
 }
 

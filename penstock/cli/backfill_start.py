@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from penstock.cli import complete
+from penstock.cli.backfill_live import Delivery, deliver_live, live_lines
 from penstock.cli.backfill_parts import Counter, at_counter, carry_out, report_on
 from penstock.cli.backfill_render import report_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
@@ -21,7 +22,7 @@ from penstock.clock import rfc3339
 from penstock.config.units import parse_rate
 from penstock.errors import ExitStatus, UsageError
 
-MODES = ("dry_run", "shadow")
+MODES = ("dry_run", "shadow", "live")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,15 @@ class Output:
 @click.command(
     "start",
     cls=Verb,
-    help="""Send the events of a range of time through the pipeline's steps again, as the journal has them. No sink and no ledger
-    is touched, and the live run is not held up.
+    help="""Send the events of a range of time through the pipeline's steps again, as the journal has them.
 
     \\b
     dry_run  counts what would become of them: outcomes, dead letters by cause, time in each step, some outputs.
     shadow   compares with what the run made of them then: proves a changed file, or --against another one.
+    live     delivers them, to the sinks that did not have them before.
+
+    The first two touch no sink and no ledger. A live one is carried out by the run that is alive, beside its live work, or here
+    where there is none; a sink that could overwrite newer rows with older ones needs `order_by` in its file, or --overwrite.
 
     Times are event times; a range is half-open, [from, to). It is a stored job: killed, it goes on where it was (pipe backfill
     resume). With --fail-on-diff a shadow that finds anything ends with 4.""",
@@ -56,6 +60,10 @@ class Output:
 @click.option("--limit", type=click.IntRange(min=1), help="Look at about so many events, spread over the range.")
 @click.option("--rate", metavar="N/s", help="No more events than that: 1000/s.")
 @click.option("--concurrency", type=click.IntRange(min=0), help="Worker processes; 0: none.  [default: as there is work]")
+@click.option("--sink", "sinks", multiple=True, metavar="NAME", help="Of a live one: to this sink alone, such as a new one.")
+@click.option("--redeliver", is_flag=True, help="Of a live one: also what the sinks had before.")
+@click.option("--overwrite", is_flag=True, help="Of a live one: older events may overwrite newer rows.")
+@click.option("--no-wait", is_flag=True, help="Of a live one: leave it to the run; without one it waits for the next.")
 @click.option("--fail-on-diff", is_flag=True, help="End with 4 where the shadow is not clean.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the report as a page, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -72,10 +80,22 @@ def start(
     limit: int | None,
     rate: str | None,
     concurrency: int | None,
+    sinks: tuple[str, ...],
+    redeliver: bool,
+    overwrite: bool,
+    no_wait: bool,
     fail_on_diff: bool,
     html: Path | None,
     as_json: bool,
 ) -> int:
+    if mode != "live" and (sinks or redeliver or overwrite or no_wait):
+        raise UsageError("usage.invalid", "--sink, --redeliver, --overwrite and --no-wait are of a live one", help="--mode live")
+    if mode == "live" and (against or html is not None or concurrency is not None):
+        raise UsageError(
+            "usage.invalid",
+            "--against, --html and --concurrency are not of a live one",
+            why="it runs the pipeline as it runs now, and its `workers` say how many processes there are",
+        )
     if mode != "shadow" and (fail_on_diff or ignore):
         raise UsageError("usage.invalid", "--fail-on-diff and --ignore are of a shadow", help="--mode shadow")
     terminal = Terminal.of_process()
@@ -88,6 +108,10 @@ def start(
         "rate": _rate(rate),
         **_range(start, end, settings, terminal),
     }
+
+    if mode == "live":
+        asked |= {"sinks": list(sinks), "redeliver": redeliver}
+        return deliver_live(settings, pipeline, asked, Delivery(overwrite, not no_wait, as_json), terminal)
 
     async def work() -> dict[str, Any]:
         async with at_counter(settings, pipeline) as counter:
@@ -110,6 +134,8 @@ def show_report(report: dict[str, Any], output: Output, terminal: Terminal) -> i
     """:return: the exit status."""
     if output.as_json:
         terminal.show_json(report)
+    elif report["mode"] == "live":
+        terminal.show(*live_lines(report, terminal.style))
     else:
         terminal.show(*report_lines(report, terminal.style, terminal.width))
     if output.html is not None:
@@ -132,9 +158,9 @@ def _place(path: str) -> str:
     return path
 
 
-def _rate(text: str | None) -> float:
+def _rate(text: str | None) -> float | None:
     if text is None:
-        return 0.0
+        return None
     try:
         return parse_rate(text)
     except ValueError as error:

@@ -54,6 +54,14 @@ def cancel(settings: Settings, job: str, as_json: bool) -> int:
 @as_json
 @pass_settings
 def resume(settings: Settings, job: str, no_wait: bool, as_json: bool) -> int:
+    return go_on(settings, job, no_wait, as_json)
+
+
+def go_on(settings: Settings, job: str, no_wait: bool, as_json: bool) -> int:
+    """Resume a job that a run carries out. :return: the exit status.
+
+    :raises UsageError: `job.alone`, where no run does.
+    """
     terminal = Terminal.of_process()
     ref, found, alive = asyncio.run(_asked(settings, job, lambda store, identity: store.jobs.resume(identity)))
     if not found.open or found.asked != "run" or no_wait or alive:

@@ -29,6 +29,11 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @as_json
 @pass_settings
 def ls(settings: Settings, pipelines: tuple[str, ...], only_open: bool, as_json: bool) -> None:
+    list_jobs(settings, pipelines, only_open, as_json)
+
+
+def list_jobs(settings: Settings, pipelines: tuple[str, ...], only_open: bool, as_json: bool, kind: str | None = None) -> None:
+    """:param kind: those alone; None: of every kind."""
     terminal, now = Terminal.of_process(), SystemClock().now()
     refs = find_stores(settings, pipelines)
 
@@ -39,7 +44,7 @@ def ls(settings: Settings, pipelines: tuple[str, ...], only_open: bool, as_json:
 
     none: list[tuple[Job, bool]] = []
     kept = asyncio.run(each_store(refs, look, none))
-    jobs = [(pipeline, job, alive) for pipeline, found in kept for job, alive in found]
+    jobs = [(pipeline, job, alive) for pipeline, found in kept for job, alive in found if kind in (None, job.kind)]
     jobs.sort(key=lambda each: -each[1].created_at)
     if as_json:
         terminal.show_json({"items": [job_document(*each) for each in jobs], "next": None})

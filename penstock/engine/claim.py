@@ -224,7 +224,7 @@ class _Start:
         if journal.place() != note.journal:
             note = committer.note = replace(note, journal=journal.place())
             await self.patiently(lambda: committer.store.note(committer.epoch, note))
-        return Journalling(journal, pipeline.name, pipeline.version[:VERSION_DIGITS], declared.outputs)
+        return Journalling(journal, pipeline.name, pipeline.version[:VERSION_DIGITS], declared.outputs, list(self.assembly.sinks))
 
     async def open_plain_sinks(self, committer: Committer) -> None:
         """Each at what its last committed flush returned. A state that is new, because its sink is, or because it is in use

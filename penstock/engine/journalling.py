@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from binascii import b2a_hex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Literal
 
 from penstock.clock import rfc3339
@@ -29,6 +30,8 @@ from penstock.journal.lines import (
     VERSION_DIGITS,
     Envelopes,
     Outcome,
+    are_on_lines,
+    check_plain,
     check_value,
     corrects_text,
     given_text,
@@ -47,12 +50,14 @@ class Journalling:
     """The journal of one run.
 
     :ivar outputs: what is kept of the events that were made.
+    :ivar sinks: their names, in order.
     """
 
     journal: Journal
     pipeline: str
     version: str
     outputs: Literal["off", "digest", "full"]
+    sinks: Sequence[str] = ()
     _envelopes: Envelopes = field(default_factory=Envelopes)
 
     async def write(self, group: Group) -> None:
@@ -94,19 +99,18 @@ class Journalling:
     def _add_work(self, lines: Lines, work: Work, unusual: Mapping[int, Outcome], failures: Mapping[int, Failure]) -> None:
         """The hot loop."""
         batch, at, reread = work.batch, rfc3339(work.received), work.verdicts.reread
-        head, envelope = head_text(at, batch.partition, self.version), self._envelopes.of
+        head, envelope = head_text(at, batch.partition, self.version) + b',"position":"', self._envelopes.of
         filled = work.events if len(work.events) == len(batch.events) else _filled(work)
         made, taken = self._made(work, filled), self._taken(work)
+        odd = {*reread, *unusual, *failures, *taken}
         texts, ids, times = lines.texts, lines.ids, lines.times
         for origin, event in enumerate(batch.events):
-            if origin in reread:
-                continue
-            went_in = filled[origin]
-            said = DELIVERED
-            if origin in unusual:
-                said = self._outcome(event, unusual[origin], failures.get(origin))
-            if made is not None:
-                said = b'%b,"outputs":[%b]%b' % (said, made.get(origin, b""), taken.get(origin, b""))
+            went_in, said = filled[origin], b""
+            if origin in odd:
+                if origin in reread:
+                    continue
+                said = taken.get(origin, b"")
+            outcome = self._outcome(event, unusual[origin], failures.get(origin)) if origin in unusual else DELIVERED
             if went_in is not event:
                 said += given_text(event, went_in)
                 if went_in.id != event.id:
@@ -121,27 +125,32 @@ class Journalling:
             except Permanent as error:  # a source's own data; where it matters, a step or a sink has said so
                 said += no_json_text(error.message)
                 text = envelope(went_in.replace(raw=None, decoded=UNSET))
-            texts.append(b'%b,"position":"%b"%b,"event":%b}' % (head, b2a_hex(event.position), said, text))
+            if made is None:
+                text = b'%b%b"%b%b,"event":%b}' % (head, b2a_hex(event.position), outcome, said, text)
+            else:
+                place = b2a_hex(event.position)
+                text = b'%b%b"%b,"outputs":[%b]%b,"event":%b}' % (head, place, outcome, made.get(origin, b""), said, text)
+            texts.append(text)
             ids.append(went_in.id)
             times.append(went_in.time or at)
 
-    def _made(self, work: Work, received: Sequence[Event]) -> dict[int, bytes] | None:
+    def _made(self, work: Work, received: Sequence[Event]) -> Mapping[int, bytes] | None:
         """By origin, what is kept of its outputs: JSON texts with commas between them."""
         if self.outputs == "off":
             return None
         made: dict[int, bytes] = {}
-        routes, whole = work.routes, self._envelopes.of if self.outputs == "full" else None
-        for index, event in enumerate(work.outputs):
+        kept = self._whole(work) if self.outputs == "full" else _check_values(work, received)
+        for event, text in zip(work.outputs, kept, strict=True):
             origin = event.origin
-            try:
-                if whole is not None:
-                    text = whole(event)
-                else:
-                    text = check_value(event, received[origin], -1 if routes is None else routes[index])
-            except Permanent:  # it has no JSON form: the sink says so, and the line's outcome
-                text = b"null"
             made[origin] = b"%b,%b" % (made[origin], text) if origin in made else text
         return made
+
+    def _whole(self, work: Work) -> Iterator[bytes]:
+        for event in work.outputs:
+            try:
+                yield self._envelopes.of(event)
+            except Permanent:  # it has no JSON form: the sink says so, and the line's outcome
+                yield b"null"
 
     def _taken(self, work: Work) -> dict[int, bytes]:
         """By origin, which sinks take its outputs: beside whole ones, of which a check value would say it."""
@@ -157,7 +166,9 @@ class Journalling:
         work, version = group.works[w], self.version if group.turn is None else group.turn.version[:VERSION_DIGITS]
         event, at = work.batch.events[origin], rfc3339(work.received)
         head, said = head_text(at, work.batch.partition, version), self._outcome(event, outcome, failure)
-        said += corrects_text(event.id, group.job)
+        due = work.due.get(origin)
+        sinks = None if due is None else [name for bit, name in enumerate(self.sinks) if due >> bit & 1]
+        said += corrects_text(event.id, group.job, sinks)
         lines.texts.append(b'%b,"position":"%b"%b}' % (head, b2a_hex(event.position), said))
         lines.ids.append(event.id)
         lines.times.append(event.time or at)
@@ -165,6 +176,21 @@ class Journalling:
     def _outcome(self, event: Event, outcome: Outcome, failure: Failure | None) -> bytes:
         letter = letter_id(self.pipeline, event) if outcome == "dead_lettered" else None
         return outcome_text(outcome, failure.step if failure is not None else None, letter)
+
+
+def _check_values(work: Work, received: Sequence[Event]) -> Iterator[bytes]:
+    outputs, routes = work.outputs, work.routes
+    masks = repeat(-1, len(outputs)) if routes is None else routes
+    texts = [event.raw for event in outputs]
+    if are_on_lines(texts):
+        for event, text, mask in zip(outputs, texts, masks, strict=True):
+            yield check_plain(event, received[event.origin], mask, text)  # type: ignore[arg-type]  # all are there
+        return
+    for event, mask in zip(outputs, masks, strict=True):
+        try:
+            yield check_value(event, received[event.origin], mask)
+        except Permanent:  # as above
+            yield b"null"
 
 
 def _filled(work: Work) -> list[Event]:

@@ -26,6 +26,7 @@ class Work:
     :ivar names: for a job, by origin, its own name of the event: what it is called in the ledgers' records of the job.
     :ivar letters: for a replay, the dead letter that each received event comes from, by origin.
     :ivar taken: for a replay, the outputs that a sink took before, as (sink, origin, index among that event's): skipped (rule 9).
+    :ivar due: of a job, by origin, the bit mask of the sinks that are to get an event; the others had it before. Absent: all.
     :ivar sink_ledgers: for each sink, in order, the name of its ledger.
     :ivar whole: 0 for the first part of a divided batch, so that batches are counted once.
     :ivar processing: under way in a worker; None where it was processed here.
@@ -47,6 +48,7 @@ class Work:
     names: Mapping[int, str] = field(default_factory=dict)
     letters: Mapping[int, str] = field(default_factory=dict)
     taken: frozenset[tuple[int, int, int]] = frozenset()
+    due: Mapping[int, int] = field(default_factory=dict)
     sink_ledgers: Sequence[str] = ()
     whole: int = 1
     processing: Future[None] | None = None

@@ -122,6 +122,16 @@ class JournalReader:
                 if behind and not frame.corrects and frame.time.overlaps(*span) and is_among(frame, share):
                     yield frame
 
+    def outcomes_of_jobs(self) -> Iterator[Record]:
+        """What jobs made of events later, in order: lines that correct others, wherever these lie.
+
+        :raises EnvironmentFault: `journal.damaged`.
+        """
+        for segment, _ in self._segments():
+            for frame in segment.frames:
+                if frame.corrects:
+                    yield from (record for record in segment.records(frame) if record.line.job is not None)
+
     def find(self, identity: str) -> Iterator[Record]:
         """Lines of the events with this id, the source's own or the one that `event:` gave, oldest first. Corrections, and what
         replays brought about, are lines of their own.

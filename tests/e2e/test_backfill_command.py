@@ -60,7 +60,7 @@ def test_stopped_in_the_middle_it_is_gone_on_with(project: Project, stop: signal
     assert finish(slow)[0] == status
     (job,) = jobs(project)
     assert 0 < job["done"] < EVENTS
-    ended, out, said = call(project, "backfill", "resume", job["job"], "--concurrency", "0", "--json")
+    ended, out, said = call(project, "backfill", "resume", job["id"], "--concurrency", "0", "--json")
     report = json.loads(out)
     assert (ended, report["state"], report["read"], report["delivered"]) == (0, "done", EVENTS, EVENTS), said
 
@@ -70,13 +70,13 @@ def test_a_paused_one_rests_and_another_process_cannot_take_a_live_one(project: 
     slow = project.pipe("backfill", "orders.yaml", *RANGE, "--rate", "300/s", "--json")
     until(lambda: begun(project), slow)
     (job,) = jobs(project)
-    status, _, said = call(project, "backfill", "resume", job["job"])
+    status, _, said = call(project, "backfill", "resume", job["id"])
     assert (status, "error[job.held]" in said, str(slow.pid) in said) == (3, True, True)
-    assert call(project, "backfill", "pause", job["job"])[0] == 0
+    assert call(project, "backfill", "pause", job["id"])[0] == 0
     status, out, _ = finish(slow)
     rested = json.loads(out)
     assert (status, rested["state"], 0 < rested["read"] < EVENTS) == (0, "paused", True)
-    assert call(project, "backfill", "cancel", job["job"])[0] == 0
+    assert call(project, "backfill", "cancel", job["id"])[0] == 0
     assert jobs(project)[0]["state"] == "cancelled"
 
 

