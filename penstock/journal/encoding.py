@@ -81,6 +81,9 @@ def _wider(first: float, last: float) -> Span:
 
 
 def _parts(texts: Sequence[bytes]) -> Iterator[slice]:
+    if sum(map(len, texts)) + len(texts) < FRAME:
+        yield slice(0, len(texts))
+        return
     size = start = 0
     for index, text in enumerate(texts):
         size += len(text) + 1
