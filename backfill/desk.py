@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from backfill.job import Carrying, create, request_of, result_of
 from backfill.page import page
 from backfill.rehearsal import KnownVersion, Rehearsal, event_filter
@@ -52,6 +54,7 @@ class Desk:
         :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`; `backfill.unknown_sink`.
         """
         request = Request(file=str(self.around.file), version=steps.version, **asked)
+        request = replace(request, segment=self._first_segment(request))
         if not request.start < request.end:
             raise UsageError("backfill.empty_range", "--from must be before --to", help="a range is half-open: [from, to)")
         event_filter(request.filter)
@@ -119,6 +122,11 @@ class Desk:
     def against(job: Job) -> str:
         """The file or version whose steps it tries; empty: the pipeline's own file."""
         return request_of(job).against
+
+    def _first_segment(self, request: Request) -> int:
+        """Of the journal, as far as the range lies in it."""
+        frame = next(JournalReader(self.journal).frames(request.start, request.end), None)
+        return frame.segment if frame is not None else 0
 
     @staticmethod
     def _check(job: Job, request: Request, steps: Pipeline) -> None:

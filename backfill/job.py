@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -66,6 +66,24 @@ async def create(book: JobBook, request: Request, by: str, total: int) -> Job:
     :param total: about how many events its range holds.
     """
     return await book.create(KIND, _encode(request).decode(), by, alone=request.mode != "live", total=total)
+
+
+def spared(jobs: Sequence[Job]) -> int | None:
+    """The first segment of the journal that open backfills still read: retention leaves it, and those behind it.
+
+    :param jobs: open ones of any kind.
+    """
+    needed = [_segment(job) for job in jobs if job.kind == KIND]
+    return min((segment for segment in needed if segment), default=None)
+
+
+def _segment(job: Job) -> int:
+    """0: none at all."""
+    cursor = job.progress.cursor
+    if not cursor:
+        return request_of(job).segment
+    mark = _decode_kept(cursor).mark if job.alone else msgspec.json.decode(cursor, type=Mark)
+    return mark.segment if mark is not None else request_of(job).segment
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     :ivar rate: events per second; None: as fast as it goes.
     :ivar limit: look at no more events than so many, spread over the range; 0: at all.
     :ivar ignore: places whose differences do not count, for a shadow.
+    :ivar segment: the first of the journal that the range needs.
     :ivar sinks: of a live one, those that are to get something; empty: all. `redeliver`: what they had before, too.
     """
 
@@ -41,6 +42,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     rate: float | None = None
     limit: int = 0
     ignore: list[str] = []
+    segment: int = 0
     sinks: list[str] = []
     redeliver: bool = False
 

@@ -43,6 +43,7 @@ ROOMS = {
     "carry_replay": "dlq.replay_carrier:carry_replay",
     "backfill": "backfill.desk:Desk",
     "carry_backfill": "backfill.live:carry_backfill",
+    "spared": "backfill.job:spared",
 }
 """What the core needs of the outer rooms, by the name it asks for."""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from penstock.builtins import room
 from penstock.clock import Clock
 from penstock.config.model import DeadLetters
 from penstock.config.model import Journal as Declared
@@ -70,12 +71,15 @@ class Upkeep:
             self.log(Incident("info", error.code, f"{self.status.pipeline}: dead letters expire later: {error}", error.help))
 
     async def expire_journal(self) -> None:
-        """Remove the oldest segments of the journal, as `journal.retention` and `max_size` say; tell how large it is then."""
+        """Remove the oldest segments of the journal, as `journal.retention` and `max_size` say, but for those that a job still
+        reads; tell how large it is then."""
         if self.kept is None:
             return
         journal, declared = self.kept
         try:
-            await journal.expire(self.clock.now() - declared.retention, declared.max_size, None)
+            open_jobs = await self.store.jobs.open_ones()
+            spared = room("spared")(open_jobs) if open_jobs else None
+            await journal.expire(self.clock.now() - declared.retention, declared.max_size, spared)
         except Transient as error:  # a disk that fails holds the commits, which report it
             self.log(Incident("info", error.code, f"{self.status.pipeline}: the journal expires later: {error}", error.help))
         found = await journal.outline()

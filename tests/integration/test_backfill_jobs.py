@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backfill_parts import BEGAN, DAY, STEPS, desk_of, report_of, run_shop, write_shop
+from journal_parts import BEGAN as EVENT_BEGAN
+from journal_parts import write, writer
 
 import penstock
 from backfill import job as jobs
 from backfill.job import request_of, result_of
+from penstock.config.model import DeadLetters
+from penstock.config.model import Journal as Declared
+from penstock.engine.upkeep import Upkeep
 from penstock.errors import EnvironmentFault, Fatal, UsageError
+from penstock.faults import Faults
+from penstock.journal.index import segment_numbers
+from penstock.journal.journal import Journal
+from penstock.observe.status import RunStatus
 from penstock.state.job_records import Job
+from penstock.testing.clock import FakeClock
 
 RANGE: dict[str, Any] = {"start": BEGAN, "end": BEGAN + 10 * DAY}
 
@@ -197,3 +208,26 @@ async def test_a_rate_is_kept_to(tmp_path: Path, portions: None) -> None:
     report = await report_of(pipeline, "dry_run", rate=1000.0)
     assert report["read"] == 300
     assert report["seconds"] > 0.2
+
+
+async def test_what_an_open_backfill_still_reads_does_not_expire(tmp_path: Path) -> None:
+    clock = FakeClock()
+    segments = writer(tmp_path / "j", roll=1)
+    for number in range(5):
+        write(segments, number, at=clock.now() + number)
+    journal = Journal(tmp_path / "j", Faults(), 1)
+    await journal.open("")
+    pipeline = await run_shop(tmp_path, count=3)
+    async with desk_of(pipeline) as desk:
+        desk = replace(desk, journal=tmp_path / "j")
+        job = await desk.create(pipeline, {"mode": "dry_run", "start": EVENT_BEGAN + 2.5, "end": EVENT_BEGAN + 9}, "ann@here")
+        upkeep = Upkeep(DeadLetters(), desk.store, RunStatus("shop", "v"), clock, lambda incident: None)
+        upkeep.kept = journal, Declared(tmp_path / "j", retention=10.0)
+        await clock.advance(1000)
+        await upkeep.expire_journal()
+        assert segment_numbers(tmp_path / "j")[0] == 3
+        done = await desk.carry_out(job, pipeline, 0, lambda told: None)
+        assert result_of(done).read == 2
+        await upkeep.expire_journal()
+        assert len(segment_numbers(tmp_path / "j")) == 1
+    await journal.close()

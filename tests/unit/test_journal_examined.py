@@ -167,7 +167,9 @@ async def test_upkeep_expires_the_journal_every_minute_and_metrics_tell_its_size
     for number in range(4):
         await journal.append(lines_of(number, at=clock.now() + number * 1000))
         await journal.commit()
-    upkeep = Upkeep(DeadLetters(), open_store(tmp_path, "shop", clock, Faults()), status, clock, lambda incident: None)
+    store = open_store(tmp_path, "shop", clock, Faults())
+    await store.open()
+    upkeep = Upkeep(DeadLetters(), store, status, clock, lambda incident: None)
     assert b"penstock_journal" not in b"".join(
         line for line in render_metrics([status], clock).splitlines(keepends=True) if not line.startswith(b"#")
     )
@@ -183,6 +185,7 @@ async def test_upkeep_expires_the_journal_every_minute_and_metrics_tell_its_size
     assert f'penstock_journal_size_bytes{{pipeline="shop"}} {float(size)}' in text
     assert 'penstock_journal_segments{pipeline="shop"} 2.0' in text
     assert f'penstock_journal_age_seconds{{pipeline="shop"}} {DAY - 500}' in text
+    await store.close()
     assert 'penstock_journal_free_bytes{pipeline="shop"}' in text
     assert EXPIRE_JOURNAL_EVERY == 60
     await journal.close()
