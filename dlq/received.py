@@ -49,16 +49,27 @@ class Portion:
 
 
 def received_event(letter: DeadLetter) -> Event:
-    """The event as the source emitted it: the start of the pipeline."""
-    event = from_structured(letter.record)
+    """The event as the source emitted it, or as a person mended it: the start of the pipeline."""
+    event = from_structured(letter.effective)
     event.position = letter.position
-    event.original = letter.original
+    event.original = letter.original if letter.edited is None else None  # an edited event is no longer what these bytes say
     if letter.source_record is not None:
         event.record = decode(letter.source_record)
-    if event.raw is None and letter.step == DECODE:
+    if event.raw is None and letter.step == DECODE and letter.edited is None:
         event.raw = letter.original or b""
         event.original = None
     return event
+
+
+def keys_of_letters(letters: Sequence[DeadLetter], events: Sequence[Event], keys: Sequence[Key | None]) -> Sequence[Key | None]:
+    """The keys of events, where those of edited ones are what they were: an edit makes no other change of them (rule 5)."""
+    if all(letter.edited is None for letter in letters):
+        return keys
+    return [_own_key(letters[event.origin], key) for event, key in zip(events, keys, strict=False)]
+
+
+def _own_key(letter: DeadLetter, key: Key | None) -> Key | None:
+    return key if letter.edited is None or letter.key is None else Key(letter.key, letter.brought_by)
 
 
 def still_failing(letter: DeadLetter, error: ComponentError) -> Permanent:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
-from dlq.received import Portion, Received, received_event, still_failing
+from dlq.received import Portion, Received, keys_of_letters, received_event, still_failing
 from penstock.builtins import room
 from penstock.clock import moment_of
 from penstock.components import build
@@ -143,7 +143,8 @@ class Reprocess:
         tally, steps = Tally(), self.steps
         at = steps.moment.at = moment_of(self._surroundings.clock)
         events = steps.preparer.prepare(batch.events, tally, rejects)
-        return Portion(letters, batch, events, steps.keys.of(batch, events, tally) if steps.keys else (), tally, at)
+        keys = keys_of_letters(letters, events, steps.keys.of(batch, events, tally)) if steps.keys else ()
+        return Portion(letters, batch, events, keys, tally, at)
 
     @property
     def positional(self) -> bool:
@@ -197,7 +198,7 @@ class Reprocess:
     async def _received(self, letter: DeadLetter) -> Received:
         """The event as the source gave it. Of what it could make no event, it is asked again."""
         source = self.assembly.source
-        if letter.reread or letter.step == SOURCE:
+        if letter.edited is None and (letter.reread or letter.step == SOURCE):
             try:
                 if isinstance(source, Readmitting) and not letter.reread:
                     return source.readmit(received_event(letter), letter.code), None

@@ -15,10 +15,13 @@ from penstock.cli.terminal import Terminal
 from penstock.cli.times import find_zone, parse_time
 from penstock.clock import rfc3339
 from penstock.errors import UsageError
-from penstock.state.records import LetterQuery, Status
+from penstock.state.records import STATUSES, UNSETTLED, LetterQuery, Status
 
-STATUSES: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
-UNSETTLED: tuple[Status, ...] = ("open", "parked", "replaying")
+_RANGES = (
+    ("since", "until", "failed first"),
+    ("seen_since", "seen_until", "failed last"),
+    ("event_since", "event_until", "happened"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +33,21 @@ class Filters:
     code: str | None
     step: str | None
     type: str | None
+    owed: str | None
+    filter: str | None
     since: str | None
     until: str | None
+    seen_since: str | None
+    seen_until: str | None
+    event_since: str | None
+    event_until: str | None
     status: tuple[str, ...]
 
     @property
     def any(self) -> bool:
         """Whether anything but the status narrows the selection."""
-        return bool(self.ids) or any((self.fingerprint, self.code, self.step, self.type, self.since, self.until))
+        names = ("ids", "fingerprint", "code", "step", "type", "owed", "filter", *(name for pair in _RANGES for name in pair[:2]))
+        return any(getattr(self, name) for name in names)
 
     def query(self, settings: Settings, terminal: Terminal) -> LetterQuery:
         """The query; times are echoed in UTC.
@@ -45,19 +55,28 @@ class Filters:
         :raises UsageError: a time or an id that is none.
         """
         zone, now = find_zone(settings.tz), datetime.now(UTC)
-        after, before = (None if text is None else parse_time(text, now, zone).timestamp() for text in (self.since, self.until))
-        bounds = [f"{word} {rfc3339(at)}" for word, at in (("from", after), ("to before", before)) if at is not None]
-        if bounds:
-            terminal.say(f"failed first {' '.join(bounds)}")
+        times: dict[str, float | None] = {}
+        for since, until, what in _RANGES:
+            texts = {"from": getattr(self, since), "to before": getattr(self, until)}
+            at = {word: None if text is None else parse_time(text, now, zone).timestamp() for word, text in texts.items()}
+            if bounds := [f"{word} {rfc3339(each)}" for word, each in at.items() if each is not None]:
+                terminal.say(f"{what} {' '.join(bounds)}")
+            times |= {since: at["from"], until: at["to before"]}
         return LetterQuery(
             ids=self.ids,
             fingerprint=self.fingerprint,
             code=self.code,
             step=self.step,
             type=self.type,
+            owed=self.owed,
+            filter=self.filter,
             status=self._statuses(),
-            after=after,
-            before=before,
+            after=times["since"],
+            before=times["until"],
+            seen_after=times["seen_since"],
+            seen_before=times["seen_until"],
+            event_after=times["event_since"],
+            event_before=times["event_until"],
         )
 
     def _statuses(self) -> tuple[Status, ...]:
@@ -94,8 +113,14 @@ _OPTIONS = (
     click.option("--code", metavar="CODE", help="With this error code, such as validate.failed."),
     click.option("--step", metavar="STEP", help="That failed in this step or sink."),
     click.option("--type", metavar="TYPE", help="Of this event type."),
+    click.option("--owed", metavar="SINK", help="That are owed to this sink, as `show` names it."),
+    click.option("--filter", metavar="JQ", help="For whose event this is neither false nor null: '.data.total > 5'."),
     click.option("--since", metavar="TIME", help="First failed at or after: 2026-11-01, -2h, yesterday, RFC 3339."),
     click.option("--until", metavar="TIME", help="First failed before."),
+    click.option("--seen-since", metavar="TIME", help="Last failed at or after."),
+    click.option("--seen-until", metavar="TIME", help="Last failed before."),
+    click.option("--event-since", metavar="TIME", help="Whose event happened at or after, by its own time."),
+    click.option("--event-until", metavar="TIME", help="Whose event happened before."),
     click.option(
         "--status",
         multiple=True,

@@ -1,12 +1,9 @@
-"""`pipe dlq groups | ls | show | export`: dead letters, looked at. Works beside a live run."""
+"""`pipe dlq groups | ls | show`: dead letters, looked at. Works beside a live run."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,12 +14,16 @@ from penstock.cli.dlq_render import group_hints, group_lines, hint_lines, letter
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.positions import position_teller
 from penstock.cli.project import find_stores
+from penstock.cli.sparkline import levels_of
 from penstock.cli.stores import StoreRef, each_store, if_it_ran, letter_anywhere, letters_of
 from penstock.cli.terminal import Terminal
 from penstock.errors import UsageError
-from penstock.observe.text import printable, printable_json
-from penstock.state.records import DeadLetter, Group, LetterQuery
+from penstock.observe.text import printable
+from penstock.state.records import DeadLetter, Group, LetterQuery, Timeline
 from penstock.state.store import StateStore
+
+CELLS = 16
+"""Stretches of time that a sparkline shows, at most."""
 
 
 @click.command("groups", cls=Verb, help="Dead letters by cause, most frequent first.")
@@ -33,33 +34,36 @@ from penstock.state.store import StateStore
 def groups(settings: Settings, pipelines: tuple[str, ...], filters: Filters, as_json: bool) -> None:
     terminal = Terminal.of_process()
     query = filters.query(settings, terminal)
-    found = asyncio.run(_all_groups(find_stores(settings, pipelines), query))
+    found = asyncio.run(_all_groups(find_stores(settings, pipelines, whole=False), query))
     if as_json:
-        terminal.show_json({"items": [document for _, _, documents in found for document in documents], "next": None})
+        terminal.show_json({"items": [document for _, _, _, documents in found for document in documents], "next": None})
         return
-    filled = [(name, items) for name, items, _ in found if items]
-    for name, items in filled:
+    filled = [(name, items, line) for name, items, line, _ in found if items]
+    for name, items, line in filled:
         total = sum(group.count for group in items)
         title = f"{numbers.plural(total, 'dead letter')}, {numbers.plural(len(items), 'cause')}"
         terminal.show(f"{terminal.style.bold(printable(name))}  {title}", "")
-        terminal.show(*group_lines(items, terminal.style, terminal.width), "")
+        terminal.show(*group_lines(items, terminal.style, terminal.width, line, levels_of(terminal.out)), "")
     if not filled:
         terminal.say("no dead letters")
     elif terminal.interactive:
-        terminal.say(*hint_lines(group_hints(*filled[0]), terminal.err_style))
+        terminal.say(*hint_lines(group_hints(*filled[0][:2]), terminal.err_style))
 
 
-Grouped = tuple[list[Group], list[dict[str, Any]]]
+Grouped = tuple[list[Group], Timeline | None, list[dict[str, Any]]]
 
 
-async def _all_groups(refs: Sequence[StoreRef], query: LetterQuery) -> list[tuple[str, list[Group], list[dict[str, Any]]]]:
+async def _all_groups(
+    refs: Sequence[StoreRef], query: LetterQuery
+) -> list[tuple[str, list[Group], Timeline | None, list[dict[str, Any]]]]:
     async def of(store: StateStore) -> Grouped:
         queue = letters_of(store)
         items = await queue.groups(query)
-        return items, queue.group_documents(items)
+        line = await queue.timeline(query, CELLS)
+        return items, line, queue.group_documents(items, line)
 
-    nothing: Grouped = ([], [])
-    return [(name, items, documents) for name, (items, documents) in await each_store(refs, of, nothing)]
+    nothing: Grouped = ([], None, [])
+    return [(name, *grouped) for name, grouped in await each_store(refs, of, nothing)]
 
 
 @click.command("ls", cls=Verb, help="Single dead letters, in order of first failure.")
@@ -72,7 +76,7 @@ async def _all_groups(refs: Sequence[StoreRef], query: LetterQuery) -> list[tupl
 def ls(settings: Settings, pipelines: tuple[str, ...], filters: Filters, limit: int, after: str | None, as_json: bool) -> None:
     terminal = Terminal.of_process()
     query = filters.query(settings, terminal)
-    items, documents, cursor = asyncio.run(_page(find_stores(settings, pipelines), query, after, limit))
+    items, documents, cursor = asyncio.run(_page(find_stores(settings, pipelines, whole=False), query, after, limit))
     if as_json:
         terminal.show_json({"items": documents, "next": cursor})
         return
@@ -123,46 +127,16 @@ async def _fill(ref: StoreRef, fill: Callable[[StateStore], Awaitable[str | None
         return None
 
 
-@click.command("show", cls=Verb, help="One dead letter: what is wrong, where, how often, its data.")
+@click.command("show", cls=Verb, help="One dead letter: what is wrong, where, how often, its data, what was done with it.")
 @click.argument("letter", metavar="ID")
 @click.option("--pipeline", metavar="NAME", help="Look in this pipeline only.", shell_complete=complete.pipelines)
 @click.option("--json", "as_json", is_flag=True, help="Print everything that is kept, as JSON.")
 @pass_settings
 def show(settings: Settings, letter: str, pipeline: str | None, as_json: bool) -> None:
     terminal = Terminal.of_process()
-    refs = find_stores(settings, [pipeline] if pipeline else [])
-    found, document = asyncio.run(letter_anywhere(refs, letter))
+    refs = find_stores(settings, [pipeline] if pipeline else [], whole=not as_json)
+    found = asyncio.run(letter_anywhere(refs, letter))
     if as_json:
-        terminal.show_json(document)
+        terminal.show_json(found.document)
     else:
-        source = next((ref.source for ref in refs if ref.pipeline == found.pipeline), None)
-        terminal.show(*show_lines(found, position_teller(source), terminal.style))
-
-
-@click.command("export", cls=Verb, help="Everything that is kept of dead letters, one JSON object a line.")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE…]", shell_complete=complete.pipelines)
-@letter_filters
-@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write to a new file.")
-@pass_settings
-def export(settings: Settings, pipelines: tuple[str, ...], filters: Filters, output: Path | None) -> None:
-    terminal = Terminal.of_process()
-    query = filters.query(settings, terminal)
-    refs = find_stores(settings, pipelines)
-    with ExitStack() as stack:
-        out = sys.stdout.buffer
-        if output is not None:
-            try:
-                out = stack.enter_context(output.open("xb"))
-            except OSError as error:
-                raise UsageError("dlq.cannot_write", f"cannot write {output}", why=error.strerror) from error
-
-        async def write(store: StateStore) -> int:
-            count = 0
-            async for text in letters_of(store).export(query):
-                out.write(printable_json(text) + b"\n")
-                count += 1
-            return count
-
-        done = asyncio.run(each_store(refs, write, 0))
-        out.flush()
-    terminal.say(f"{numbers.plural(sum(count for _, count in done), 'dead letter')} exported")
+        terminal.show(*show_lines(found.letter, position_teller(found.ref.source), terminal.style, found.history))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 
 from penstock.cli import numbers
 from penstock.cli.positions import Tell
+from penstock.cli.sparkline import BLOCKS, sparkline
 from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style
 from penstock.cloudevents import from_structured
 from penstock.observe.text import printable
-from penstock.state.records import DeadLetter, Group
+from penstock.state.records import DeadLetter, Group, Happening, Timeline
 
 SHORT_ID = 10
 SHORT_FINGERPRINT = 9
@@ -23,8 +25,10 @@ SHOWN_BYTES = 4096
 SHOWN_LINES = 120
 
 
-def group_lines(groups: Sequence[Group], style: Style, width: int | None) -> list[str]:
-    """A table of causes, the message of each on a line of its own."""
+def group_lines(
+    groups: Sequence[Group], style: Style, width: int | None, line: Timeline | None = None, levels: str = BLOCKS
+) -> list[str]:
+    """A table of causes, the message of each on a line of its own; with `line`, when they failed first."""
     columns = [
         Column("FINGERPRINT", paint=style.cyan),
         Column("COUNT", "right", paint=style.bold),
@@ -34,8 +38,10 @@ def group_lines(groups: Sequence[Group], style: Style, width: int | None) -> lis
         Column("LAST SEEN"),
         Column("EXAMPLE", paint=style.cyan),
     ]
+    if line is not None:
+        columns.insert(2, Column("WHEN", yields=True, paint=style.yellow))
     rows = [
-        (
+        [
             group.fingerprint[:SHORT_FINGERPRINT],
             numbers.count(group.count),
             group.step,
@@ -43,14 +49,20 @@ def group_lines(groups: Sequence[Group], style: Style, width: int | None) -> lis
             numbers.utc_minute(group.first_at),
             numbers.utc_minute(group.last_at),
             group.example[:SHORT_ID],
-        )
+        ]
         for group in groups
     ]
+    if line is not None:
+        for row, group in zip(rows, groups, strict=True):
+            row.insert(2, sparkline(line.cells.get(group.fingerprint, ()), levels))
     titles, *lines = table(columns, rows, style, width)
     told = [titles]
-    for group, line in zip(groups, lines, strict=True):
+    for group, row_line in zip(groups, lines, strict=True):
         message = printable(group.message)
-        told += [line, *textwrap.wrap(message, (width or len(message) + 8) - 4, initial_indent="    ", subsequent_indent="    ")]
+        told += [
+            row_line,
+            *textwrap.wrap(message, (width or len(message) + 8) - 4, initial_indent="    ", subsequent_indent="    "),
+        ]
     return told
 
 
@@ -90,19 +102,23 @@ def letter_lines(letters: Sequence[DeadLetter], style: Style, width: int | None)
     return table(columns, rows, style, width)
 
 
-def show_lines(letter: DeadLetter, tell: Tell, style: Style) -> list[str]:
-    """All about one letter."""
+def show_lines(letter: DeadLetter, tell: Tell, style: Style, history: Sequence[Happening] = ()) -> list[str]:
+    """All about one letter, and what was done with it."""
     status = (style.yellow if letter.status in ("open", "parked", "replaying") else style.green)(letter.status)
     lines = [f"{style.bold('dead letter ' + letter.id)}  {status}  pipeline {printable(letter.pipeline)}", ""]
-    lines += _section("what is wrong", _wrong(letter, style), style)
-    lines += _section("where", _pairs(_where(letter, tell), style), style)
-    lines += _section("how often", _pairs(_how_often(letter), style), style)
-    lines += _section("data, as it was received", data_lines(letter), style)
+    lines += section("what is wrong", _wrong(letter, style), style)
+    lines += section("where", _pairs(_where(letter, tell), style), style)
+    lines += section("how often", _pairs(_how_often(letter), style), style)
+    lines += section("history", history_lines(letter, history, style), style)
+    lines += section("data, as it was received", data_lines(letter), style)
+    if letter.edited is not None:
+        lines += section("edited: a replay sends this", event_lines(letter.edited, letter), style)
     hints = _hints(letter)
-    return lines + (_section("next", [line[2:] for line in hint_lines(hints, style)], style) if hints else [])
+    return lines + (section("next", [line[2:] for line in hint_lines(hints, style)], style) if hints else [])
 
 
-def _section(title: str, lines: Sequence[str], style: Style) -> list[str]:
+def section(title: str, lines: Sequence[str], style: Style) -> list[str]:
+    """Lines under a title."""
     return [style.bold(title), *(f"  {line}".rstrip() for line in lines), ""]
 
 
@@ -150,6 +166,26 @@ def _pairs(pairs: Sequence[tuple[str, str]], style: Style) -> list[str]:
     return [f"{style.dim(label.ljust(width))}  {printable(text)}" for label, text in pairs]
 
 
+def history_lines(letter: DeadLetter, history: Sequence[Happening], style: Style) -> list[str]:
+    """Who did what, and when; the failures are the letter's own."""
+    told = [(letter.first_at, "failed", "")]
+    if letter.attempts > 1 or letter.last_at > letter.first_at:
+        told.append((letter.last_at, "failed last", f"{numbers.plural(letter.attempts, 'attempt')} in all"))
+    for each in history:
+        detail = each.detail
+        job = f"job {detail['job'][:SHORT_ID]}" if detail.get("job") else ""
+        said = ", ".join(filter(None, (each.by and f"by {each.by}", detail.get("result", ""), job, detail.get("reason", ""))))
+        told.append((each.at, each.what, said))
+    width = max(len(what) for _, what, _ in told)
+    ordered = sorted(told, key=lambda one: one[0])
+    return [f"{style.dim(numbers.utc(at))}  {what.ljust(width)}  {printable(said)}" for at, what, said in ordered]
+
+
+def event_lines(record: bytes, letter: DeadLetter) -> list[str]:
+    """The data of an edited event."""
+    return data_lines(replace(letter, record=record, original=None))
+
+
 def data_lines(letter: DeadLetter) -> list[str]:
     """The data as JSON of several lines, numbers as they came; bytes that are no JSON as text with escapes. Says what it cuts."""
     data = from_structured(letter.record).raw if letter.record else None
@@ -184,5 +220,7 @@ def _hints(letter: DeadLetter) -> list[tuple[str, str]]:
     return [
         (f"pipe dlq replay {pipeline} --id {one}", "this one, once it is mended"),
         (f"pipe dlq replay {pipeline} --fingerprint {cause}", "all of this cause"),
+        (f"pipe dlq edit {one}", "mend its data"),
+        (f"pipe dlq to-test {one}", "make it a test of the pipeline"),
         (f"pipe dlq discard {pipeline} --id {one}", "give it up"),
     ]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from penstock.builtins import room
 from penstock.clock import SystemClock
@@ -15,26 +15,39 @@ from penstock.config.secret import Secret
 from penstock.engine.retry import gave_up
 from penstock.errors import EnvironmentFault, Transient, UsageError
 from penstock.faults import Faults
+from penstock.state.letter_desk import Act
 from penstock.state.open import open_store
-from penstock.state.records import DeadLetter, Group, LetterQuery
+from penstock.state.records import DeadLetter, Group, Happening, LetterQuery, LetterStats, Timeline
 from penstock.state.store import StateStore
 
 T = TypeVar("T")
 
 
 class Letters(Protocol):
-    """What the command uses of the dead letter queue (`dlq.queue.DeadLetterQueue`)."""
+    """What the command uses of the dead letter queue (`dlq.queue.DeadLetterQueue`) to look at letters."""
 
     async def page(
         self, query: LetterQuery, *, after: str | None = None, limit: int = 100
     ) -> tuple[list[DeadLetter], str | None]: ...
     async def groups(self, query: LetterQuery) -> list[Group]: ...
+    async def timeline(self, query: LetterQuery, cells: int) -> Timeline | None: ...
+    async def stats(self, query: LetterQuery) -> LetterStats: ...
     async def show(self, prefix: str) -> DeadLetter: ...
-    async def discard(self, query: LetterQuery) -> int: ...
-    def export(self, query: LetterQuery) -> AsyncIterator[bytes]: ...
+    async def history(self, letter: DeadLetter) -> list[Happening]: ...
+    async def discard(self, query: LetterQuery, act: Act) -> int: ...
     def documents(self, letters: Sequence[DeadLetter]) -> list[dict[str, Any]]: ...
-    def document(self, letter: DeadLetter) -> dict[str, Any]: ...
-    def group_documents(self, groups: Sequence[Group]) -> list[dict[str, Any]]: ...
+    def document(self, letter: DeadLetter, history: Sequence[Happening]) -> dict[str, Any]: ...
+    def group_documents(self, groups: Sequence[Group], line: Timeline | None) -> list[dict[str, Any]]: ...
+    def stats_document(self, pipeline: str, stats: LetterStats) -> dict[str, Any]: ...
+
+
+class Found(NamedTuple):
+    """One dead letter, and where it is."""
+
+    ref: StoreRef
+    letter: DeadLetter
+    history: list[Happening]
+    document: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +141,28 @@ async def each_store(refs: Sequence[StoreRef], use: Callable[[StateStore], Await
     return results
 
 
-async def letter_anywhere(refs: Sequence[StoreRef], prefix: str) -> tuple[DeadLetter, dict[str, Any]]:
-    """The one dead letter of all these pipelines whose id begins so, and its document.
+async def letter_anywhere(refs: Sequence[StoreRef], prefix: str) -> Found:
+    """The one dead letter of all these pipelines whose id begins so.
 
     :raises UsageError: `dlq.unknown`, `dlq.ambiguous`.
     """
 
-    async def show(store: StateStore) -> tuple[DeadLetter, dict[str, Any]] | None:
+    async def show(store: StateStore) -> tuple[DeadLetter, list[Happening], dict[str, Any]] | None:
         queue = letters_of(store)
         letter = await queue.show(prefix)
-        return letter, queue.document(letter)
+        history = await queue.history(letter)
+        return letter, history, queue.document(letter, history)
 
-    found = [letter for _, letter in await each_store(refs, show, None) if letter is not None]
+    all_of_them = zip(refs, await each_store(refs, show, None), strict=True)
+    found = [Found(ref, *shown) for ref, (_, shown) in all_of_them if shown is not None]
     if not found:
         raise UsageError("dlq.unknown", f"no dead letter begins with {prefix!r}", help="pipe dlq ls lists them")
     if len(found) > 1:
-        names = ", ".join(letter.pipeline for letter, _ in found)
-        raise UsageError("dlq.ambiguous", f"dead letters of {names} begin with {prefix!r}", help="write more of it")
+        names = ", ".join(f"{one.letter.id} of {one.letter.pipeline}" for one in found)
+        raise UsageError(
+            "dlq.ambiguous",
+            f"more than one dead letter begins with {prefix!r}",
+            why=names,
+            help="write more of it, or --pipeline",
+        )
     return found[0]

@@ -66,8 +66,14 @@ class BatchingFile(ComponentConfig):
 class DeadLetterFile(ComponentConfig):
     """What happens to events that fail for good."""
 
-    retention: Duration = Field(30 * 86400.0, description="How long they are kept.")
-    alert_threshold: int | None = Field(None, ge=1, description="Open dead letters from which a warning is logged.")
+    retention: Duration = Field(
+        30 * 86400.0, description="How long those that are settled (resolved, superseded, discarded) are kept; others stay."
+    )
+    alert_threshold: int | None = Field(
+        None,
+        ge=1,
+        description="Dead letters that are not settled from which a warning is logged, and `pipe dlq stats --check` fails.",
+    )
     lane: Literal["skip", "stop"] = Field("skip", description="What follows one: `skip` goes on, `stop` ends the run before it.")
     retry: Literal["never"] = Field("never", description="Scheduled replays.")
 
@@ -132,7 +138,10 @@ class TestFile(ComponentConfig):
 
     __test__ = False
     name: str = Field(min_length=1, description="Says what it shows.")
-    input: dict[str, Any] = Field(description="Attributes and data of the event that goes in.")
+    input: dict[str, Any] = Field(
+        description="Attributes and data of the event that goes in; `text` in the place of `data` is a record as it came, which "
+        "need not be JSON, and `record` what `event:` sees, where that is more than the data."
+    )
     output: list[dict[str, Any]] | None = Field(None, description="The events expected, by what they mention.")
     dead_letter: dict[str, Any] | None = Field(None, description="The failure expected: any of code, step, message.")
     mocks: dict[str, dict[str, Any]] = Field(

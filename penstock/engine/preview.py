@@ -173,7 +173,10 @@ async def run_test(pipeline: Pipeline, case: TestCase) -> TestResult:
 
 def _input_event(pipeline: Pipeline, case: TestCase) -> Event:
     given = dict(case.input)
+    text = given.pop("text", None)
     event = record_event(pipeline, given.pop("data", None))
+    if text is not None:  # what came, byte for byte: it need not be JSON
+        event = event.replace(raw=str(text).encode())
     attributes = {name: value for name, value in given.items() if name in event.__struct_fields__}
     return event.replace(**attributes)
 

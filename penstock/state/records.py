@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from penstock.errors import Violation
@@ -212,6 +212,10 @@ class LetterQuery:
     def sifts(self) -> bool:
         """Whether events must be looked at, one by one."""
         return self.filter is not None or self.event_after is not None or self.event_before is not None
+
+    def of_any_status(self) -> LetterQuery:
+        """The same, of every status."""
+        return replace(self, status=STATUSES)
 
     def of_counts(self) -> LetterQuery:
         """What can be asked of counts: cause, type and status alone."""

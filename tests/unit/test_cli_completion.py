@@ -28,7 +28,7 @@ def test_files_are_left_to_the_shell(verb: str) -> None:
 
 def test_verbs_options_and_choices_are_offered() -> None:
     assert offered("") == list(VERBS)
-    assert offered("dlq", "s") == ["show"]
+    assert offered("dlq", "s") == ["show", "stats"]
     assert offered("run", "--ta") == ["--take-over"]
     assert offered("dlq", "ls", "--status", "re") == ["replaying", "resolved"]
 

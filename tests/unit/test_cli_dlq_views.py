@@ -93,6 +93,10 @@ how often
   version      v1 of the pipeline
   fingerprint  f1
 
+history
+  1970-01-01 00:00:01Z  failed
+  1970-01-01 00:00:01Z  failed last  2 attempts in all
+
 data, as it was received
   {
     "price": 0,
@@ -102,6 +106,8 @@ data, as it was received
 next
   pipe dlq replay orders --id 0123456789   this one, once it is mended
   pipe dlq replay orders --fingerprint f1  all of this cause
+  pipe dlq edit 0123456789                 mend its data
+  pipe dlq to-test 0123456789              make it a test of the pipeline
   pipe dlq discard orders --id 0123456789  give it up
 """
     )

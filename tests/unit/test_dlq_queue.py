@@ -13,10 +13,13 @@ from state_builders import letter, make_store, version
 
 from dlq.documents import full_document, group_document, letter_document
 from dlq.queue import DeadLetterQueue
+from dlq.shipping import Shipping
 from penstock.errors import UsageError, Violation
+from penstock.state.letter_desk import Act
 from penstock.state.records import Delivered, LetterQuery, Note
 from penstock.state.sqlite_store import SqliteStateStore
 
+ACT = Act("ann@here")
 RECORD = b'{"specversion":"1.0","id":"a1","source":"s","type":"t","data":{"n":1180591620717411303424}}'
 
 
@@ -62,9 +65,11 @@ async def test_groups_count_causes_most_frequent_first(store: SqliteStateStore) 
         "step": "validate-1",
         "message": "0707070707070707 has no price",
         "count": 4,
+        "repeats": 0,
         "first_at": "1970-01-01T00:00:01.000Z",
         "last_at": "1970-01-01T00:00:07.000Z",
         "example": "0707070707070707",
+        "timeline": None,
     }
 
 
@@ -82,17 +87,17 @@ async def test_discarding_closes_what_is_open_and_nothing_else(store: SqliteStat
     queue = DeadLetterQueue(store)
     await store.set_status(None, ["01" * 8], "resolved")
     await store.set_status(None, ["03" * 8], "replaying", job="j")
-    assert await queue.discard(LetterQuery(fingerprint="11", status=("open", "replaying", "resolved"))) == 2
+    assert await queue.discard(LetterQuery(fingerprint="11", status=("open", "replaying", "resolved")), ACT) == 2
     assert await statuses(store) == {"open": 3, "resolved": 1, "replaying": 1, "discarded": 2}
-    assert await queue.discard(LetterQuery(ids=["02"])) == 1
-    assert await queue.discard(LetterQuery(status=("resolved",))) == 0
+    assert await queue.discard(LetterQuery(ids=["02"]), ACT) == 1
+    assert await queue.discard(LetterQuery(status=("resolved",)), ACT) == 0
 
 
 async def test_discarding_one_that_is_settled_is_refused(store: SqliteStateStore) -> None:
     queue = DeadLetterQueue(store)
     await store.set_status(None, ["02" * 8], "resolved")
     with pytest.raises(UsageError) as caught:
-        await queue.discard(LetterQuery(ids=["01", "02"]))
+        await queue.discard(LetterQuery(ids=["01", "02"]), ACT)
     assert (caught.value.code, "resolved" in caught.value.message) == ("dlq.not_open", True)
     assert await statuses(store) == {"open": 6, "resolved": 1}
 
@@ -108,14 +113,14 @@ async def test_what_a_replay_takes_up_while_it_is_looked_at_is_not_discarded(
         return found
 
     monkeypatch.setattr(store, "letters", look)
-    assert await DeadLetterQueue(store).discard(LetterQuery()) == 6
+    assert await DeadLetterQueue(store).discard(LetterQuery(), ACT) == 6
     assert await statuses(store) == {"replaying": 1, "discarded": 6}
     await store.note(1, Note(group=2, resolved=["03" * 8], ledgers={"a": "i", "b": "i"}))
     assert await statuses(store) == {"resolved": 1, "discarded": 6}
 
 
 async def test_an_export_holds_every_record_with_its_bytes_and_exact_numbers(store: SqliteStateStore) -> None:
-    lines = [text async for text in DeadLetterQueue(store).export(LetterQuery())]
+    lines = [text async for text in Shipping(store).export(LetterQuery())]
     documents = [msgspec.json.decode(line) for line in lines]
     assert [document["id"] for document in documents] == [f"{n:02x}" * 8 for n in range(1, 8)]
     assert base64.b64decode(documents[0]["original"]) == b"raw"
@@ -149,6 +154,7 @@ def test_the_full_document_adds_everything_that_is_kept() -> None:
         "partition": "p",
         "position": "00000001",
         "received": None,
+        "edited": None,
         "source_record": {"op": "insert", "total": 12345678901234567890},
         "original": None,
         "original_length": 3,
@@ -156,4 +162,5 @@ def test_the_full_document_adds_everything_that_is_kept() -> None:
         "owed": ["db"],
         "delivered": [{"sink": "file", "output": 1}],
         "job": None,
+        "history": [],
     }
