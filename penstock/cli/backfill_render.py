@@ -23,11 +23,12 @@ Report = Mapping[str, Any]
 def report_lines(report: Report, style: Style, width: int | None) -> list[str]:
     """What there is to say on a terminal: the page and `--json` have all of it."""
     lines = [*_head(report, style), "", *_compared(report, style, width), *_counts(report, style)]
-    details = [("dead letters it would make", _letters(report, style, width))]
-    if report["mode"] == "dry_run":
-        details.insert(0, ("steps", _steps(report, style, width)))
-        details.append(("some outputs", _samples(report, style, width)))
-    for title, rows in details:
+    details = (
+        ("steps", _steps(report, style, width)),
+        ("dead letters it would make", _letters(report, style, width)),
+        ("some outputs", _samples(report, style, width)),
+    )
+    for title, rows in details if report["mode"] == "dry_run" else ():
         if rows:
             lines += ["", style.bold(title), *rows]
     return lines
