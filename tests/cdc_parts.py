@@ -95,6 +95,13 @@ async def sql(database: Database, text: str) -> list[tuple[Any, ...]]:
     return await asyncio.to_thread(database.execute, text)
 
 
+async def slot_is_free(database: Database) -> None:
+    """Once the server has noticed that the connection which read the slot is closed."""
+    async with asyncio.timeout(SECONDS):
+        while await sql(database, f"SELECT 1 FROM pg_replication_slots WHERE database = '{database.name}' AND active"):
+            await asyncio.sleep(0.01)
+
+
 async def confirmed(database: Database) -> str:
     """What the slot's server knows to be durable."""
     (row,) = await sql(database, f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE database = '{database.name}'")

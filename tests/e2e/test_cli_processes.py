@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -148,13 +149,20 @@ def test_two_runs_of_one_pipeline_are_refused_with_the_process_that_holds_it(pro
 
 
 def test_help_is_there_at_once(project: Path) -> None:
+    """By the processor's time: a machine that is busy with something else proves nothing."""
     pipe(project, "--help")
     took = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = processor_time()
         assert pipe(project, "--help").returncode == 0
-        took.append(time.perf_counter() - begun)
+        took.append(processor_time() - begun)
     assert min(took) < 0.15
+
+
+def processor_time() -> float:
+    """Seconds that the processes which this one has waited for took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:

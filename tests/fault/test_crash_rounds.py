@@ -19,6 +19,7 @@ JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", LEDGERS)
 def test_killed_at_every_fault_point_a_pipeline_ends_as_if_nothing_had_happened(name: str) -> None:
     results = run_rounds(SCENARIOS[name], range(ROUNDS), jobs=JOBS)
@@ -31,6 +32,7 @@ def test_killed_at_every_fault_point_a_pipeline_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["tables", "gzip", "zstd"])
 def test_two_ledgers_of_sinks_and_compressed_files_survive_the_same(name: str, tmp_path: Path) -> None:
     seeds = range(1000, 1000 + max(4, ROUNDS // 5))

@@ -17,6 +17,7 @@ from cdc_parts import (
     positions,
     prepare_slot,
     read,
+    slot_is_free,
     sql,
     take_all,
 )
@@ -243,6 +244,7 @@ async def test_the_command_of_a_busy_slot_frees_it(shop: Database, tmp_path: Pat
     known = await prepare_slot(make_source(shop, tmp_path))
     await sql(shop, "INSERT INTO orders VALUES (1)")
     source = make_source(shop, tmp_path)
+    await slot_is_free(shop)
     stuck = await Wire.connect(source._target)  # a client that was stopped: it holds the slot, and reads nothing
     try:
         await stuck.start(source.slot, 0, [("proto_version", "1"), ("publication_names", source.publication)])

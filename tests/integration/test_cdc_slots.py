@@ -54,11 +54,13 @@ async def test_what_is_confirmed_is_what_was_acknowledged_and_never_in_mid_trans
                 await source.ack([batch.token] if len(batches) == 1 else [])
     finally:
         await source.close()
-    assert [len(batch.events) for batch in batches][:2] == [4, 2]
-    assert batches[0].token is None
-    assert parse_lsn(before) <= parse_lsn(await confirmed(shop)) <= min(batch.token for batch in batches[1:])
+    given = [batch for batch in batches if batch.events]  # of four events at most, of fewer where the others were on their way
+    assert [event.data["id"] for event in events_of(given)] == [1, 2, 3, 4, 5, 6]
+    assert [batch.token for batch in given[:-1]] == [None] * max(1, len(given) - 1)
+    end = min(batch.token for batch in batches[len(given) - 1 :] if batch.token is not None)
+    assert parse_lsn(before) <= parse_lsn(await confirmed(shop)) <= end
     await read(make_source(shop, tmp_path), known, ack=True)
-    assert parse_lsn(await confirmed(shop)) >= batches[1].token
+    assert parse_lsn(await confirmed(shop)) >= end
 
 
 async def test_a_lost_connection_is_transient_and_reading_goes_on_behind_the_last_batch(
