@@ -2,7 +2,8 @@
 
 Processor time, events a second, peak memory of the largest process, and the ratio to the reference loop run beside it; records
 are counted at the sink. One-core cases are pinned to one core. Medians of `--runs` rounds. A case holds where its ratio does, its
-memory stays below 100 MB, and a hundred thousand lines take the same to 5 MB.
+memory stays below 100 MB, and a hundred thousand lines take the same to 5 MB. No journal is kept but in the case `journal`, which
+compares the same pipeline with one and without, in turn.
 
     python bench/whole_process.py [--lines 1000000] [--runs 3] [--json FILE] [--only CASE]
 """
@@ -65,6 +66,8 @@ def main() -> None:
         results = [_result(case, rounds, place, small, options.lines) for case in CASES if _wanted(case.name, options.only)]
         if _wanted("workers", options.only):
             results.append(_workers(place, large, options.runs))
+        if _wanted("journal", options.only):
+            results.append(_journal(place, large, small, options.runs))
         if _wanted("start", options.only):
             results.extend(_starts(place))
     _print(results, rounds)
@@ -77,7 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", default="", help="part of a case's name, `workers` or `start`")
+    parser.add_argument("--only", default="", help="part of a case's name, `workers`, `journal` or `start`")
     return parser.parse_args()
 
 
@@ -105,13 +108,15 @@ def _round(place: Path, source: Path, only: str) -> dict[str, Run]:
     return runs
 
 
-def _pipe(pipeline: str, source: Path, place: Path, *, cores: int, workers: int = 0) -> Run:
+def _pipe(pipeline: str, source: Path, place: Path, *, cores: int, workers: int = 0, journal: bool = False) -> Run:
     """`pipe run --once` in a project of its own, whose state and output are new."""
     project = place / "project"
     shutil.rmtree(project, ignore_errors=True)
     shutil.copytree(HERE / "pipelines", project)
     out = project / "out.jsonl"
     environment = {"BENCH_INPUT": str(source), "BENCH_OUTPUT": str(out), "BENCH_WORKERS": str(workers)}
+    if not journal:
+        environment["PENSTOCK_JOURNAL"] = "off"
     return _process([*PIPE, "run", "--once", "--json", pipeline], out, project, environment, cores=cores)
 
 
@@ -168,6 +173,34 @@ def _workers(place: Path, source: Path, count: int) -> dict[str, object]:
     return {"case": "workers: 2 against 0, jq", "ratio": speedup, "bound": 1.5, "holds": speedup >= 1.5, "runs": speedups}
 
 
+def _journal(place: Path, source: Path, small: Path, count: int) -> dict[str, object]:
+    """With a journal against without one, on one core: processor time, threads included, and the clock on the wall."""
+    cpu, wall, runs = [], [], []
+    for _ in range(count):
+        without = _pipe("journal.yaml", source, place, cores=1)
+        kept = _pipe("journal.yaml", source, place, cores=1, journal=True)
+        if kept.events != without.events:
+            raise SystemExit(f"with a journal {kept.events} events were delivered, without {without.events}")
+        cpu.append(kept.cpu / without.cpu)
+        wall.append(kept.wall / without.wall)
+        runs += [without, kept]
+    journal = place / "project/.penstock/journal/bench-journal"
+    size = sum(path.stat().st_size for path in journal.iterdir())
+    few = _pipe("journal.yaml", small, place, cores=1, journal=True)
+    ratio, memory = statistics.median(cpu), max(run.memory for run in runs)
+    return {
+        "case": "journal on against off, jq",
+        "ratio": ratio,
+        "wall_ratio": statistics.median(wall),
+        "bound": 1.15,
+        "bytes_per_event": size / runs[-1].events,
+        "memory_mb": memory,
+        "memory_mb_small": few.memory,
+        "holds": ratio <= 1.15 and memory < MEMORY_MB and abs(memory - few.memory) <= GROWTH_MB,
+        "runs": [asdict(run) for run in runs],
+    }
+
+
 def _starts(place: Path) -> list[dict[str, object]]:
     """Fresh processes with bytecode compiled: the command's help, and lint of the example."""
     results = []
@@ -195,6 +228,10 @@ def _row(result: dict[str, object]) -> str:
     holds = "yes" if result["holds"] else "NO"
     if "milliseconds" in result:
         return f"{result['case']:28} {result['milliseconds']:>6.0f} ms {'':>9} {'':>7} {result['bound']:>4} ms {'':>16}  {holds}"
+    if "wall_ratio" in result:
+        memory = f"{result['memory_mb']:>5.0f} {result['memory_mb_small']:>10.0f}"
+        ratios = f"{result['wall_ratio']:>9.2f} on the wall {result['ratio']:>6.2f} {result['bound']:>7}"
+        return f"{result['case']:28} {ratios} {memory}  {holds}; {result['bytes_per_event']:.0f} bytes an event"
     if "microseconds" not in result:
         return f"{result['case']:28} {'':>9} {'':>9} {result['ratio']:>7.2f} {result['bound']:>7} {'':>16}  {holds}"
     return (

@@ -80,9 +80,10 @@ class Upkeep:
             open_jobs = await self.store.jobs.open_ones()
             spared = room("spared")(open_jobs) if open_jobs else None
             await journal.expire(self.clock.now() - declared.retention, declared.max_size, spared)
+            found = await journal.outline()
         except Transient as error:  # a disk that fails holds the commits, which report it
             self.log(Incident("info", error.code, f"{self.status.pipeline}: the journal expires later: {error}", error.help))
-        found = await journal.outline()
+            return
         self.status.journal = JournalSize(found.segments, found.size, found.first, found.free) if found is not None else None
 
     def watch(self) -> None:

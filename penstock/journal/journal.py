@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from penstock.errors import Unavailable
 from penstock.faults import Faults
 from penstock.journal.encoding import Lines
 from penstock.journal.examine import Outline, outline
@@ -62,8 +63,16 @@ class Journal:
         return await self._call(lambda: self._segments.expire(before, max_size, spared))
 
     async def outline(self) -> Outline | None:
-        """How large it is, and how much room its disk has."""
-        return await self._call(lambda: outline(self._directory))
+        """How large it is, and how much room its disk has.
+
+        :raises Unavailable: `journal.disk`: that cannot be told now.
+        """
+        try:
+            return await self._call(lambda: outline(self._directory))
+        except OSError as error:
+            raise Unavailable(
+                "journal.disk", f"the journal cannot be looked at: {error.strerror}", where=str(self._directory)
+            ) from error
 
     async def close(self) -> None:
         """Harmless when not open."""

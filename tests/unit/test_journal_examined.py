@@ -21,6 +21,7 @@ from penstock.journal.examine import Outline, examine_journal, free_bytes, outli
 from penstock.journal.frames import Place
 from penstock.journal.journal import Journal as Written
 from penstock.journal.segments import ROLL, roll_for
+from penstock.observe.log import Incident
 from penstock.observe.metrics import render_metrics
 from penstock.observe.status import JournalSize, RunStatus
 from penstock.spi import Finding
@@ -98,13 +99,14 @@ def test_a_disk_with_less_room_than_the_journal_may_take_is_told_of(tmp_path: Pa
     )
 
 
+def refuse(directory: Path) -> int:
+    raise PermissionError(13, "Permission denied", str(directory))
+
+
 def test_what_cannot_be_looked_at_is_an_error_of_doctor_and_a_line_of_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(writer(tmp_path), 1)
-
-    def refuse(directory: Path) -> int:
-        raise PermissionError(13, "Permission denied", str(directory))
 
     monkeypatch.setattr("penstock.journal.examine.free_bytes", refuse)
     assert by_code(examine_journal(Journal(tmp_path), "", BEGAN))["journal.unusable"] == "error"
@@ -160,7 +162,9 @@ def test_the_overview_names_a_journal_whose_disk_is_full(ran: Path, pipe: Pipe, 
     assert json.loads(pipe("status", "shop", "--json")[1])["items"][0]["journal"]["free_bytes"] == 0
 
 
-async def test_upkeep_expires_the_journal_every_minute_and_metrics_tell_its_size(tmp_path: Path) -> None:
+async def test_upkeep_expires_the_journal_every_minute_and_metrics_tell_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock, status = FakeClock(), RunStatus("shop", "v1")
     journal = Written(tmp_path / "j", Faults(), 1)
     await journal.open("")
@@ -169,7 +173,8 @@ async def test_upkeep_expires_the_journal_every_minute_and_metrics_tell_its_size
         await journal.commit()
     store = open_store(tmp_path, "shop", clock, Faults())
     await store.open()
-    upkeep = Upkeep(DeadLetters(), store, status, clock, lambda incident: None)
+    told: list[Incident] = []
+    upkeep = Upkeep(DeadLetters(), store, status, clock, told.append)
     assert b"penstock_journal" not in b"".join(
         line for line in render_metrics([status], clock).splitlines(keepends=True) if not line.startswith(b"#")
     )
@@ -185,10 +190,14 @@ async def test_upkeep_expires_the_journal_every_minute_and_metrics_tell_its_size
     assert f'penstock_journal_size_bytes{{pipeline="shop"}} {float(size)}' in text
     assert 'penstock_journal_segments{pipeline="shop"} 2.0' in text
     assert f'penstock_journal_age_seconds{{pipeline="shop"}} {DAY - 500}' in text
-    await store.close()
     assert 'penstock_journal_free_bytes{pipeline="shop"}' in text
     assert EXPIRE_JOURNAL_EVERY == 60
+    before = status.journal
+    monkeypatch.setattr("penstock.journal.examine.free_bytes", refuse)
+    await upkeep.expire_journal()
+    assert ([incident.code for incident in told], status.journal) == (["journal.disk"], before)
     await journal.close()
+    await store.close()
 
 
 def test_a_small_journal_has_small_segments() -> None:
