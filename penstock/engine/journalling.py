@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from binascii import b2a_hex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Literal
+from typing import Any, Literal
 
 from penstock.clock import rfc3339
 from penstock.engine.group import Group
@@ -138,19 +138,17 @@ class Journalling:
         """By origin, what is kept of its outputs: JSON texts with commas between them."""
         if self.outputs == "off":
             return None
-        made: dict[int, bytes] = {}
         kept = self._whole(work) if self.outputs == "full" else _check_values(work, received)
-        for event, text in zip(work.outputs, kept, strict=True):
-            origin = event.origin
+        origins = [event.origin for event in work.outputs]
+        if origins == list(range(len(origins))):  # one for one
+            return dict(enumerate(kept))
+        made: dict[int, bytes] = {}
+        for origin, text in zip(origins, kept, strict=True):
             made[origin] = b"%b,%b" % (made[origin], text) if origin in made else text
         return made
 
-    def _whole(self, work: Work) -> Iterator[bytes]:
-        for event in work.outputs:
-            try:
-                yield self._envelopes.of(event)
-            except Permanent:  # it has no JSON form: the sink says so, and the line's outcome
-                yield b"null"
+    def _whole(self, work: Work) -> list[bytes]:
+        return [_or_null(self._envelopes.of, event) for event in work.outputs]
 
     def _taken(self, work: Work) -> dict[int, bytes]:
         """By origin, which sinks take its outputs: beside whole ones, of which a check value would say it."""
@@ -178,19 +176,22 @@ class Journalling:
         return outcome_text(outcome, failure.step if failure is not None else None, letter)
 
 
-def _check_values(work: Work, received: Sequence[Event]) -> Iterator[bytes]:
+def _check_values(work: Work, received: Sequence[Event]) -> list[bytes]:
     outputs, routes = work.outputs, work.routes
     masks = repeat(-1, len(outputs)) if routes is None else routes
     texts = [event.raw for event in outputs]
+    together = zip(outputs, texts, masks, strict=True)
     if are_on_lines(texts):
-        for event, text, mask in zip(outputs, texts, masks, strict=True):
-            yield check_plain(event, received[event.origin], mask, text)  # type: ignore[arg-type]  # all are there
-        return
-    for event, mask in zip(outputs, masks, strict=True):
-        try:
-            yield check_value(event, received[event.origin], mask)
-        except Permanent:  # as above
-            yield b"null"
+        return [check_plain(event, received[event.origin], mask, text) for event, text, mask in together]  # type: ignore[arg-type]  # all there
+    return [_or_null(check_value, event, received[event.origin], mask) for event, _, mask in together]
+
+
+def _or_null(make: Callable[..., bytes], *arguments: Any) -> bytes:
+    """What is kept of an output. Of one that has no JSON form the sink says so, and the line's outcome."""
+    try:
+        return make(*arguments)
+    except Permanent:
+        return b"null"
 
 
 def _filled(work: Work) -> list[Event]:

@@ -209,7 +209,7 @@ async def test_outputs_are_kept_as_declared(tmp_path: Path, outputs: str) -> Non
         assert [len(each) for each in kept_outputs] == [2, 0, 1, 1]
         assert kept_outputs[0][0] != kept_outputs[0][1]
         assert kept_outputs[2] == kept_outputs[3], "one program, one output"
-        assert all(len(text) == 16 for each in kept_outputs for text in each)
+        assert all(len(text) == 8 for each in kept_outputs for text in each)
     else:
         parts = [[event["data"]["part"] for event in each] for each in kept_outputs]
         assert parts == [[0, 1], [], [0], [0]]
