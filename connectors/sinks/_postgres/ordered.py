@@ -75,7 +75,7 @@ class OrderedStatements(Statements):
         return (
             f"WITH k AS MATERIALIZED (SELECT k.*, (SELECT {_OLD} FROM {tombstones} AS b WHERE {buried}) AS gone "  # noqa: S608 - quoted
             f"FROM {unnest(found)}), "
-            f"d AS (DELETE FROM {tombstones} AS b USING k WHERE k.gone IS NOT NULL AND {buried} "
+            f"d AS (DELETE FROM {tombstones} AS b USING k WHERE k.gone IS NOT NULL AND {buried}{self._among('b.k1', names)} "
             f"AND {ordering.compare(_OLD, '<=', new)}) "
             f"{into}SELECT {values} FROM k WHERE {ordering.survives(new)} "
             f"AND (k.gone IS NULL OR {ordering.compare('k.gone', '<=', new)}){self._clause(names)}"
@@ -96,11 +96,12 @@ class OrderedStatements(Statements):
         same = self._same({name: (f"c{place}", column) for place, (name, column) in enumerate(zip(names, found, strict=True))})
         own, new = ", ".join(key_columns(self._key)), self._order(names)
         values = ", ".join(f"k.c{place}{column.cast}" for place, column in enumerate(found))
-        row = f"t.{quoted(ordering.column.name)}"
+        row, mine = f"t.{quoted(ordering.column.name)}", f"t.{quoted(self._key[0])}"
         self._execute(
             f"WITH k AS MATERIALIZED (SELECT k.*, (SELECT {row} FROM {self._table.sql} AS t WHERE {same}) AS there "  # noqa: S608 - quoted
             f"FROM {unnest(found)}), "
-            f"d AS (DELETE FROM {self._table.sql} AS t USING k WHERE {same} AND {ordering.loses('t', new)}) "
+            f"d AS (DELETE FROM {self._table.sql} AS t USING k WHERE {same}{self._among(mine, names)} "
+            f"AND {ordering.loses('t', new)}) "
             f'INSERT INTO {ordering.tombstones} AS b ({own}, "order", removed_at) SELECT {values}, pg_catalog.now() FROM k '
             f"WHERE {ordering.survives(new)} AND (k.there IS NULL OR {ordering.compare('k.there', '<=', new)}) "
             f'ON CONFLICT ({own}) DO UPDATE SET "order" = EXCLUDED."order", removed_at = EXCLUDED.removed_at '
@@ -166,6 +167,14 @@ class OrderedStatements(Statements):
         """Of one of the parameters, k."""
         place = list(names).index(self._ordering.column.name)
         return f"k.c{place}{self._ordering.column.cast}"
+
+    def _among(self, column: str, names: Sequence[str]) -> str:
+        """That the first column of a key is one of those in the parameters, where it is all of the key: implied by the join with
+        them, but it lets the server use the index where it does not know how few they are."""
+        key = self._table.columns[self._key[0]]
+        if len(self._key) > 1 or key.cast:
+            return ""
+        return f" AND {column} {self._equals(key)} ANY (${list(names).index(key.name) + 1}::{key.parameter})"
 
     def _buried(self, names: Sequence[str]) -> str:
         """That a tombstone, b, is of the key of one of the parameters', k."""
