@@ -51,7 +51,7 @@ def corrections_of(*numbers: int, at: float = BEGAN, job: str = "", partition: s
         place = (event.position if position is None else position).hex().encode()
         lines.texts.append(b'%b,"position":"%b"%b}' % (head, place, said))
         lines.ids.append(event.id)
-        lines.times.append(event.time or rfc3339(at))
+        lines.times.append(rfc3339(at))
     return lines
 
 

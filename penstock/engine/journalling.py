@@ -169,7 +169,7 @@ class Journalling:
         said += corrects_text(event.id, group.job, sinks)
         lines.texts.append(b'%b,"position":"%b"%b}' % (head, b2a_hex(event.position), said))
         lines.ids.append(event.id)
-        lines.times.append(event.time or at)
+        lines.times.append(at)  # it is no event, and in no range
 
     def _outcome(self, event: Event, outcome: Outcome, failure: Failure | None) -> bytes:
         letter = letter_id(self.pipeline, event) if outcome == "dead_lettered" else None
