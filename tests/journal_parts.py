@@ -89,5 +89,6 @@ def on_disk(directory: Path) -> list[int]:
     for path in sorted(directory.glob("*.jsonl.zst")):
         with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
             text = stream.read()
-        numbers += [json.loads(line)["event"]["id"] for line in text.splitlines()]
+        lines = [json.loads(line) for line in text.splitlines()]
+        numbers += [line["event"]["id"] for line in lines if "event" in line]
     return [int(each[1:]) for each in numbers]
