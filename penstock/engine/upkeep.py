@@ -14,12 +14,15 @@ from penstock.errors import Transient
 from penstock.journal.journal import Journal
 from penstock.observe.log import Incident
 from penstock.observe.status import JournalSize, RunStatus
+from penstock.state.records import UNSETTLED
 from penstock.state.store import StateStore
 
 TICK = 1.0
 REPORT_AFTER = 5.0
 """Seconds of waiting after which it is an incident: a shorter one mends itself before anybody could look."""
 EXPIRE_EVERY = 3600.0
+RECOUNT_EVERY = 30.0
+"""Seconds after which dead letters are counted anew: people discard some, and take others in, beside a run."""
 EXPIRE_JOURNAL_EVERY = 60.0
 """Seconds by which a journal may outgrow its `max_size`: a fast pipeline writes a few hundred megabytes in them."""
 EXPIRE_AT_ONCE = 500
@@ -50,6 +53,7 @@ class Upkeep:
         :raises Fenced: another run holds the pipeline: one without events to commit would not notice.
         """
         next_expiry = next_journal_expiry = self.clock.monotonic()
+        next_count = next_expiry + RECOUNT_EVERY
         while True:
             self.watch()
             self.store.check_hold()  # Invariant 6
@@ -59,7 +63,18 @@ class Upkeep:
             if self.clock.monotonic() >= next_journal_expiry:
                 await self.expire_journal()
                 next_journal_expiry = self.clock.monotonic() + EXPIRE_JOURNAL_EVERY
+            if self.clock.monotonic() >= next_count:
+                await self.recount()
+                next_count = self.clock.monotonic() + RECOUNT_EVERY
             await self.clock.sleep(TICK)
+
+    async def recount(self) -> None:
+        """Ask the store how many dead letters are open."""
+        try:
+            counts = await self.store.letter_counts()
+        except Transient:  # the commits wait for the same store, and report it
+            return
+        self.status.open_letters = sum(counts.get(status, 0) for status in UNSETTLED)
 
     async def expire(self) -> None:
         """Remove the dead letters that are older than `dead_letter.retention`, a few at a time."""
@@ -109,4 +124,7 @@ class Upkeep:
         if count >= threshold and not self.alerted:
             help = f"pipe dlq groups {self.status.pipeline}"
             self.log(Incident("warning", "dlq.threshold", f"{self.status.pipeline}: {count} dead letters are open", help))
-        self.alerted = count >= threshold
+        elif count < threshold and self.alerted:
+            said = f"{self.status.pipeline}: {count} dead letters are open, fewer than {threshold} again"
+            self.log(Incident("info", "dlq.below_threshold", said, None))
+        self.alerted = self.status.alarmed = count >= threshold

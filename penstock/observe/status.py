@@ -62,6 +62,7 @@ class RunStatus:
     :ivar paused: `paused since …, by …`, where the pipeline is paused on purpose: no wait, for nothing is amiss.
     :ivar retries: attempts after the first, by component.
     :ivar open_letters: dead letters open, as of the last commit.
+    :ivar alarmed: they are as many as `dead_letter.alert_threshold` says. Events flow all the same, so the run stays ready.
     :ivar journal: None where none is kept, or nobody has looked yet.
     :ivar progress: (done, total) in bytes or events, where the source can say; None where it cannot.
     :ivar stale: by sink that knows which of two events is the newer, how many changed nothing, being older than what is there.
@@ -89,6 +90,7 @@ class RunStatus:
     paused: str | None = None
     retries: Counter[str] = field(default_factory=Counter)
     open_letters: int = 0
+    alarmed: bool = False
     journal: JournalSize | None = None
     progress: Callable[[], tuple[int, int] | None] = lambda: None
     stale: Callable[[], Mapping[str, int]] = dict

@@ -12,6 +12,7 @@ import pytest
 from cli_parts import PIPELINE, Pipe, Stdin, items
 
 from penstock.cli.terminal import Terminal
+from penstock.testing.servers import Database
 
 
 def letter_ids(pipe: Pipe, *options: str) -> list[str]:
@@ -95,7 +96,7 @@ def test_a_program_mends_an_event_and_a_replay_sends_it_under_its_old_key(ran: P
     assert "@" in happening["by"]
     assert pipe("dlq", "edit", identity, "--jq", ".data.n = 7")[2] == "shop: 0 dead letters edited, 1 unchanged\n"
     assert "a typing error" in pipe("dlq", "show", identity)[1]
-    assert pipe("dlq", "replay", "shop", "--id", identity)[0] == 0
+    assert pipe("dlq", "replay", "shop", "--filter", ".data.n == 7")[0] == 0
     assert '{"id":7,"total":14}' in (ran / "out/shop.jsonl").read_text().split()
     assert [each["what"] for each in shown(pipe, identity)["history"]] == ["edited", "replayed"]
     status, _, err = pipe("dlq", "edit", identity, "--jq", ".data.n = 8")
@@ -308,3 +309,24 @@ def test_a_test_holds_no_secrets_and_says_where_that_matters(shop: Path, pipe: P
     assert json.loads(out)["test"]["input"]["data"]["email"] == "ada@example.com"
     _, out, err = pipe("dlq", "to-test", zero[0], "--name", "m", "--redact", ".data.n", "--dry-run")
     assert "warning" not in err
+
+
+def test_all_of_it_works_with_the_state_in_a_server(
+    shop: Path, database: Database, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "pipelines/shop.yaml").write_text(f"{PIPELINE}state: ${{STATE}}\n")
+    monkeypatch.setenv("STATE", database.dsn)
+    assert pipe("run", "--once", "pipelines/shop.yaml")[0] == 0
+    identity = of_zero(pipe)
+    assert pipe("dlq", "edit", identity, "--jq", ".data.n = 6", "--reason", "r")[0] == 0
+    plain = pipe("dlq", "export", "shop")[1]
+    assert pipe("dlq", "replay", "shop", "--id", identity)[0] == 0
+    assert pipe("dlq", "discard", "shop", "--all", "--yes")[0] == 0
+    [figures] = items(pipe("dlq", "stats", "--json")[1])
+    assert figures["by_status"] == {"discarded": 2, "resolved": 1}
+    assert [each["what"] for each in shown(pipe, identity)["history"]] == ["edited", "replayed"]
+    (shop / "letters.jsonl").write_text(plain)
+    (shop / "pipelines/other.yaml").write_text(PIPELINE.replace("pipeline: shop", "pipeline: other"))
+    assert pipe("dlq", "import", "other", "letters.jsonl", "--as")[0] == 0
+    [edited] = items(pipe("dlq", "ls", "other", "--json", "--filter", ".data.n == 6")[1])
+    assert edited["status"] == "open"

@@ -57,11 +57,34 @@ async def test_a_short_wait_is_no_incident(upkeep: Upkeep, clock: FakeClock, sai
 
 
 def test_crossing_the_threshold_of_dead_letters_warns_each_time_it_is_crossed(upkeep: Upkeep, said: list[Incident]) -> None:
+    alarmed = []
     for count in (2, 3, 4, 1, 5):
         upkeep.status.open_letters = count
         upkeep.watch()
-    assert [incident.message for incident in said] == ["shop: 3 dead letters are open", "shop: 5 dead letters are open"]
+        alarmed.append(upkeep.status.alarmed)
+    assert alarmed == [False, True, True, False, True]
+    assert [incident.message for incident in said] == [
+        "shop: 3 dead letters are open",
+        "shop: 1 dead letters are open, fewer than 3 again",
+        "shop: 5 dead letters are open",
+    ]
     assert said[0].help == "pipe dlq groups shop"
+
+
+async def test_what_people_do_beside_a_run_is_counted(tmp_path: Path, clock: FakeClock, said: list[Incident]) -> None:
+    store = make_store(tmp_path)
+    await store.open()
+    try:
+        epoch = await store.issue_epoch(version())
+        await store.put_dead_letters(epoch, 1, [letter(f"l{n}", n) for n in range(1, 5)], ())
+        await store.note(epoch, note(1))
+        upkeep = Upkeep(DeadLetters(), store, RunStatus("orders", "v1", open_letters=4), clock, said.append)
+        await store.set_status(None, ["l1", "l2"], "discarded")
+        await store.set_status(None, ["l3"], "replaying")
+        await upkeep.recount()
+        assert upkeep.status.open_letters == 2
+    finally:
+        await store.close()
 
 
 async def test_settled_dead_letters_older_than_their_retention_expire(
