@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 
 import msgspec
 
@@ -22,7 +23,7 @@ from penstock.cloudevents import timestamp
 from penstock.engine.carrying import Ground, Portion
 from penstock.engine.letters import DECODE, SOURCE, letter_id
 from penstock.engine.pool import WorkerPool
-from penstock.engine.recompute import Recompute, alike
+from penstock.engine.recompute import BATCH, Recompute
 from penstock.engine.tally import Tally
 from penstock.engine.work import Work
 from penstock.errors import UsageError
@@ -30,12 +31,26 @@ from penstock.event import Event
 from penstock.journal.lines import Line
 from penstock.journal.opened import Mark, Record
 from penstock.journal.reader import JournalReader
+from penstock.ledger import Key
 from penstock.spi import Batch, Program
 from penstock.state.job_records import Job
 from penstock.state.records import LetterQuery, Version
 
 HELD, LETTERS, REPEATED, LEFT_OUT = "held", "letters", "repeated", "left_out"
 """What the job counts beside outcomes: had by every sink before; left to its dead letter; a repetition; not of the filter."""
+
+
+@dataclass(slots=True)
+class Owed:
+    """A past event, and the sinks that are to get it.
+
+    :ivar due: their bit mask; `recorded`: ledgers that have its key from itself already.
+    """
+
+    line: Line
+    due: int
+    key: Key | None = None
+    recorded: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -111,33 +126,11 @@ class LiveCarrier:
         chosen = chosen_by(self.filter, lines)
         counted[LEFT_OUT] += len(lines) - len(chosen)
         open_letters = await self._open_letters(chosen)
-        due: dict[int, int] = {}
-        todo: list[Line] = []
-        for line in chosen:
-            mask = self._due(line, open_letters, counted)
-            if mask:
-                due[len(todo)] = mask
-                todo.append(line)
-        works, done = [], 0
-        for batch in alike(todo):
-            works.append(await self._work(batch, {origin: due[done + origin] for origin in range(len(batch))}))
-            done += len(batch)
-        return works
-
-    def _due(self, line: Line, open_letters: set[str], counted: Counter[str]) -> int:
-        """The sinks that are to get the event of a line, as a bit mask; where there are none, why not is counted."""
-        if line.outcome == "deduplicated":
-            counted[REPEATED] += 1
-            return 0
-        had, request = self._had, self.request
-        if had.failed(line) and (not request.redeliver or line.step in (SOURCE, DECODE) or self._letter(line) in open_letters):
-            counted[LETTERS] += 1
-            return 0
-        wanted = had.mask(request.sinks or had.sinks)
-        mask = wanted if request.redeliver else wanted & ~had.before(line)
-        if not mask:
-            counted[HELD] += 1
-        return mask
+        owed = [Owed(line, due) for line in chosen if (due := self._due(line, open_letters, counted))]
+        await self._find_repetitions(owed)
+        left = [each for each in owed if each.due]
+        counted[REPEATED] += len(owed) - len(left)
+        return [await self._work(batch) for batch in _batches(left)]
 
     async def _open_letters(self, lines: Sequence[Line]) -> set[str]:
         """Of the dead letters that the lines name, those that no delivery has settled: they are not this job's matter."""
@@ -151,24 +144,61 @@ class LiveCarrier:
     def _letter(self, line: Line) -> str:
         return line.letter or letter_id(self.ground.pipeline.name, line.received())
 
-    async def _work(self, lines: Sequence[Line], due: Mapping[int, int]) -> Work:
-        """What becomes of some events of one moment, partition and version."""
-        surroundings, ledgers = self.ground.assembly.surroundings, self.ground.claimed.ledgers
+    def _due(self, line: Line, open_letters: set[str], counted: Counter[str]) -> int:
+        """The sinks that are to get the event of a line, as a bit mask; where there are none, why not is counted."""
+        if line.outcome == "deduplicated":
+            counted[REPEATED] += 1
+            return 0
+        had, request = self._had, self.request
+        if had.failed(line) and (not request.redeliver or line.step in (SOURCE, DECODE) or self._letter(line) in open_letters):
+            counted[LETTERS] += 1
+            return 0
+        wanted = had.mask(request.sinks or had.sinks)
+        due = wanted if request.redeliver else wanted & ~had.before(line)
+        if not due:
+            counted[HELD] += 1
+        return due
+
+    async def _find_repetitions(self, owed: Sequence[Owed]) -> None:
+        """What a sink has from another event of the same key by now, it does not get. A key that an event brought itself, when it
+        was delivered to other sinks, or filtered, does not stand in its way (rule 10)."""
+        keys = self.ground.assembly.keys
+        if keys is None or keys.positional or not owed:
+            return
+        for each in owed:
+            event = each.line.received()
+            (each.key,) = keys.of(Batch(each.line.partition, [event]), [event], Tally())
+        wanted = sorted({each.key.key for each in owed if each.key is not None})
+        await self.ground.in_flight.reserve(set(wanted))
+        for ledger in self.ground.claimed.ledgers:
+            brought, bits = dict(await ledger.seen(wanted)), self._had.mask(ledger.sinks)
+            before = set(brought)
+            for each in owed:
+                if each.key is None or not each.due & bits:
+                    continue
+                if brought.setdefault(each.key.key, each.key.brought_by) != each.key.brought_by:
+                    each.due &= ~bits
+                elif each.key.key in before:
+                    each.recorded.add(ledger.name)
+
+    async def _work(self, owed: Sequence[Owed]) -> Work:
+        """What the steps make of some events of one moment, partition and version, for the sinks that are to get it."""
+        clock, had, ledgers = self.ground.assembly.surroundings.clock, self._had, self.ground.claimed.ledgers
+        lines = [each.line for each in owed]
         outputs, routes, tally, received, filled = await self._run(lines)
-        work = Work(Batch(lines[0].partition, received), surroundings.clock.monotonic(), moment_of(surroundings.clock))
-        work.events, work.names = filled, {origin: event_name(line) for origin, line in enumerate(lines)}
-        everything = self._had.mask(self._had.sinks)
-        work.due = {origin: mask for origin, mask in due.items() if mask != everything}
-        work.sink_ledgers = tuple(next(one.name for one in ledgers if sink in one.sinks) for sink in self._had.sinks)
+        work = Work(Batch(lines[0].partition, received), clock.monotonic(), moment_of(clock), filled)
+        work.names = dict(enumerate(map(event_name, lines)))
+        work.due = {origin: each.due for origin, each in enumerate(owed) if each.due != had.mask(had.sinks)}
+        work.keys = {origin: each.key for origin, each in enumerate(owed) if each.key is not None}
+        work.sink_ledgers = tuple(next(one.name for one in ledgers if sink in one.sinks) for sink in had.sinks)
         for ledger in ledgers:
-            bits = self._had.mask(ledger.sinks)
-            recorded = self._recorded.get(ledger.name, ())
-            held = {origin for origin, mask in due.items() if not mask & bits or work.names[origin] in recorded}
-            if held:
-                work.verdicts.held[ledger.name] = held
+            bits, recorded = had.mask(ledger.sinks), self._recorded.get(ledger.name, ())
+            held = {n for n, each in enumerate(owed) if not each.due & bits or work.names[n] in recorded}
+            work.verdicts.held[ledger.name] = held
+            work.verdicts.recorded[ledger.name] = {n for n, each in enumerate(owed) if ledger.name in each.recorded}
         if work.due:
             masks = [-1] * len(outputs) if routes is None else routes
-            routes = [mask & due[event.origin] for event, mask in zip(outputs, masks, strict=True)]
+            routes = [mask & owed[event.origin].due for event, mask in zip(outputs, masks, strict=True)]
         work.take(outputs, routes, tally)
         return work
 
@@ -185,6 +215,13 @@ class LiveCarrier:
             event.origin = origin
         outputs, routes = await self._pool.run(received, tally, now=timestamp(lines[0].at), prepare=True)
         return outputs, routes, tally, received, received
+
+
+def _batches(owed: Sequence[Owed]) -> Iterator[list[Owed]]:
+    """Of one moment, partition and version each."""
+    for _, group in groupby(owed, lambda each: (each.line.at, each.line.partition, each.line.version)):
+        while batch := list(islice(group, BATCH)):
+            yield batch
 
 
 def carry_backfill(job: Job, ground: Ground) -> LiveCarrier:

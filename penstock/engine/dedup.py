@@ -27,6 +27,7 @@ class Verdicts:
     :ivar held: for each ledger, the events that it has taken already (by position, or by a key that they brought themselves) or
         that a dead letter stands for: not offered again.
     :ivar repeated: for each ledger, the events whose key another event brought.
+    :ivar recorded: for each ledger, the events of a job whose own key it has already, and that it takes all the same.
     :ivar settled: for each ledger, the events without a position whose outcome its counts have, though it did not take them:
         repetitions, and events that a dead letter stands for.
     :ivar reread: events that every ledger holds, or has settled: no outcome, not received.
@@ -40,6 +41,7 @@ class Verdicts:
 
     held: dict[str, set[int] | range] = field(default_factory=dict)
     repeated: dict[str, set[int]] = field(default_factory=dict)
+    recorded: dict[str, set[int]] = field(default_factory=dict)
     settled: dict[str, set[int]] = field(default_factory=dict)
     reread: set[int] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)

@@ -76,7 +76,8 @@ def finished_keys(work: Work, ledger: str, failed: set[int]) -> Iterator[Key]:
     if not work.keys:
         return
     verdicts = work.verdicts
-    ended = {*work.failures, *failed, *verdicts.dropped, *verdicts.held.get(ledger, ()), *verdicts.repeated.get(ledger, ())}
+    known = (*verdicts.held.get(ledger, ()), *verdicts.repeated.get(ledger, ()), *verdicts.recorded.get(ledger, ()))
+    ended = {*work.failures, *failed, *verdicts.dropped, *known}
     if not ended:
         yield from work.keys.values()
         return

@@ -9,7 +9,8 @@ that the oracle expects. A round in which nothing was killed or little was deliv
     python -m penstock.testing.crash --scenario sqlite --seed 17 --rounds 1 --keep /tmp/round       # one round again
     python -m penstock.testing.crash --scenario cdc_postgres --rounds 100  # while a database changes, its server killed too
 
-Beside live work (`replay_beside…`) letters are mended and replayed while the runs are struck (`replay_rounds`).
+Beside live work letters are mended and replayed (`replay_beside…`, `replay_rounds`), or a sink is added and backfilled
+(`backfill_beside…`, `backfill_rounds`), while the runs are struck.
 Over a changing database (`cdc_…`) there is no undisturbed run: what must come out is what the writers committed (`cdc_rounds`).
 
 From code: `run_rounds(scenario, seeds)` with a `Scenario` of your own sink. Source: docs/guarantees.md, "Faults to survive".
@@ -29,6 +30,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from penstock.testing.backfill_rounds import BACKFILL_SCENARIOS, BackfillScenario, backfill_rounds
 from penstock.testing.cdc_scenario import CDC_SCENARIOS, CdcScenario
 from penstock.testing.processes import Launcher, Program
 from penstock.testing.replay_rounds import replay_rounds
@@ -39,9 +41,9 @@ from penstock.testing.scenario import SCENARIOS, Scenario
 LEDGERS = ("sqlite", "file", "both")
 """Scenarios run without being asked for: the sink's own ledger, the state store's, and both together."""
 
-AnyScenario = Scenario | CdcScenario | ReplayScenario
+AnyScenario = Scenario | CdcScenario | ReplayScenario | BackfillScenario
 
-ALL_SCENARIOS: Mapping[str, AnyScenario] = {**SCENARIOS, **CDC_SCENARIOS, **REPLAY_SCENARIOS}
+ALL_SCENARIOS: Mapping[str, AnyScenario] = {**SCENARIOS, **CDC_SCENARIOS, **REPLAY_SCENARIOS, **BACKFILL_SCENARIOS}
 
 ENOUGH_ROUNDS = 20
 """After so many consecutive seeds every fault point has had its turn."""
@@ -100,6 +102,10 @@ def _rounds_of(scenario: AnyScenario, commands: Launcher) -> Iterator[Callable[[
     """:param commands: starts what comes beside the runs; it starts nothing itself before it is used."""
     if isinstance(scenario, Scenario):
         yield partial(run_round, scenario)
+        return
+    if isinstance(scenario, BackfillScenario):
+        with backfill_rounds(scenario, commands) as one:
+            yield one
         return
     if isinstance(scenario, ReplayScenario):
         with replay_rounds(scenario, commands) as one:

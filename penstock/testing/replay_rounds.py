@@ -73,14 +73,14 @@ def run_replay_round(
         passes = directory / "passes.json"
         result.passed = json.loads(passes.read_text()) if passes.exists() else {}
         result.strikes.clear()
-        told("disturbed", strikes or _strikes(rng, seed, result.passed, calm.took))
+        told("disturbed", strikes or job_strikes(rng, seed, result.passed, calm.took))
         if not result.problems and not result.killed_at:
             result.problems.append(Problem("no_kill", "no strike hit a run: nothing is proved"))
     result.seconds = time.monotonic() - started
     return result
 
 
-def _strikes(rng: random.Random, seed: int, passed: Mapping[str, int], took: float) -> list[Strike]:
+def job_strikes(rng: random.Random, seed: int, passed: Mapping[str, int], took: float) -> list[Strike]:
     """Each second one kills in a job, the first of them at the point whose turn it is."""
     points = [JOB_POINTS[seed % len(JOB_POINTS)], *rng.choices(JOB_POINTS, k=MOST_STRIKES)]
     in_jobs = [Strike(f"{point}:{rng.randrange(1, 4)}:kill") for point in points]
@@ -105,6 +105,7 @@ class Story:
     _run: Process | None = None
     _strike: Strike = field(default_factory=Strike)
     _begun: float = 0.0
+    _terminated: bool = False
 
     @property
     def project(self) -> Path:
@@ -116,7 +117,7 @@ class Story:
         self.project.mkdir()
         (self.project / "in").mkdir()
         write_replay_pipeline(self.project, self.scenario, self.settings)
-        mending = rng.randrange(CHUNKS // 3, CHUNKS - 2)
+        mending = rng.randrange(CHUNKS // 2, CHUNKS - 1)
         for number in range(CHUNKS):
             self._add(number)
             self._keep_alive()
@@ -149,7 +150,7 @@ class Story:
         self._run, self._begun = self._start(["run", FILE]), time.monotonic()
 
     def _start(self, arguments: list[str]) -> Process:
-        self._strike = self.strikes.pop(0) if self.strikes else Strike()
+        self._strike, self._terminated = self.strikes.pop(0) if self.strikes else Strike(), False
         environment = {"PENSTOCK_FAULT": self._strike.fault} if self._strike.fault else {}
         passes = str(self.directory / "passes.json") if self.name == "undisturbed" else ""
         return self.launcher.start(arguments, self.project, self._log(), environment=environment, passes=passes)
@@ -159,9 +160,13 @@ class Story:
         run, strike = self._run, self._strike
         assert run is not None
         if strike.delay is not None and time.monotonic() - self._begun >= strike.delay:
-            run.send(strike.signal)
+            self._send(run, strike.signal)
             return self._ended(run, RUN_TIMEOUT)
         return self._ended(run, 0.0)
+
+    def _send(self, process: Process, number: signal.Signals) -> None:
+        self._terminated = number == signal.SIGTERM
+        process.send(number)
 
     def _ended(self, process: Process, seconds: float) -> bool:
         try:
@@ -177,7 +182,7 @@ class Story:
         if status == -signal.SIGKILL:
             kills = [part.partition(":")[0] for part in strike.fault.split(",") if part.endswith(":kill")]
             self.result.killed_at[kills[0] if kills and strike.delay is None else "moment"] += 1
-        elif strike.delay is not None and strike.signal == signal.SIGTERM and status in (0, 143, -signal.SIGTERM):
+        elif self._terminated and status in (143, -signal.SIGTERM):  # it had not even begun to listen
             return
         elif status not in (0, 4) and not strike.may_fail:
             self._problem("exit_status", f"{status} under {strike or 'no strike'}")
@@ -186,7 +191,7 @@ class Story:
         """All of the input is there: drain, replay all that is open once more, and end every job."""
         run = self._run
         if run is not None and not self._struck():
-            run.send(signal.SIGTERM)
+            self._send(run, signal.SIGTERM)
             if not self._ended(run, RUN_TIMEOUT):
                 self._problem("hangs", "the run did not end on SIGTERM")
                 run.end()
@@ -209,7 +214,7 @@ class Story:
             try:
                 process.wait(self._strike.delay)
             except ProcessOverdue:
-                process.send(self._strike.signal)
+                self._send(process, self._strike.signal)
         if not self._ended(process, RUN_TIMEOUT):
             process.end()
             self._problem("hangs", f"a run under {self._strike or 'no strike'}")

@@ -202,3 +202,37 @@ async def test_workers_make_the_same(tmp_path: Path, workers: int) -> None:
     pipeline = add_sink(tmp_path, NEW + f"workers: {workers}\n")
     assert (await backfill(pipeline))["delivered"] == 180
     assert lines("fresh") == delivered(200)
+
+
+DEDUP = "dedup: { window: 1h, key: .data.n }\n"
+
+
+def append(*numbers: int) -> None:
+    with Path("in.jsonl").open("a") as file:
+        file.writelines(f'{{"n": {n}, "who": "again", "at": "2026-03-01T00:00:00Z"}}\n' for n in numbers)
+
+
+@pytest.mark.parametrize("sink", [NEW, TABLE.replace("key: [id], ", "")])
+async def test_a_repetition_that_a_new_sink_got_live_is_not_backfilled_again(tmp_path: Path, sink: str) -> None:
+    await run_shop(tmp_path, more=DEDUP, count=20)
+    file = tmp_path / "shop.yaml"
+    file.write_text(file.read_text().replace(DEDUP, sink + DEDUP))
+    pipeline = penstock.load(file)
+    append(4, 5)
+    await penstock.run(pipeline, once=True)
+    await backfill(pipeline)
+    append(6, 7)
+    await penstock.run(pipeline, once=True)
+    await backfill(pipeline)
+    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
+    assert Counter(got) == Counter(delivered(20))
+    assert lines("all") == delivered(20)
+
+
+async def test_the_key_of_a_filtered_event_does_not_stand_in_its_way(tmp_path: Path) -> None:
+    await run_shop(tmp_path, more=DEDUP, count=20)
+    changed = write_shop(tmp_path, STEPS.replace(".n % 10 != 3", ".n % 10 != 3 or .n == 13"), DEDUP)
+    assert (await backfill(changed))["delivered"] == 1
+    append(13)
+    summary = await penstock.run(changed, once=True)
+    assert (summary.counts.deduplicated, lines("all").count(13)) == (1, 1)
