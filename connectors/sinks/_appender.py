@@ -81,8 +81,8 @@ class Appender:
 
     def _reopen(self) -> None:
         if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            file, self._file = self._file, -1  # its number is free even where closing it fails
+            os.close(file)
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(self._file)
         if not os.path.samestat(status, os.fstat(self._lock)):
@@ -172,10 +172,13 @@ class Appender:
             os.ftruncate(self._file, length)
 
     def close(self) -> None:
-        for file in (self._file, self._lock):
+        file, lock, self._file, self._lock = self._file, self._lock, -1, -1
+        try:
             if file >= 0:
                 os.close(file)
-        self._file = self._lock = -1
+        finally:
+            if lock >= 0:
+                os.close(lock)
 
 
 def _encoder(suffix: str) -> Any:

@@ -69,10 +69,12 @@ class PipelineLock:
 
     def release(self) -> None:
         """Let go; harmless when not held."""
-        if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            try:
+                os.ftruncate(descriptor, 0)
+            finally:
+                os.close(descriptor)
 
 
 def holder_of(path: Path) -> int | None:
