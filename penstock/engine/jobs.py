@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 TICK = 0.5
 """Seconds between two looks for jobs."""
+BESIDE = 100
+"""Events of a portion, at most, where live work waits for it: more make a job faster, and live events later."""
 FOLLOWING = 0.5
 """Seconds after which a carrier looks again what is asked of its job."""
 
@@ -189,7 +191,8 @@ class Jobs:
         clock = self.options.clock
         pace = Pace(_rate_of(job), clock.monotonic())
         progress, looked = job.progress, clock.monotonic()
-        count = pace.portion(self.ground.pipeline.batching.count)
+        count = self.ground.pipeline.batching.count
+        count = pace.portion(min(count, BESIDE) if self.ground.reading else count)
         async with aclosing(carrier.portions(count)) as portions:
             async for portion in portions:
                 progress = await self._commit(portion, replace(progress, rate=pace.rate))
