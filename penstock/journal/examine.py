@@ -10,9 +10,9 @@ from pathlib import Path
 from penstock.config.model import Journal
 from penstock.errors import EnvironmentFault
 from penstock.journal.frames import Place
+from penstock.journal.head import HEAD, read_head
 from penstock.journal.index import segment_path
 from penstock.journal.reader import Extent, JournalReader
-from penstock.journal.segments import HEAD, read_head
 from penstock.places import LEAST_FREE, look_at_file, look_at_room
 from penstock.spi import Finding
 

@@ -13,45 +13,30 @@ second one succeeds (fsync(2), "Errors"), so a segment that failed is cut to wha
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from penstock.errors import EnvironmentFault, Unavailable
 from penstock.faults import Faults
-from penstock.files import DISK_FULL, make_directory_durably, write_durably
+from penstock.files import DISK_FULL
 from penstock.journal.encoding import LEVEL, Lines, frames_of
 from penstock.journal.frames import Place
+from penstock.journal.head import identity
 from penstock.journal.index import disk_size, lone_sidecars, newest_receipt, remove_segment, repair, segment_numbers, tidy
 from penstock.journal.segment import Segment
 
 if TYPE_CHECKING:
     import zstandard
 
-FORMAT = 1
 ROLL = 64 << 20
 """Bytes after which a segment is followed by the next."""
 _PARTS = 8
-HEAD = "journal.json"
-"""The file that tells a journal from other directories."""
 
 
 def roll_for(max_size: int) -> int:
     """After how many bytes to begin the next segment: retention removes whole ones, so that a small journal has small ones."""
     return min(ROLL, max_size // _PARTS)
-
-
-class Head(msgspec.Struct, frozen=True):
-    """What `journal.json` says: the format of the files beside it, and which journal they are."""
-
-    format: int
-    id: str
-
-
-_decode_head = msgspec.json.Decoder(Head).decode
 
 
 class Segments:
@@ -80,7 +65,7 @@ class Segments:
 
         self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
         try:
-            self._id = _identity(self._directory)
+            self._id = identity(self._directory)
             return self._take_over(place)
         except OSError as error:
             raise self._fault(error) from error
@@ -263,37 +248,3 @@ class Segments:
             where=str(error.filename or self._directory),
             help="`pipe doctor` looks at its directory, which `journal.path` names; `journal: off` keeps none",
         )
-
-
-def _identity(directory: Path) -> str:
-    """The journal's id, made where there is none. Raises as `read_head`."""
-    head = read_head(directory)
-    if head is None:
-        make_directory_durably(directory, 0o700)
-        head = Head(FORMAT, secrets.token_hex(8))
-        write_durably(directory / HEAD, msgspec.json.encode(head) + b"\n")
-    return head.id
-
-
-def read_head(directory: Path) -> Head | None:
-    """What the journal says of itself; None where there is none.
-
-    :raises EnvironmentFault: `journal.newer`, `journal.damaged`.
-    :raises OSError: it cannot be read.
-    """
-    path = directory / HEAD
-    try:
-        head = _decode_head(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except msgspec.MsgspecError as error:
-        raise EnvironmentFault(
-            "journal.damaged", f"{path} cannot be read", why=str(error), help=f"move {directory} away: a new one is made"
-        ) from error
-    if head.format > FORMAT:  # Invariant 11
-        raise EnvironmentFault(
-            "journal.newer",
-            f"the journal in {directory} has format {head.format}; this program knows formats up to {FORMAT}",
-            help="run the newer version of penstock that wrote it",
-        )
-    return head

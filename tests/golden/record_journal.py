@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from journal_parts import BEGAN, corrections_of, lines_of, write, writer
 
-from penstock.journal.segments import HEAD
+from penstock.journal.head import HEAD
 
 
 def main(directory: Path) -> None:
