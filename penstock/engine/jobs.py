@@ -25,7 +25,7 @@ from penstock.engine.carrying import Ground, JobCarrier, MakeCarrier, Portion
 from penstock.engine.pace import Pace
 from penstock.engine.retry import PATIENT, Waits, persistently
 from penstock.engine.supervise import bug
-from penstock.engine.turn import Turn
+from penstock.engine.turn import OUTCOMES, Turn
 from penstock.errors import Fenced, PenstockError, Transient, UsageError
 from penstock.ledger import Counts
 from penstock.observe.log import Incident
@@ -195,7 +195,8 @@ class Jobs:
         count = pace.portion(min(count, BESIDE) if self.ground.reading else count)
         async with aclosing(carrier.portions(count)) as portions:
             async for portion in portions:
-                progress = await self._commit(portion, replace(progress, rate=pace.rate))
+                before, progress = progress, await self._commit(portion, replace(progress, rate=pace.rate))
+                self._count(job.kind, before, progress)
                 self.told(progress)
                 pace.did(portion.events or portion.done, clock.monotonic())
                 if portion.cursor is None:
@@ -209,6 +210,12 @@ class Jobs:
                 if (verdict := self._verdict(job)) != "go on":
                     return verdict
         return "go on"
+
+    def _count(self, kind: str, before: JobProgress, behind: JobProgress) -> None:
+        for outcome in OUTCOMES[1:5]:
+            came = behind.counts.get(outcome, 0) - before.counts.get(outcome, 0)
+            if came:
+                self.ground.status.job_events[kind, outcome] += came
 
     async def _seen(self, job: Job, looked: float) -> tuple[Job, float]:
         """What is asked of it by now; looked up from time to time."""

@@ -55,6 +55,9 @@ class RunCollector(Collector):
             "Events written that changed nothing, being older than what is there (order_by).",
             labels=["pipeline", "sink"],
         )
+        jobs = CounterMetricFamily(
+            "penstock_job_events", "Events of jobs with a durable outcome, counted apart.", labels=["pipeline", "kind", "outcome"]
+        )
         retries = CounterMetricFamily("penstock_retries", "Attempts after the first.", labels=["pipeline", "component"])
         for run in self._runs:
             for outcome in OUTCOMES:
@@ -67,9 +70,11 @@ class RunCollector(Collector):
                 sinks.add_metric([run.pipeline, sink], count)
             for sink, count in sorted(run.stale().items()):
                 stale.add_metric([run.pipeline, sink], count)
+            for (kind, outcome), count in sorted(run.job_events.items()):
+                jobs.add_metric([run.pipeline, kind, outcome], count)
             for component, count in sorted(run.retries.items()):
                 retries.add_metric([run.pipeline, component], count)
-        yield from (outcomes, derived, reread, steps, sinks, stale, retries)
+        yield from (outcomes, derived, reread, steps, sinks, stale, jobs, retries)
 
     def _latencies(self) -> Iterator[Metric]:
         batches = HistogramMetricFamily(

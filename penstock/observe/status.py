@@ -55,6 +55,7 @@ class RunStatus:
     :ivar reread: events read again that every ledger already held.
     :ivar sinks: events written, by sink.
     :ivar steps: by (step, outcome), an outcome being `filtered`, `failed` or `skipped`.
+    :ivar job_events: what came of the events of jobs, by (kind of job, outcome).
     :ivar in_flight_events: read and not yet committed; `in_flight_bytes` likewise.
     :ivar batch_seconds: from a batch's reading to its commit; `commit_seconds` of a group's commit alone.
     :ivar committed_at: wall time of the last commit; 0 before the first.
@@ -81,6 +82,7 @@ class RunStatus:
     reread: int = 0
     sinks: Counter[str] = field(default_factory=Counter)
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+    job_events: Counter[tuple[str, str]] = field(default_factory=Counter)
     in_flight_events: int = 0
     in_flight_bytes: int = 0
     batch_seconds: Histogram = field(default_factory=Histogram)
