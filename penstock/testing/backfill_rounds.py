@@ -23,7 +23,7 @@ from penstock.testing.processes import Launcher, ProcessOverdue
 from penstock.testing.replay_rounds import CHUNKS, FILE, Story, job_strikes
 from penstock.testing.replay_scenario import draw_settings
 from penstock.testing.rounds import RUN_TIMEOUT, Problem, RoundResult
-from penstock.testing.scenario import Output, Scenario, file_output, table_output, write_pipeline
+from penstock.testing.scenario import Output, Scenario, Unreadable, file_output, table_output, write_pipeline
 from penstock.testing.strikes import Strike
 
 ASKING = 0.4
@@ -134,7 +134,13 @@ class BackfillStory(Story):
         path.write_text(json.dumps(pipeline, indent=2))
 
     def _add_sink(self) -> None:
-        """Between two runs: the next one has the late sink, too."""
+        """Between two runs, once the first sink has something: the next one has the late sink, too."""
+        deadline = time.monotonic() + RUN_TIMEOUT
+        while not self._has_rows() and not self.result.problems:
+            self._keep_alive()
+            time.sleep(_PAUSES[0])
+            if time.monotonic() > deadline:
+                self._problem("idle", "nothing is delivered")
         run = self._run
         if run is not None and not self._struck():
             self._send(run, signal.SIGTERM)
@@ -143,6 +149,12 @@ class BackfillStory(Story):
                 run.end()
         self._run, self._added = None, True
         self._write([replace(self.scenario.first, prepare=lambda project: None), self.scenario.late])
+
+    def _has_rows(self) -> bool:
+        try:
+            return bool(self.scenario.first.rows(self.project))
+        except (OSError, Unreadable):  # not there yet, or torn just now
+            return False
 
     def _replay(self, *, alone: bool) -> None:
         """What the story of replays does here."""
