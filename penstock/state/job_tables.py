@@ -9,17 +9,22 @@ Source: docs/guarantees.md, rule 10.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from penstock.errors import Fenced, UsageError
+from penstock.state import lane_tables
 from penstock.state.dialect import Connection
 from penstock.state.job_records import Ending, Job, JobError, JobProgress, JobState, JobWish
+from penstock.state.records import Status
 
 KEPT = 1000
-"""Jobs on record; one that has not ended is kept beyond it."""
+"""Jobs of a kind on record; one that has not ended is kept beyond it."""
+
+TAKES_UP: Mapping[str, Status] = {"retry": "open", "release": "parked"}
+"""The kinds of job that a run makes by itself, each with the status of the letters that it takes up."""
 
 JOB_COLUMNS = (
     "ALTER TABLE jobs RENAME COLUMN query TO options",
@@ -63,9 +68,9 @@ def create(connection: Connection, job: Job) -> None:
         (job.id, job.kind, job.options, job.created_at, job.created_by, int(job.alone), job.created_at, job.progress.total),
     )
     connection.execute(
-        "DELETE FROM jobs WHERE ended_at IS NOT NULL AND created_at < "
-        "(SELECT created_at FROM jobs ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET ?)",
-        (KEPT - 1,),
+        "DELETE FROM jobs WHERE ended_at IS NOT NULL AND kind = ? AND created_at < "
+        "(SELECT created_at FROM jobs WHERE kind = ? ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET ?)",
+        (job.kind, job.kind, KEPT - 1),
     )
 
 
@@ -105,6 +110,7 @@ def ask(connection: Connection, identity: str, wish: JobWish, now: float) -> Job
     connection.execute("UPDATE jobs SET asked = ?, changed_at = ? WHERE id = ?", (wish, now, job.id))
     if wish == "cancel" and (job.alone or job.started_at is None):
         _end(connection, job.id, "cancelled", None, now)
+        _give_up(connection, job)
     elif wish == "pause" and job.state == "waiting":
         _set_state(connection, job.id, "paused", now)
     elif wish == "run" and job.state == "paused":
@@ -125,7 +131,7 @@ def withdraw(connection: Connection, identity: str, now: float) -> None:
 def recover(connection: Connection, now: float) -> list[Job]:
     """Open jobs of runs, oldest first, at a claim: what a run that died was at waits again, and its letters are open."""
     connection.execute(
-        "UPDATE letters SET status = 'open', job = NULL WHERE pending IS NULL AND status = 'replaying' "
+        f"UPDATE letters SET status = {lane_tables.REOPENED}, job = NULL WHERE pending IS NULL AND status = 'replaying' "  # noqa: S608
         "AND job IN (SELECT id FROM jobs WHERE ended_at IS NULL AND alone = 0)"
     )
     connection.execute(
@@ -206,16 +212,31 @@ def leave(connection: Connection, identity: str, now: float) -> Job:
 
 
 def end(connection: Connection, identity: str, ending: Ending, error: JobError | None, now: float) -> None:
-    """It is over; the first end stands. Letters that it still held are open again."""
+    """It is over; the first end stands. Letters that it still held are open again. What it was to take up by itself and did not
+    waits for people, unless it is done."""
     _end(connection, identity, ending, error, now)
     reopen_letters(connection, identity)
+    if ending != "done":
+        _give_up(connection, find(connection, identity))
 
 
 def reopen_letters(connection: Connection, identity: str) -> None:
     """What it took up and did not replay is open again."""
-    connection.execute(
-        "UPDATE letters SET status = 'open', job = NULL WHERE pending IS NULL AND status = 'replaying' AND job = ?", (identity,)
+    rows = connection.execute(
+        f"UPDATE letters SET status = {lane_tables.REOPENED}, job = NULL "  # noqa: S608 - a constant
+        "WHERE pending IS NULL AND status = 'replaying' AND job = ? RETURNING id",
+        (identity,),
     )
+    reopened = [letter for (letter,) in rows.fetchall()]
+    if reopened:
+        lane_tables.free(connection, reopened)
+
+
+def _give_up(connection: Connection, job: Job) -> None:
+    """Of a job that the run made by itself: the next would be made at once, and fail again."""
+    status = TAKES_UP.get(job.kind)
+    if status is not None:
+        lane_tables.give_up_due(connection, status, job.created_at)
 
 
 def _end(connection: Connection, identity: str, ending: Ending, error: JobError | None, now: float) -> None:

@@ -58,7 +58,7 @@ def letters_at(connection: Connection, pipeline: str, places: Sequence[LanePlace
         where = "l.seq = ANY(CAST(? AS BIGINT[]))"
     condition = f"l.pending IS NULL AND {where} AND l.status IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
     values = [among(str(place.seq) for place in places), among(query.status)]
-    return read_letters(connection, pipeline, condition, values, 'ORDER BY l."partition", l.position, l.seq')
+    return read_letters(connection, pipeline, condition, values, 'ORDER BY l."partition", l.position, l.arrival, l.seq')
 
 
 def _where(connection: Connection, query: LetterQuery) -> tuple[str, list[Any]]:

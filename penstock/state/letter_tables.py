@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from penstock.ledger import Claim
-from penstock.state import letter_history
+from penstock.state import lane_tables, letter_history
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tally import sweep
 from penstock.state.records import DeadLetter, Delivered, Repeat, Status
@@ -48,7 +48,7 @@ LETTER_TABLES = (
 COLUMNS = (
     "id", "version", "step", "code", "message", "why", "help", "violations", "fingerprint", "partition", "position", "source",
     "event_id", "type", "time", "event", "original_length", "original_digest", "reread", "owed", "delivered", "key", "brought_by",
-    "data_digest", "attempts", "repeats", "first_at", "last_at", "status", "job",
+    "data_digest", "attempts", "repeats", "first_at", "last_at", "status", "job", "lane", "arrival", "retries", "next_at",
 )  # fmt: skip
 _JSON = frozenset({"violations", "owed", "delivered"})
 _QUOTED = ", ".join(f'"{column}"' for column in COLUMNS)
@@ -121,7 +121,10 @@ def promote(connection: Connection, upto: int, *, replayed: Collection[str] = ()
     )
     for seq, identity in rivals.fetchall():
         _absorb(connection, seq, identity, ledgers, was_replayed=identity in replayed)
+    parked = lane_tables.provisional(connection, upto)
     connection.execute("UPDATE letters SET pending = NULL WHERE pending <= ?", (upto,))
+    if parked:  # somebody may have discarded what they were parked behind
+        lane_tables.free(connection, parked)
     connection.execute(
         """UPDATE letters SET repeats = repeats + r.n
            FROM (SELECT letter, count(*) AS n FROM repeats WHERE pending <= ? AND kind = 'repeat' GROUP BY letter) AS r
@@ -139,7 +142,8 @@ def _absorb(connection: Connection, seq: int, identity: str, ledgers: Collection
     :param ledgers: of which a letter that was replayed says alone whether they owe it.
     """
     settled = ledgers if was_replayed else ()
-    query = "SELECT seq, owed, delivered, attempts, repeats, first_at, status FROM letters WHERE "
+    columns = "seq, owed, delivered, attempts, repeats, first_at, status, lane, arrival, retries, next_at"
+    query = f"SELECT {columns} FROM letters WHERE "  # noqa: S608 - constants
     old = connection.execute(query + "id = ? AND pending IS NULL", (identity,)).fetchone()
     if old is None:
         connection.execute("UPDATE letters SET pending = NULL WHERE seq = ?", (seq,))
@@ -152,10 +156,16 @@ def _absorb(connection: Connection, seq: int, identity: str, ledgers: Collection
     if was_replayed:
         _keep_what_came(connection, old[0], seq, identity)
     delete(connection, [old[0]])
+    is_held = old[6] in ("open", "parked", "replaying")  # then its place, and what it waits for, stay
+    lane, arrival = old[7:9] if is_held and old[7] is not None else new[7:9]
+    retries, next_at = old[9:11] if is_held and not was_replayed else new[9:11]
     connection.execute(
         """UPDATE letters SET pending = NULL, owed = ?, delivered = ?, attempts = attempts + ?, repeats = repeats + ?,
-           first_at = ?, status = ? WHERE seq = ?""",
-        (_json(owed), _json(delivered), old[3], old[4], old[5], "parked" if old[6] == "parked" else new[6], seq),
+           first_at = ?, status = ?, lane = ?, arrival = ?, retries = ?, next_at = ? WHERE seq = ?""",
+        (
+            *(_json(owed), _json(delivered), old[3], old[4], old[5], "parked" if old[6] == "parked" else new[6]),
+            *(lane, arrival, retries, next_at, seq),
+        ),
     )
 
 
@@ -210,6 +220,8 @@ def conclude(connection: Connection, ids: Sequence[str], status: Status) -> None
         f"UPDATE letters SET status = ? WHERE id = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
         [(status, identity) for identity in ids],
     )
+    if ids:
+        lane_tables.free(connection, ids)
 
 
 def set_status(
@@ -227,7 +239,10 @@ def set_status(
             RETURNING id""",  # noqa: S608 - constants
         [status, job, dialect.among(ids), status, job, *([] if among is None else [dialect.among(among)])],
     )
-    return [identity for (identity,) in rows.fetchall()]
+    changed = [identity for (identity,) in rows.fetchall()]
+    if changed and status in ("resolved", "superseded", "discarded"):
+        lane_tables.free(connection, changed)
+    return changed
 
 
 def delete(connection: Connection, seqs: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ from penstock.state import job_tables, letter_history, letter_tables, replay_tab
 from penstock.state.dialect import Connection
 from penstock.state.job_tables import JOB_COLUMNS
 from penstock.state.lane_queries import LANE_INDEX
+from penstock.state.lane_tables import LANE_COLUMNS
 from penstock.state.ledger_tables import decode_counts, encode_counts, put_positions, read_positions
 from penstock.state.letter_history import HISTORY_TABLES
 from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
@@ -71,6 +72,7 @@ STORE_SCHEMA = Schema(
                 version TEXT PRIMARY KEY, promoted_at REAL NOT NULL, promoted_by TEXT NOT NULL, job TEXT NOT NULL,
                 differences INTEGER NOT NULL)"""
         ],
+        [*LANE_COLUMNS],
     ],
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from penstock.errors import Violation
 from penstock.ledger import Counts
@@ -45,6 +45,9 @@ class DeadLetter:
     :ivar data_digest: tells a repetition with the same data from one with other data (rule 7).
     :ivar first_at: seconds since the epoch of its first failure; `last_at` of the latest.
     :ivar edited: the event as a person mended it, in the form of `record`, which stays as it came; None: nobody did.
+    :ivar lane: key of the lane that it holds, or waits in, within its partition; None: it is in none. Where two of a lane have no
+        position, or the same, `arrival` says which came first.
+    :ivar retries: how many retries of the schedule are behind it; `next_at`: when the next is due, in seconds since 1970.
     """
 
     id: str
@@ -82,11 +85,40 @@ class DeadLetter:
     job: str | None = None
     source_record: bytes | None = None
     edited: bytes | None = None
+    lane: str | None = None
+    arrival: int = 0
+    retries: int = 0
+    next_at: float | None = None
 
     @property
     def effective(self) -> bytes:
         """The event that a replay sends, as a structured CloudEvent."""
         return self.record if self.edited is None else self.edited
+
+
+class Lane(NamedTuple):
+    """Events that keep their order: one key within a partition."""
+
+    partition: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedLane:
+    """A lane that is held: `head` is the id of the dead letter that holds it, `behind` how many are parked behind it."""
+
+    partition: str
+    lane: str
+    head: str
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How many dead letters wait for their next retry, and when the first of these is due, in seconds since 1970."""
+
+    waiting: int = 0
+    next_at: float | None = None
 
 
 def inherited(owed: Iterable[str], heirs: Mapping[str, Sequence[str]]) -> list[str]:

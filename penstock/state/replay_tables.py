@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from penstock.ledger import Claim, JobRecord
-from penstock.state import job_tables
+from penstock.state import job_tables, lane_tables
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tables import LIVE, has_passed
 from penstock.state.records import DeadLetter, Status, inherited
@@ -42,7 +42,7 @@ def record(
             _took(connection, identity, [ledger for ledger in owed if ledger in ledgers and ledger not in still], group)
 
 
-def resolve(connection: Connection, ids: Iterable[str], ledgers: Collection[str]) -> None:
+def resolve(connection: Connection, ids: Sequence[str], ledgers: Collection[str]) -> None:
     """Letters that a replay got through to all these ledgers: no other may owe them still."""
     for identity in ids:
         row = connection.execute(
@@ -53,6 +53,8 @@ def resolve(connection: Connection, ids: Iterable[str], ledgers: Collection[str]
             owed = _decode_owed(row[1])
             left = [name for name in owed if name not in ledgers]  # Invariant 13
             _owe(connection, row[0], left or owed, None if left else "resolved")
+    if ids:
+        lane_tables.free(connection, ids)
 
 
 def hand_over(connection: Connection, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None) -> None:

@@ -29,6 +29,7 @@ from penstock.state import (
 from penstock.state import letter_queries as queries
 from penstock.state.dialect import Connection
 from penstock.state.job_book import JobBook
+from penstock.state.lane_book import LaneBook
 from penstock.state.lane_queries import LanePlace
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.letter_desk import LetterDesk
@@ -62,6 +63,7 @@ class SqlStateStore(ABC):
         self._letter_writes = 0
         self._signals = SignalBox(database, clock)
         self._jobs = JobBook(database, clock)
+        self._lanes = LaneBook(database, clock)
         self._promotions = Promotions(database, clock)
         self._desk = LetterDesk(database, pipeline, clock)
 
@@ -76,6 +78,10 @@ class SqlStateStore(ABC):
     @property
     def jobs(self) -> JobBook:
         return self._jobs
+
+    @property
+    def lanes(self) -> LaneBook:
+        return self._lanes
 
     @property
     def promotions(self) -> Promotions:

@@ -12,6 +12,7 @@ from typing import Protocol
 from penstock.ledger import Claim, Commit, Ledger
 from penstock.spi import Position
 from penstock.state.job_book import JobBook
+from penstock.state.lane_book import LaneBook
 from penstock.state.lane_queries import LanePlace
 from penstock.state.letter_desk import LetterDesk
 from penstock.state.promotions import Promotions
@@ -38,6 +39,11 @@ class StateStore(Ledger, Protocol):
     @property
     def jobs(self) -> JobBook:
         """Replays, backfills and what else is carried out beside the live work (rule 10)."""
+        ...
+
+    @property
+    def lanes(self) -> LaneBook:
+        """Lanes that a dead letter holds, and what waits for its next retry (rules 10 and 12)."""
         ...
 
     @property
