@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from penstock.cli.lazy import Settings
 from penstock.cli.stores import StoreRef
 from penstock.config.model import Pipeline
 from penstock.config.paths import PROJECT_FILE, expand, find_pipeline, find_project, pipeline_name, pipelines_in
+from penstock.config.secret import Secret
 from penstock.errors import ConfigProblem, ConfigurationError, UsageError
 
 DEFAULT_STATE = ".penstock"
@@ -73,7 +75,7 @@ def find_stores(settings: Settings, names: Sequence[str], *, whole: bool = True)
     """The state stores of some pipelines, by name or file; of all in the project where none is named.
 
     :param whole: load the files, so that the kinds of the sources are known too. Without, a pipeline whose state is where it is
-        by default, and whose file does not speak of state, is found in a tenth of the time.
+        by default, or in a server, is found in a tenth of the time.
 
     A pipeline whose file is gone, or has mistakes, is looked up where state is by default. Of state in a server the file alone
     knows.
@@ -92,7 +94,7 @@ def find_stores(settings: Settings, names: Sequence[str], *, whole: bool = True)
 def _store_of(settings: Settings, name: str, project: Path, whole: bool) -> StoreRef:
     default = StoreRef(name, project / DEFAULT_STATE, journal=project / DEFAULT_STATE / "journal" / name)
     is_there = (default.directory / f"{name}.db").is_file()
-    if not whole and (quick := _default_store(settings, name, project)) is not None:
+    if not whole and (quick := _quick_store(settings, name, project)) is not None:
         return quick
     try:
         pipeline = load_named(settings, name)
@@ -108,16 +110,34 @@ def _store_of(settings: Settings, name: str, project: Path, whole: bool) -> Stor
     return StoreRef(pipeline.name, pipeline.state, pipeline.source.kind, pipeline.state_server, journal)
 
 
-def _default_store(settings: Settings, name: str, project: Path) -> StoreRef | None:
-    """Where state is by default; None where a variable, or the word in a file, could put it elsewhere, or the file is missing."""
+def _quick_store(settings: Settings, name: str, project: Path) -> StoreRef | None:
+    """Where state is by default, or as the file says in so many words; None where a variable or `penstock.yaml` could put it
+    elsewhere, or the file is missing or has mistakes: loading it says what there is to say."""
     if "PENSTOCK_STATE" in settings.environment():
         return None
     try:
         file = find_pipeline(name, project)
-        texts = [each.read_text("utf-8-sig") for each in (file, project / PROJECT_FILE) if each.is_file()]
-    except (UsageError, OSError, UnicodeDecodeError):  # loading it says what is wrong
+        text = file.read_text("utf-8-sig")
+        defaults = (project / PROJECT_FILE).read_text("utf-8-sig") if (project / PROJECT_FILE).is_file() else ""
+    except (UsageError, OSError, UnicodeDecodeError):
         return None
     declared = pipeline_name(file)
-    if declared is None or any("state" in text for text in texts):
+    if declared is None or "state" in defaults:
         return None
-    return StoreRef(declared, project / DEFAULT_STATE, journal=project / DEFAULT_STATE / "journal" / declared)
+    default = StoreRef(declared, project / DEFAULT_STATE, journal=project / DEFAULT_STATE / "journal" / declared)
+    return _said_store(settings, default, text, project) if "state" in text else default
+
+
+def _said_store(settings: Settings, default: StoreRef, text: str, project: Path) -> StoreRef | None:
+    from penstock.config.interpolate import Interpolator
+    from penstock.config.yaml import parse_yaml
+
+    try:
+        root = parse_yaml(text, "").value
+        said = root["state"].value if isinstance(root, dict) and "state" in root else None
+        if said is None:
+            return default if isinstance(root, dict) and "state" not in root else None
+        server = Interpolator(settings.environment(), project)(said).text if isinstance(said, str) else ""
+    except (ConfigurationError, ConfigProblem):
+        return None
+    return replace(default, server=Secret(server)) if server.startswith(("postgresql://", "postgres://")) else None
