@@ -40,6 +40,14 @@ def still_open(project: Path) -> list[str]:
     ]
 
 
+def refused(project: Path) -> bool:
+    """Whether the table has refused anything yet."""
+    try:
+        return bool(_query(project, f"SELECT 1 FROM letters WHERE step = '{TABLE}' AND pending IS NULL LIMIT 1"))  # noqa: S608
+    except sqlite3.OperationalError:  # the first run has not made its store yet
+        return False
+
+
 class _Verdict:
     def __init__(self, scenario: ReplayScenario, project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
         self.scenario, self.project, self.oracle, self.result, self.when = scenario, project, oracle, result, when
