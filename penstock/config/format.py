@@ -74,8 +74,17 @@ class DeadLetterFile(ComponentConfig):
         ge=1,
         description="Dead letters that are not settled from which a warning is logged, and `pipe dlq stats --check` fails.",
     )
-    lane: Literal["skip", "stop"] = Field("skip", description="What follows one: `skip` goes on, `stop` ends the run before it.")
-    retry: Literal["never"] = Field("never", description="Scheduled replays.")
+    lane: Literal["skip", "park", "stop"] = Field(
+        "skip",
+        description="What follows one: `skip` goes on; `park` holds the events of the same `event.partition_key` back, in order, "
+        "until it is delivered or discarded; `stop` ends the run before it.",
+    )
+    retry: Literal["never"] | list[Annotated[Duration, Field(gt=0)]] = Field(
+        "never",
+        min_length=1,
+        description="Delays after which one is replayed by itself, each counted from its last failure; then it waits for people.",
+        examples=[["5s", "5m", "30m"]],
+    )
 
 
 class JournalFile(ComponentConfig):
@@ -175,6 +184,9 @@ class Defaults(ComponentConfig):
         repr=False,
         description="Where the state stores are: `sqlite:DIRECTORY`, or a PostgreSQL database that several machines share, a "
         "schema `penstock_PIPELINE` for each: `postgresql://USER:PASSWORD@HOST/DATABASE` (its password from `${VARIABLE}`).",
+    )
+    pause_after: int | None = Field(
+        None, ge=1, description="Events failed for good in a row after which the run pauses itself; `pipe resume` goes on."
     )
     promote: Literal["off", "required"] = Field(
         "off", description="`required`: a changed version runs only once `pipe backfill promote` has let it through."

@@ -169,7 +169,7 @@ def _typed(
     content = content_of(form, *source, steps, sinks)
     text = canonical(content)
     is_local = form.state.startswith("sqlite:")
-    letters, limits, batching = form.dead_letter, form.limits, form.batching
+    limits, batching = form.limits, form.batching
     return typed.Pipeline(
         name=form.pipeline,
         description=form.description,
@@ -191,7 +191,7 @@ def _typed(
         route=form.route,
         batching=typed.Batching(batching.count, batching.bytes, batching.period),
         retry=retry_of(form.retry),
-        dead_letter=typed.DeadLetters(letters.retention, letters.alert_threshold, letters.lane),
+        dead_letter=_letters(form),
         limits=typed.Limits(limits.in_flight_events, limits.in_flight_bytes, limits.rate),
         journal=_journal(form, resolver, is_local),
         workers=form.workers,
@@ -199,9 +199,16 @@ def _typed(
         worker_memory=form.worker_memory,
         shutdown_timeout=form.shutdown_timeout,
         promote=form.promote,
+        pause_after=form.pause_after,
         tests=_tests(form, resolver.document),
-        warnings=[*warnings, *resolver.warnings, *notes(form, source[0], steps)],
+        warnings=[*warnings, *resolver.warnings, *notes(form, source[0], steps, source[1])],
     )
+
+
+def _letters(form: PipelineFile) -> typed.DeadLetters:
+    letters = form.dead_letter
+    retry = () if letters.retry == "never" else tuple(letters.retry)
+    return typed.DeadLetters(letters.retention, letters.alert_threshold, letters.lane, retry)
 
 
 def _journal(form: PipelineFile, resolver: Resolver, is_local: bool) -> typed.Journal | None:

@@ -99,11 +99,12 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """`dead_letter:` retention in seconds."""
+    """`dead_letter:` retention, and the delays of `retry`, in seconds."""
 
     retention: float = 30 * 86400.0
     alert_threshold: int | None = None
-    lane: Literal["skip", "stop"] = "skip"
+    lane: Literal["skip", "park", "stop"] = "skip"
+    retry: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ class Pipeline:
     worker_memory: int = 512 << 20
     shutdown_timeout: float = 30.0
     promote: Literal["off", "required"] = "off"
+    pause_after: int | None = None
     tests: Sequence[TestCase] = ()
     warnings: Sequence[str] = ()
 

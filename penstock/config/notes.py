@@ -16,14 +16,24 @@ _AWAITING = frozenset({"python"})
 """Transforms of ours that may wait for something, and can be interrupted there."""
 
 
-def notes(form: PipelineFile, source: typed.Component, steps: Sequence[typed.Step]) -> list[str]:
+def notes(
+    form: PipelineFile, source: typed.Component, steps: Sequence[typed.Step], event: typed.EventFields | None = None
+) -> list[str]:
     """A line each."""
-    return [*_dedup(form, source), *_unenforced(form, steps), *_step_timeouts(steps)]
+    return [*_dedup(form, source), *_laneless(form, event or typed.EventFields()), *_unenforced(form, steps), *_step_timeouts(steps)]
 
 
 def _dedup(form: PipelineFile, source: typed.Component) -> Iterator[str]:
     if form.dedup is not None and form.dedup.key is not None and source.kind.endswith("_cdc"):
         yield "dedup.key over changes of rows: a key names one change, not one entity, or an order's second update is dropped"
+
+
+def _laneless(form: PipelineFile, event: typed.EventFields) -> Iterator[str]:
+    if form.dead_letter.lane == "park" and event.partition_key is None:
+        yield (
+            "`lane: park` without `event.partition_key`: an event that brings no `partitionkey` of its own is in no lane, and ends "
+            "the run when it fails, as with `lane: stop`"
+        )
 
 
 def _unenforced(form: PipelineFile, steps: Sequence[typed.Step]) -> Iterator[str]:

@@ -60,13 +60,8 @@ def refuse_later(document: Document) -> Iterator[ConfigProblem]:
             del data[name]
     letters = data.get("dead_letter")
     if isinstance(letters, dict):
-        if letters.get("lane") == "park":
-            yield _later(document, ("dead_letter", "lane"), "`lane: park`", "write `skip` or `stop`")
-            del letters["lane"]
-        if letters.get("retry", "never") != "never":
-            yield _later(
-                document, ("dead_letter", "retry"), "a schedule of retries", "write `never`, and replay with `pipe dlq replay`"
-            )
+        if letters.get("retry") == "webhook":
+            yield _later(document, ("dead_letter", "retry"), "`retry: webhook`", "write the delays, such as [5s, 5m, 30m, 2h]")
             del letters["retry"]
     if isinstance(data.get("registry"), str) and re.match(r"https?:", data["registry"]):
         yield _later(document, ("registry",), "a registry behind HTTP", "name a directory")

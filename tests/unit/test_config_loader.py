@@ -92,9 +92,7 @@ def test_state_in_postgresql_is_a_secret_that_nothing_shows_or_stores(load: Load
 @pytest.mark.parametrize(
     ("line", "column"),
     [
-        ("dead_letter: { lane: park }", 16),
         ("dead_letter: { retry: webhook }", 16),
-        ("dead_letter: { retry: [5s, 5m] }", 16),
         ("registry: https://schemas.example.com", 1),
         ("transforms: [{ jq: ., effects: write }]", 23),
         ("transforms: [{ jq: ., idempotency_key: .id }]", 23),
@@ -106,6 +104,33 @@ def test_what_comes_later_is_refused_with_one_line(load: Load, line: str, column
     base = BASE.replace("sink: stdout\n", "") if line.startswith("sinks") else BASE
     row = base.count("\n") + 1
     assert found(load, base + line + "\n") == [("config.not_yet", f"p.yaml:{row}:{column}")]
+
+
+def test_a_schedule_of_retries_is_a_list_of_delays(load: Load) -> None:
+    pipeline = load(BASE + "dead_letter: { retry: [5s, 5m, 1h30m] }\n")
+    assert pipeline.dead_letter.retry == (5.0, 300.0, 5400.0)
+    assert load(BASE).dead_letter.retry == load(BASE + "dead_letter: { retry: never }\n").dead_letter.retry == ()
+    assert pipeline.version == load(BASE).version
+
+
+@pytest.mark.parametrize("said", ["[]", "[0s]", "[5]", "5s", "[5s, soon]"])
+def test_a_schedule_that_says_nothing_is_refused(load: Load, said: str) -> None:
+    problems = found(load, BASE + f"dead_letter: {{ retry: {said} }}\n")
+    assert len(problems) == 1
+    assert problems[0][1].startswith(f"p.yaml:{BASE.count(chr(10)) + 1}:")
+
+
+def test_parking_needs_a_key_and_lint_says_what_becomes_of_events_without(load: Load) -> None:
+    keyed = BASE.replace("source: {file: a.jsonl}", "source: {file: a.jsonl, event: {partition_key: .customer}}")
+    parks = "dead_letter: { lane: park }\n"
+    assert load(keyed + parks).dead_letter.lane == "park"
+    assert not any("partition_key" in line for line in load(keyed + parks).warnings)
+    assert [line for line in load(BASE + parks).warnings if "`lane: park` without `event.partition_key`" in line]
+
+
+def test_a_run_pauses_after_failures_in_a_row_where_the_file_says_so(load: Load) -> None:
+    assert (load(BASE).pause_after, load(BASE + "pause_after: 50\n").pause_after) == (None, 50)
+    assert len(found(load, BASE + "pause_after: 0\n")) == 1
 
 
 def test_a_journal_is_kept_unless_it_is_off_and_is_no_part_of_the_version(load: Load) -> None:
@@ -220,7 +245,7 @@ def test_flags_win_over_variables_over_the_file_over_the_project(load: Load) -> 
 
 
 def test_a_mistake_of_the_project_file_is_shown_there(load: Load) -> None:
-    assert found(load, BASE, project="wrokers: 2\ndead_letter: { lane: park }\n") == [
+    assert found(load, BASE, project="wrokers: 2\ndead_letter: { retry: webhook }\n") == [
         ("config.unknown_field", "penstock.yaml:1:1"),
         ("config.not_yet", "penstock.yaml:2:16"),
     ]
