@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -84,12 +84,17 @@ class Shipping:
         for (number, letter, _), found in zip(letters, there, strict=True):
             if found is None:
                 outcomes.append(Imported(number, "added", letter.id))
-            elif export_line(found, []) == export_line(letter, []):
+            elif _lasting(found) == _lasting(letter):
                 outcomes.append(Imported(number, "there", letter.id))
             else:
                 why = f"there is a dead letter of this event, which differs and is {found.status}"
                 outcomes.append(Imported(number, "differs", letter.id, why))
         return outcomes
+
+
+def _lasting(letter: DeadLetter) -> bytes:
+    """But for what a run may change as soon as the letter is there: when it is to be sent."""
+    return export_line(replace(letter, next_at=None), [])
 
 
 def _redacted(letter: DeadLetter, redaction: Redaction) -> bytes:

@@ -42,6 +42,10 @@ class _Exact(msgspec.Struct):
     first_at: float
     last_at: float
     history: list[Happening]
+    lane: str | None = None
+    arrival: int = 0
+    retries: int = 0
+    next_at: float | None = None
 
 
 class _Line(msgspec.Struct):
@@ -89,6 +93,7 @@ def export_line(letter: DeadLetter, history: Sequence[Happening]) -> bytes:
     exact = _Exact(
         letter.source, letter.event_id, letter.type, letter.time, letter.reread, None if letter.key is None else letter.key.hex(),
         letter.brought_by.hex(), letter.data_digest.hex(), letter.first_at, letter.last_at, kept,
+        letter.lane, letter.arrival, letter.retries, letter.next_at,
     )  # fmt: skip
     document: dict[str, Any] = {"dead_letter": FORMAT, **full_document(letter, kept), "exact": exact}
     return msgspec.json.encode(document)
@@ -128,7 +133,8 @@ def _letter(given: _Line) -> DeadLetter:
         key=None if exact.key is None else bytes.fromhex(exact.key), brought_by=bytes.fromhex(exact.brought_by),
         data_digest=bytes.fromhex(exact.data_digest), attempts=given.attempts, repeats=given.repeats, first_at=exact.first_at,
         last_at=exact.last_at, status="open" if given.status == "replaying" else given.status,
-        source_record=_text(given.source_record), edited=_text(given.edited),
+        source_record=_text(given.source_record), edited=_text(given.edited), lane=exact.lane, arrival=exact.arrival,
+        retries=exact.retries, next_at=exact.next_at,
     )  # fmt: skip
     _check(letter)
     return letter

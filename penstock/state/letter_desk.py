@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.clock import Clock
-from penstock.state import letter_groups, letter_history, letter_tables
+from penstock.state import lane_tables, letter_groups, letter_history, letter_tables
 from penstock.state.dialect import Connection
 from penstock.state.letter_queries import by_ids, page
 from penstock.state.letter_sieve import portions, sifted_page
@@ -155,6 +155,9 @@ class LetterDesk:
                 for happening in history:
                     letter_history.add(db, [letter.id], happening)
                 letter_history.add(db, [letter.id], act.happening(now, "imported"))
+            lane_tables.free(
+                db, [letter.id for letter, _ in letters if letter.status == "parked"]
+            )  # what holds them may be elsewhere
             return outcomes
 
         return await self._write(work)

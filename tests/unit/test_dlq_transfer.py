@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -53,6 +53,10 @@ EVERYTHING = made(
     repeats=2,
     status="discarded",
     position=b"\x00\x01",
+    lane="k",
+    arrival=3,
+    retries=2,
+    next_at=7.25,
 )
 HISTORY = [Happening(1.5, "edited", "ann@here", {"reason": "r", "before": "{}", "after": "{}"})]
 
@@ -63,6 +67,12 @@ def test_what_is_given_out_comes_back_byte_for_byte(given: DeadLetter) -> None:
     assert import_line(line) == (given, HISTORY)
     assert export_line(*import_line(line)) == line
     assert b"\n" not in line
+
+
+def test_nothing_of_a_letter_is_forgotten_by_the_format() -> None:
+    plain = {field.name: field.default for field in fields(DeadLetter)}
+    same = {name for name, default in plain.items() if getattr(EVERYTHING, name) == default}
+    assert same == {"job"}, "give it a value in EVERYTHING, and a place in the format"
 
 
 def test_what_only_a_store_knows_of_a_letter_stays_there() -> None:
