@@ -20,7 +20,8 @@ def notes(
     form: PipelineFile, source: typed.Component, steps: Sequence[typed.Step], event: typed.EventFields | None = None
 ) -> list[str]:
     """A line each."""
-    return [*_dedup(form, source), *_laneless(form, event or typed.EventFields()), *_unenforced(form, steps), *_step_timeouts(steps)]
+    lanes = _laneless(form, event or typed.EventFields())
+    return [*_dedup(form, source), *lanes, *_unenforced(form, steps), *_step_timeouts(steps)]
 
 
 def _dedup(form: PipelineFile, source: typed.Component) -> Iterator[str]:
