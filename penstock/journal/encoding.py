@@ -51,7 +51,7 @@ def frames_of(lines: Lines, compressor: zstandard.ZstdCompressor) -> Iterator[tu
         texts, ids = lines.texts[part], lines.ids[part]
         if others:
             ids += [others[line] for line in range(part.start, part.stop) if line in others]
-        data = compressor.compress(b"\n".join(texts) + b"\n")
+        data = compressor.compress(b"\n".join((*texts, b"")))
         corrections = len(texts) if lines.corrections else 0
         yield data, About(digests(ids), len(texts), corrections, span_of(lines.times[part], at), at)
 
