@@ -12,8 +12,11 @@ from typing import Any
 import msgspec
 
 from backfill.style import STYLE
+from penstock.journal.lines import VERSION_DIGITS
 
 CAUSES_SHOWN = 100
+UNFOLDED = 5
+"""Causes whose examples are seen at once."""
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _COMPARED = (("identical", "same"), ("changed", "changed"), ("missing", "missing"), ("extra", "extra"))
@@ -44,7 +47,7 @@ def _head(title: str, report: Mapping[str, Any]) -> str:
     facts = [
         ("events", f"{report['from']} to before {report['to']}"),
         ("steps of", report["against"] or "the pipeline file"),
-        ("version", report["version"]),
+        ("version", report["version"][:VERSION_DIGITS]),
         ("filter", report["filter"]),
         ("ignored", ", ".join(report["ignore"])),
         ("job", f"{report['job']} ({report['state']})"),
@@ -75,12 +78,12 @@ def _shadow(report: Mapping[str, Any]) -> list[str]:
 
 def _causes(causes: Sequence[Mapping[str, Any]]) -> str:
     most = max(cause["count"] for cause in causes)
-    shown = "".join(_cause(cause, most) for cause in causes[:CAUSES_SHOWN])
+    shown = "".join(_cause(cause, most, unfolded=number < UNFOLDED) for number, cause in enumerate(causes[:CAUSES_SHOWN]))
     more = len(causes) - CAUSES_SHOWN
     return shown + (f'<p class="dim">and {more:,} further places</p>' if more > 0 else "")
 
 
-def _cause(cause: Mapping[str, Any], most: int) -> str:
+def _cause(cause: Mapping[str, Any], most: int, *, unfolded: bool) -> str:
     width = max(1, round(100 * cause["count"] / most))
     rows = [
         (f"<code>{escape(each['event'])}</code>", _value(each["before"]), _value(each["after"])) for each in cause["examples"]
@@ -88,7 +91,7 @@ def _cause(cause: Mapping[str, Any], most: int) -> str:
     examples = _table(("event", "=before", "=after"), rows)
     head = f"<code>{escape(cause['path'])}</code> {escape(cause['kind'])}: {cause['count']:,}"
     meter = f'<div class="meter" style="width:{width}%"></div>'
-    return f"<details><summary>{head}{meter}</summary>{examples}</details>\n"
+    return f"<details{' open' if unfolded else ''}><summary>{head}{meter}</summary>{examples}</details>\n"
 
 
 def _value(text: str | None) -> str:
@@ -97,7 +100,10 @@ def _value(text: str | None) -> str:
 
 def _outcomes(report: Mapping[str, Any]) -> str:
     bar = _bar([(name.replace("_", "-"), kind, report[name]) for name, kind in _OUTCOMES])
-    said = [f"{report['read']:,} events were looked at, of about {report['estimate']['events']:,} in the range"]
+    whole = report["estimate"]["events"]
+    said = [
+        f"{report['read']:,} events were looked at" + (f", of about {whole:,} in the range" if whole > report["read"] else "")
+    ]
     if report["left_out"]:
         said.append(f"{report['left_out']:,} of them the filter left out")
     sinks = [(escape(name), f"{count:,}") for name, count in report["sinks"].items()]
