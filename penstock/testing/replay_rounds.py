@@ -30,6 +30,7 @@ CHUNKS = 14
 REPLAYING = 0.45
 """How likely a replay is asked for after a piece."""
 FILE = f"{PIPELINE}.yaml"
+UNDISTURBED, DISTURBED = "undisturbed", "disturbed"
 REPLAY = ["dlq", "replay", FILE, "--all"]
 _PAUSES = (0.02, 0.3)
 
@@ -68,12 +69,12 @@ def run_replay_round(
             judge_replays(scenario, story.project, oracle, result, when="" if planned else "undisturbed: ")
         return story
 
-    calm = told("undisturbed", ())
+    calm = told(UNDISTURBED, ())
     if not result.problems:
         passes = directory / "passes.json"
         result.passed = json.loads(passes.read_text()) if passes.exists() else {}
         result.strikes.clear()
-        told("disturbed", strikes or job_strikes(rng, seed, result.passed, calm.took))
+        told(DISTURBED, strikes or job_strikes(rng, seed, result.passed, calm.took))
         if not result.problems and not result.killed_at:
             result.problems.append(Problem("no_kill", "no strike hit a run: nothing is proved"))
     result.seconds = time.monotonic() - started
@@ -160,7 +161,7 @@ class Story:
     def _start(self, arguments: list[str]) -> Process:
         self._strike, self._terminated = self.strikes.pop(0) if self.strikes else Strike(), False
         environment = {"PENSTOCK_FAULT": self._strike.fault} if self._strike.fault else {}
-        passes = str(self.directory / "passes.json") if self.name == "undisturbed" else ""
+        passes = str(self.directory / "passes.json") if self.name == UNDISTURBED else ""
         return self.launcher.start(arguments, self.project, self._log(), environment=environment, passes=passes)
 
     def _struck(self) -> bool:
@@ -203,7 +204,14 @@ class Story:
             if not self._ended(run, RUN_TIMEOUT):
                 self._problem("hangs", "the run did not end on SIGTERM")
                 run.end()
+        struck = self.name == DISTURBED
         while self.strikes and not self.result.problems:
+            if self.rng.random() < REPLAYING:
+                self._replay(alone=False)
+            self._once()
+        if struck and not self.result.killed_at:  # none of them came in time; what the steps refuse is always there to replay
+            self._replay(alone=False)
+            self.strikes.append(Strike(f"{JOB_POINTS[2]}:1:kill"))
             self._once()
         for _ in range(2):  # drain, then what is open by then
             self._strike = Strike()

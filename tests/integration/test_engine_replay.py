@@ -133,7 +133,7 @@ async def test_what_today_filters_is_resolved_too(tmp_path: Path) -> None:
     assert await statuses(today) == {"p1": ("resolved", 1, ["table"])}
 
 
-async def test_beside_a_live_run_it_is_refused_with_the_runs_process_id(tmp_path: Path) -> None:
+async def test_beside_a_live_run_the_caller_hears_its_process_id_and_the_run_carries_the_job_out(tmp_path: Path) -> None:
     feed, table, check = Feed.of(*numbers(2)), Table(tmp_path / "t.db"), Check("p1")
     pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("check", check)])
     run = Run(pipeline, RunOptions())
@@ -141,12 +141,17 @@ async def test_beside_a_live_run_it_is_refused_with_the_runs_process_id(tmp_path
     async with asyncio.timeout(20):
         while run.status.counts.received < 2:
             await asyncio.sleep(0.001)
+    check.refused.clear()
     with pytest.raises(EnvironmentFault) as caught:
         await again(pipeline)
     assert (caught.value.code, str(os.getpid()) in caught.value.message) == ("state.held", True)
+    async with open_store(pipeline) as store, asyncio.timeout(20):
+        while (await store.jobs.latest())[0].open:
+            await asyncio.sleep(0.01)
+        (job,) = await store.jobs.latest()
     run.stop()
-    assert (await task).counts == Counts(2, 1, dead_lettered=1)  # not disturbed
-    assert (await again(pipeline)).selected == 1
+    assert (await task).counts == Counts(2, 1, dead_lettered=1)  # the first outcome stays
+    assert (job.state, said(summary_of(job)), table.ids) == ("done", (1, 1, 0, 0, 0), ["p0", "p1"])
 
 
 async def test_only_the_ledgers_that_owe_an_event_get_it(tmp_path: Path) -> None:
