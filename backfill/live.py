@@ -77,7 +77,7 @@ class LiveCarrier:
                 f"job {self.job.id} was asked for with another version of {pipeline.name} than the one that runs now",
                 help="start another backfill",
             )
-        self._recompute = Recompute(pipeline)
+        self._recompute = Recompute(pipeline, answering=claimed.performing)
         if pipeline.workers:
             self._pool = WorkerPool(pipeline, self.ground.assembly.surroundings, self.ground.status)
             self._stack.push_async_callback(self._pool.close)

@@ -118,7 +118,9 @@ def carry_replay(job: Job, ground: Ground) -> ReplayCarrier:
     """:raises UsageError: `job.bad_options`."""
     options = decode_options(job)
     claimed = ground.claimed
-    reprocess = Reprocess(ground.assembly, claimed.store, claimed.ledgers, ground.status, options.version)
+    reprocess = Reprocess(
+        ground.assembly, claimed.store, claimed.ledgers, ground.status, options.version, answering=claimed.performing
+    )
     return ReplayCarrier(job, ground, options, reprocess)
 
 

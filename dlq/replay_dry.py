@@ -12,6 +12,7 @@ from dlq.replay_carrier import ReplayOptions, bounded
 from dlq.reprocess import Reprocess
 from penstock.engine.assemble import Assembly
 from penstock.engine.claim import ledgers_of
+from penstock.engine.effects import Withholding, unanswered_by_step
 from penstock.engine.outcomes import count_outcomes
 from penstock.engine.turn import Turn
 from penstock.ledger import Counts
@@ -21,6 +22,8 @@ from penstock.state.lane_queries import LanePlace
 from penstock.state.store import StateStore
 
 ALL_KEYS = b"\xff" * 16
+UNANSWERED = "unanswered"
+"""Counted beside the outcomes: nobody knows what would become of these letters, for a step with effects is not performed."""
 
 
 async def try_replay(
@@ -38,7 +41,8 @@ async def try_replay(
             ledger.keys_high = ALL_KEYS
     debts = debts_of(ledgers, options.renamed)
     pipeline = assembly.pipeline
-    reprocess = Reprocess(assembly, store, ledgers, RunStatus(pipeline.name, pipeline.version), options.version)
+    status = RunStatus(pipeline.name, pipeline.version)
+    reprocess = Reprocess(assembly, store, ledgers, status, options.version, answering=Withholding(reads=True))
     try:
         await reprocess.open()
         after: LanePlace | None = None
@@ -62,12 +66,14 @@ async def _try(
 ) -> JobProgress:
     letters = await store.letters_at(places, options.query)
     left, others = deliverable(letters, debts)
-    outcomes = Counts()
+    outcomes, open_questions = Counts(), 0
     while left:
         portions, left = await reprocess.divide(left)
         for portion in portions:
             work = await reprocess.process(portion)
             known = len(work.verdicts.reread)
             outcomes = outcomes.plus(count_outcomes(work, set())).plus(Counts(received=known, deduplicated=known))
-    turn = Turn(before, b"", before.done + len(places), reprocess.version, others)
+            open_questions += unanswered_by_step(work.failures).total()
+    outcomes = outcomes.plus(Counts(received=-open_questions, dead_lettered=-open_questions))
+    turn = Turn(before, b"", before.done + len(places), reprocess.version, {**others, UNANSWERED: open_questions})
     return turn.advanced(outcomes, last=True)

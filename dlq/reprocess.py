@@ -19,6 +19,7 @@ from penstock.config.model import Pipeline
 from penstock.config.stored import Around
 from penstock.engine.assemble import Assembly, Steps, Surroundings, assemble_steps, make_context
 from penstock.engine.dedup import judge
+from penstock.engine.effects import Answering, Withholding
 from penstock.engine.ledgers import LedgerState
 from penstock.engine.letters import SOURCE
 from penstock.engine.pool import WorkerPool
@@ -39,6 +40,7 @@ class Reprocess:
     """`open`, then for each group of letters `divide` and `process`, then `close`.
 
     :ivar ledgers: of the pipeline as it is today; a replay's are claimed, a dry run's are not.
+    :ivar answering: of steps with effects: a replay asks the world, a dry run changes nothing.
     :ivar version: the pipeline version whose steps to use, or a beginning of it; empty: today's.
     """
 
@@ -47,6 +49,7 @@ class Reprocess:
     ledgers: Sequence[LedgerState]
     status: RunStatus
     version: str = ""
+    answering: Answering = field(default_factory=Withholding)
     _steps: Steps | None = None
     _pool: WorkerPool | None = None
     _source: Source | None = None
@@ -71,6 +74,7 @@ class Reprocess:
         self.version = pipeline.version
         has_positions = self.assembly.source.has_positions
         self._steps = assemble_steps(pipeline, self._surroundings, has_positions=has_positions)
+        self._steps.chain.answer_by(self.answering)
         self._check_keys()
         self._bits = _bits(pipeline, today)
         if pipeline.workers:
@@ -88,6 +92,8 @@ class Reprocess:
         for step, doubt in stored.doubts.items():
             self._surroundings.log(Incident("warning", "version.doubt", f"{today.name}: step {step}: {doubt}"))
         limits = {name: getattr(today, name) for name in ("workers", "worker_memory", "transform_timeout", "dedup")}
+        if any(step.effects for step in stored.pipeline.steps):
+            limits["workers"] = 0  # a worker has no state store, and may be killed between the world's answer and its reply
         return replace(stored.pipeline, **limits)
 
     def _check_keys(self) -> None:

@@ -37,9 +37,12 @@ POINTS = (
 
 JOB_POINTS = ("after_take_up", "before_job_commit", "before_job_note", "after_job_note", "after_job_end")
 """Those that only jobs pass: letters are taken up by a replay; the commit and the note of a job's group, as those of all
-groups; its end is stored, its records are still there.
+groups; its end is stored, its records are still there."""
 
-A name that is in neither list is a usage error."""
+STEP_POINTS = ("before_answers", "after_answers")
+"""Those that only steps with an idempotency key pass: the world has answered, the state store keeps the answers.
+
+A name that is in none of these lists is a usage error."""
 
 
 def _kill(name: str) -> None:
@@ -71,7 +74,7 @@ class Faults:
     @classmethod
     def from_environment(cls) -> Faults:
         """:raises UsageError: `fault.unknown`, where `PENSTOCK_FAULT` names no known point or action."""
-        faults, points = cls(), (*POINTS, *JOB_POINTS)
+        faults, points = cls(), (*POINTS, *JOB_POINTS, *STEP_POINTS)
         for text in filter(None, os.environ.get("PENSTOCK_FAULT", "").split(",")):
             name, _, rest = text.partition(":")
             nth, _, action = rest.partition(":")

@@ -371,6 +371,20 @@ class Transform(Protocol):
 
 
 @runtime_checkable
+class Keyed(Protocol):
+    """A transform that can hand an idempotency key on to the world, which so recognises what it was asked before (rule 14).
+    Called in place of `apply` where the step has an `idempotency_key`."""
+
+    def apply_keyed(self, events: Sequence[Event], keys: Sequence[str], /) -> list[Result] | Awaitable[list[Result]]:
+        """As `Transform.apply`.
+
+        :param keys: one for each event, of 1 to 255 characters. An event that is tried again, or read again after a crash, has
+            the key that it had.
+        """
+        ...
+
+
+@runtime_checkable
 class Sink(Protocol):
     """Delivers events. `open`, any number of `write` and `flush`, `close`.
 

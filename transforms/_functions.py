@@ -22,20 +22,22 @@ class Function:
     """A user's function.
 
     :ivar wants_event: it has a second parameter `event` (with `batch`, `events`).
+    :ivar wants_key: it has a parameter `idempotency_key` (with `batch`, `idempotency_keys`).
     :ivar is_async: calling it gives a coroutine.
     :ivar digest: SHA-256 of its module's source, hexadecimal.
     """
 
     call: Callable[..., Any]
     wants_event: bool
+    wants_key: bool
     is_async: bool
     digest: str
 
 
-def find(call: str, project: Path, second: str) -> Function:
+def find(call: str, project: Path, second: str, key: str = "") -> Function:
     """Import the module, looking in the project after everything that is installed, and take the function.
 
-    :param second: what the optional second parameter is called.
+    :param second: what the optional second parameter is called; `key`: the optional one for the idempotency key.
     :raises ConfigProblem: `python.import_failed`, `python.not_found`, `python.bad_signature`.
     """
     directory = str(project.resolve())
@@ -50,7 +52,8 @@ def find(call: str, project: Path, second: str) -> Function:
     if not callable(function):
         raise ConfigProblem("python.not_found", f"the module {module_name!r} has no function {name!r}", where=_file(module))
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-    return Function(function, _wants_event(function, call, second), is_async, _digest(module))
+    wants_event, wants_key = _wants(function, call, second, key)
+    return Function(function, wants_event, wants_key, is_async, _digest(module))
 
 
 def _import(name: str, project: Path) -> ModuleType:
@@ -66,18 +69,20 @@ def _import(name: str, project: Path) -> ModuleType:
         ) from error
 
 
-def _wants_event(function: Callable[..., Any], call: str, second: str) -> bool:
+def _wants(function: Callable[..., Any], call: str, second: str, key: str) -> tuple[bool, bool]:
+    """Which of the optional parameters it has."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # built in, and says nothing about itself
-        return False
+        return False, False
     positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     required = [
         each.name
         for each in parameters
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
-    others = [name for name in required if name != second and name != (positional[0].name if positional else "")]
+    first = positional[0].name if positional else ""
+    others = [name for name in required if name not in (second, key, first)]
     takes_one = bool(positional) or any(each.kind is each.VAR_POSITIONAL for each in parameters)
     if others or not takes_one:
         raise ConfigProblem(
@@ -85,8 +90,8 @@ def _wants_event(function: Callable[..., Any], call: str, second: str) -> bool:
             f"{call} takes {', '.join(required) or 'nothing'}",
             help=f"it is called with the data, and with `{second}` too where it has a parameter of that name",
         )
-    names = [each.name for each in parameters if each.kind is not each.POSITIONAL_ONLY]
-    return second in names and positional[:1] != [] and positional[0].name != second
+    names = [each.name for each in parameters if each.kind is not each.POSITIONAL_ONLY and each.name != first]
+    return second in names and bool(positional), key in names
 
 
 def _file(module: ModuleType) -> str | None:

@@ -39,7 +39,8 @@ class PythonConfig(ComponentConfig):
     call: str = Field(
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
         description="`module:function`, found in the project's directory or among the installed packages. Where it has a second "
-        "parameter `event` (with `batch`, `events`), it is given the event too. It may be async.",
+        "parameter `event` (with `batch`, `events`), it is given the event too; where it has a parameter `idempotency_key` (with "
+        "`batch`, `idempotency_keys`), the step's key for the event, or None. It may be async.",
         examples=["shop.steps:enrich"],
     )
     batch: bool = Field(
@@ -59,45 +60,57 @@ class Python:
         self._name = config.call
         self._batch = config.batch
         self._project = context.project.resolve()
-        self._function = find(config.call, context.project, "events" if config.batch else "event")
+        names = ("events", "idempotency_keys") if config.batch else ("event", "idempotency_key")
+        self._function = find(config.call, context.project, *names)
 
     def version_parts(self) -> Mapping[str, str]:
         """Digest of the function's module."""
         return {f"python:{self._name}": self._function.digest}
 
     def apply(self, events: Sequence[Event], /) -> list[Result] | Awaitable[list[Result]]:
-        if self._function.is_async:
-            return self._apply_batch_async(events) if self._batch else self._apply_async(events)
-        return self._apply_batch(events) if self._batch else [self._one(event) for event in events]
+        return self._apply_all(events, [None] * len(events))
 
-    def _one(self, event: Event) -> Result:
+    def apply_keyed(self, events: Sequence[Event], keys: Sequence[str], /) -> list[Result] | Awaitable[list[Result]]:
+        """See `penstock.spi.Keyed`."""
+        return self._apply_all(events, keys)
+
+    def _apply_all(self, events: Sequence[Event], keys: Sequence[str | None]) -> list[Result] | Awaitable[list[Result]]:
+        if self._function.is_async:
+            return self._apply_batch_async(events, keys) if self._batch else self._apply_async(events, keys)
+        if self._batch:
+            return self._apply_batch(events, keys)
+        return [self._one(event, key) for event, key in zip(events, keys, strict=True)]
+
+    def _one(self, event: Event, key: str | None) -> Result:
         try:
-            return self._result(event, self._call(take(event), event))
+            return self._result(event, self._call(take(event), event, key))
         except _RAISED as error:  # supervision point: the user's code
             return self._failure(error)
 
-    async def _apply_async(self, events: Sequence[Event]) -> list[Result]:
+    async def _apply_async(self, events: Sequence[Event], keys: Sequence[str | None]) -> list[Result]:
         results: list[Result] = []
-        for event in events:
+        for event, key in zip(events, keys, strict=True):
             try:
-                results.append(self._result(event, await self._call(take(event), event)))
+                results.append(self._result(event, await self._call(take(event), event, key)))
             except _RAISED as error:  # supervision point: the user's code
                 results.append(self._failure(error))
         return results
 
-    def _apply_batch(self, events: Sequence[Event]) -> list[Result]:
+    def _apply_batch(self, events: Sequence[Event], keys: Sequence[str | None]) -> list[Result]:
         try:
-            return self._results(events, self._call([take(event) for event in events], list(events)))
+            return self._results(events, self._call([take(event) for event in events], list(events), list(keys)))
         except _RAISED as error:  # supervision point: the user's code
             shared = self._shared_failure(error, events)
-        return shared or [result for event in events for result in self._apply_batch([event])]
+        return shared or [result for n, event in enumerate(events) for result in self._apply_batch([event], [keys[n]])]
 
-    async def _apply_batch_async(self, events: Sequence[Event]) -> list[Result]:
+    async def _apply_batch_async(self, events: Sequence[Event], keys: Sequence[str | None]) -> list[Result]:
         try:
-            return self._results(events, await self._call([take(event) for event in events], list(events)))
+            return self._results(events, await self._call([take(event) for event in events], list(events), list(keys)))
         except _RAISED as error:  # supervision point: the user's code
             shared = self._shared_failure(error, events)
-        return shared or [result for event in events for result in await self._apply_batch_async([event])]
+        return shared or [
+            result for n, event in enumerate(events) for result in await self._apply_batch_async([event], [keys[n]])
+        ]
 
     def _shared_failure(self, error: BaseException, events: Sequence[Event]) -> list[Result]:
         """The failure of every event of a batch; none where each has to be tried alone."""
@@ -105,11 +118,16 @@ class Python:
             return []
         return [self._failure(error)] * len(events)
 
-    def _call(self, data: Any, event: Any) -> Any:
+    def _call(self, data: Any, event: Any, key: Any) -> Any:
         function = self._function
-        if not function.wants_event:
+        if not (function.wants_event or function.wants_key):
             return function.call(data)
-        return function.call(data, events=event) if self._batch else function.call(data, event=event)
+        named = {}
+        if function.wants_event:
+            named["events" if self._batch else "event"] = event
+        if function.wants_key:
+            named["idempotency_keys" if self._batch else "idempotency_key"] = key
+        return function.call(data, **named)
 
     def _results(self, events: Sequence[Event], returned: Any) -> list[Result]:
         if not isinstance(returned, list) or len(returned) != len(events):

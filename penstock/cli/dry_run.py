@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from penstock.cli import numbers
 from penstock.cli.lazy import Settings
@@ -11,6 +11,7 @@ from penstock.cli.summary import equation_lines
 from penstock.cli.terminal import Style, Terminal
 from penstock.cloudevents import to_structured
 from penstock.config.model import Pipeline
+from penstock.engine.effects import Unanswered
 from penstock.engine.preview import PreviewRecord, dry_run
 from penstock.errors import ExitStatus
 from penstock.faults import Faults
@@ -28,14 +29,23 @@ async def dry_run_all(pipelines: Sequence[Pipeline], request: Request, settings:
 async def _dry_run(pipeline: Pipeline, request: Request, settings: Settings, terminal: Terminal) -> int:
     show = _silent if request.json else _printer(terminal)
     options = request.options(make_log(settings, terminal), Faults.from_environment())
-    summary = await dry_run(pipeline, options, show)
+    done = await dry_run(pipeline, options, show)
+    counts, unanswered = done.summary.counts, done.unanswered
     if request.json:
-        terminal.show_json(summary.to_json())
-        return summary.counts.dead_lettered
+        terminal.show_json({**done.summary.to_json(), "unanswered": dict(unanswered)})
+        return counts.dead_lettered
     style = terminal.err_style
-    head = f"{pipeline.name}: nothing was delivered, no state was touched; of {numbers.plural(summary.counts.received, 'event')}"
-    terminal.say("", style.bold(head), "", *equation_lines([("", summary.counts)], style), "")
-    return summary.counts.dead_lettered
+    head = f"{pipeline.name}: nothing was delivered, no state was touched; of {numbers.plural(counts.received, 'event')}"
+    terminal.say("", style.bold(head), "", *equation_lines([("", counts)], style, sum(unanswered.values())))
+    terminal.say(*(f"  {style.yellow(line)}" for line in _unanswered_lines(unanswered)), "")
+    return counts.dead_lettered
+
+
+def _unanswered_lines(unanswered: Mapping[str, int]) -> list[str]:
+    return [
+        f"{printable(step)} has effects, and was not performed: of {numbers.plural(count, 'event')} the outcome is not known"
+        for step, count in unanswered.items()
+    ]
 
 
 def _silent(record: PreviewRecord) -> None:
@@ -54,6 +64,8 @@ def record_lines(record: PreviewRecord, style: Style) -> list[str]:
     name = style.dim(printable(record.event.id))
     if record.failure is not None:
         failure = record.failure
+        if isinstance(failure.error, Unanswered):
+            return [f"{name}  {style.yellow('unanswered')}  {printable(f'{failure.step}: {failure.error.message}')}"]
         reason = printable(f"{failure.step}: {failure.error.message} [{failure.error.code}]")
         return [f"{name}  {style.yellow('dead letter')}  {reason}"]
     if not any(record.outputs.values()):

@@ -78,17 +78,23 @@ def _rows(outcome: Outcome, summary: RunSummary) -> list[tuple[str, Counts]]:
     return rows if totals == summary.counts or totals == Counts() else [*rows, ("since it began", totals)]
 
 
-def equation_lines(rows: Sequence[tuple[str, Counts]], style: Style) -> list[str]:
-    """Counts as sums: the names once, the numbers aligned under them; one row needs no label."""
+def equation_lines(rows: Sequence[tuple[str, Counts]], style: Style, unanswered: int = 0) -> list[str]:
+    """Counts as sums: the names once, the numbers aligned under them; one row needs no label.
+
+    :param unanswered: of a dry run, the events of which no outcome is known; none: it is not shown.
+    """
+    more = ["unanswered"] if unanswered else []
+    named = [*_TITLES, *more]
+    signs = [*_SIGNS, *(" + " for _ in more)]
     label_width = max(len(label) for label, _ in rows) + 2 if len(rows) > 1 else 0
-    cells = [[numbers.count(number) for number in _numbers(counts)] for _, counts in rows]
-    widths = [max(len(title), *(len(row[index]) for row in cells)) for index, title in enumerate(_TITLES)]
-    titles = "".join(sign + title.rjust(width) for sign, title, width in zip(_SIGNS, _TITLES, widths, strict=True))
+    cells = [[numbers.count(number) for number in (*_numbers(counts), *(unanswered for _ in more))] for _, counts in rows]
+    widths = [max(len(title), *(len(row[index]) for row in cells)) for index, title in enumerate(named)]
+    titles = "".join(sign + title.rjust(width) for sign, title, width in zip(signs, named, widths, strict=True))
     lines = [f"  {' ' * label_width}{style.dim(titles)}"]
     for (label, counts), row in zip(rows, cells, strict=True):
         shown = [
             " " * len(sign) + _paint(index, counts, style, number.rjust(width))
-            for index, (sign, number, width) in enumerate(zip(_SIGNS, row, widths, strict=True))
+            for index, (sign, number, width) in enumerate(zip(signs, row, widths, strict=True))
         ]
         lines.append("  " + (style.dim(label.ljust(label_width)) if label_width else "") + "".join(shown))
     return lines
@@ -99,7 +105,7 @@ def _paint(index: int, counts: Counts, style: Style, text: str) -> str:
         return style.bold(text)
     if index == 1 and counts.delivered:
         return style.green(text)
-    return style.yellow(text) if index == 4 and counts.dead_lettered else text
+    return style.yellow(text) if (index == 4 and counts.dead_lettered) or index == 5 else text
 
 
 def _sinks(summary: RunSummary, style: Style) -> list[str]:

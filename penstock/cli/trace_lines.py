@@ -15,7 +15,11 @@ from penstock.observe.text import printable, shorten
 SHOWN_EVENTS = 5
 """Inputs of a step, and outputs of one of them, that are shown."""
 _PROGRAM = 80
-_WORDS: dict[Happened, str] = {"skipped": "failed, and was left out", "stopped": "failed: a run would stop here"}
+_WORDS: dict[Happened, str] = {
+    "skipped": "failed, and was left out",
+    "stopped": "failed: a run would stop here",
+    "unanswered": "no answer",
+}
 
 
 def trace_lines(trace: Trace, style: Style, *, brief: bool = False) -> list[str]:
@@ -35,7 +39,7 @@ def step_lines(step: TracedStep, style: Style) -> list[str]:
         lines.append("  " + style.yellow(printable(step.doubt)))
     if step.error is not None:
         lines += [f"  {line}" for line in error_lines(step.error, style)]
-    if step.happened not in ("unchanged", "failed", "stopped", "skipped"):
+    if step.happened not in ("unchanged", "failed", "stopped", "skipped", "unanswered"):
         lines += [f"  {line}" for line in _change_lines(step, style)]
     return lines
 
@@ -56,7 +60,7 @@ def _happened(step: TracedStep, style: Style) -> str:
         return style.dim(word)
     if step.happened in ("failed", "stopped"):
         return style.red(word)
-    return style.yellow(word) if step.happened in ("filtered", "skipped") else style.cyan(word)
+    return style.yellow(word) if step.happened in ("filtered", "skipped", "unanswered") else style.cyan(word)
 
 
 def _time(seconds: float) -> str:

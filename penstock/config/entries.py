@@ -76,6 +76,8 @@ def _step(resolver: Resolver, entry: Any, index: int) -> typed.Step | None:
         timeout=fields.timeout,
         retry=None if fields.retry is None else retry_of(fields.retry),
         set=fields.set,
+        effects=fields.effects,
+        idempotency_key=fields.idempotency_key,
     )
 
 

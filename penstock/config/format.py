@@ -24,6 +24,7 @@ from penstock.config.base import (
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}$")]
 StepName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$")]
 OnError = Literal["dead_letter", "skip", "stop"]
+Effects = Literal["read", "write"]
 
 
 class EventFile(ComponentConfig):
@@ -123,6 +124,15 @@ class StepFields(ComponentConfig):
     on_invalid: Literal["dead_letter", "drop", "stop"] | None = Field(None, description="For `validate` alone.")
     timeout: Duration | None = Field(None, description="Of one attempt of an asynchronous step.")
     retry: RetryFile | None = Field(None, description="Attempts of this step, instead of the pipeline's.")
+    effects: Effects | None = Field(
+        None, description="Beyond its outputs: `write`, it changes the world; `read`, it asks the world and changes nothing."
+    )
+    idempotency_key: DataProgram | None = Field(
+        None,
+        description="Names what is asked of the world: jq over the data, one text or number for each event. The answer is kept "
+        "until the event is committed, so that a crash does not ask twice.",
+        examples=[".payment_id"],
+    )
     set: dict[str, DataField] = Field(default_factory=dict, description="Attributes of the events that the step makes.")
 
 
@@ -142,6 +152,24 @@ class ValidateFile(ComponentConfig):
     )
 
 
+class MockFile(ComponentConfig):
+    """What stands for a step in a test."""
+
+    output: Any = Field(
+        None, description="Data that the step answers with; a list: one event for each item; null or []: the event is filtered."
+    )
+    error: str | None = Field(
+        None, min_length=1, description="It fails instead: `transient` at every attempt, any other text for good, with this text."
+    )
+    delay: Duration = Field(0.0, description="How long an attempt takes, which passes at once; the step's `timeout` counts it.")
+
+    @model_validator(mode="after")
+    def _answers(self) -> MockFile:
+        if ("output" in self.model_fields_set) == (self.error is not None):
+            raise ValueError("a mock has an `output`, or an `error`")
+        return self
+
+
 class TestFile(ComponentConfig):
     """One case of `tests:`."""
 
@@ -153,9 +181,7 @@ class TestFile(ComponentConfig):
     )
     output: list[dict[str, Any]] | None = Field(None, description="The events expected, by what they mention.")
     dead_letter: dict[str, Any] | None = Field(None, description="The failure expected: any of code, step, message.")
-    mocks: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Steps that are not run: {output: …} or {error: …}."
-    )
+    mocks: dict[str, MockFile] = Field(default_factory=dict, description="By step, what stands for it: it is not run.")
 
     @model_validator(mode="after")
     def _expects_something(self) -> TestFile:

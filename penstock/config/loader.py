@@ -11,8 +11,9 @@ from pathlib import Path
 from penstock.components import Catalog
 from penstock.config import model as typed
 from penstock.config.document import Document, read_document
+from penstock.config.effects import check_effects, check_mocks
 from penstock.config.entries import retry_of, sinks_of, source_of, steps_of
-from penstock.config.format import DedupFile, Defaults, PipelineFile
+from penstock.config.format import DedupFile, Defaults, PipelineFile, TestFile
 from penstock.config.interpolate import Interpolator
 from penstock.config.notes import notes
 from penstock.config.overlay import PREFIX, apply_environment, apply_overrides, ignored_variables, merge_defaults
@@ -141,6 +142,8 @@ def _pipeline(
     resolver = Resolver(document, str(document.data.get("pipeline", "")), file, project, problems, directory, catalog=catalog)
     form = validated(PipelineFile, document.data, document, (), problems)
     source, steps, sinks = source_of(resolver), steps_of(resolver), sinks_of(resolver)
+    check_effects(resolver, form.workers if form is not None else 0)
+    check_mocks(resolver, steps)
     resolver.check_programs(DedupFile, document.data.get("dedup"), ("dedup",))
     for name in ("pipeline", "dedup"):
         resolver.refuse_secrets((name,))
@@ -226,6 +229,10 @@ def _parts(resolver: Resolver, prefix: str) -> dict[str, str]:
 
 def _tests(form: PipelineFile, document: Document) -> list[typed.TestCase]:
     return [
-        typed.TestCase(case.name, case.input, case.output, case.mocks, document.at(("tests", index)), case.dead_letter)
+        typed.TestCase(case.name, case.input, case.output, _mocks(case), document.at(("tests", index)), case.dead_letter)
         for index, case in enumerate(form.tests)
     ]
+
+
+def _mocks(case: TestFile) -> dict[str, typed.Mock]:
+    return {name: typed.Mock(mock.output, mock.error, mock.delay) for name, mock in case.mocks.items()}

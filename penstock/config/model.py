@@ -17,6 +17,7 @@ from penstock.errors import Location
 
 Backoff = Literal["exponential", "constant"]
 OnError = Literal["dead_letter", "skip", "stop"]
+Effects = Literal["read", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One transform. `name` is unique; unnamed ones are called after their kind and place: `jq-1`."""
+    """One transform. `name` is unique; unnamed ones are called after their kind and place: `jq-1`.
+
+    :ivar effects: what it does to the world beside its outputs; None: nothing, it only computes.
+    :ivar idempotency_key: jq over the data; of steps with effects alone.
+    """
 
     name: str
     component: Component
@@ -69,6 +74,8 @@ class Step:
     timeout: float | None = None
     retry: Retry | None = None
     set: Mapping[str, str] = field(default_factory=dict)
+    effects: Effects | None = None
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +134,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Mock:
+    """What stands for a step in a test: an output, or why it fails. `delay` in seconds."""
+
+    output: Any = None
+    error: str | None = None
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class TestCase:
     """One entry of `tests:`."""
 
     name: str
     input: Mapping[str, Any]
     output: Sequence[Mapping[str, Any]] | None
-    mocks: Mapping[str, Any]
+    mocks: Mapping[str, Mock]
     location: Location
     dead_letter: Mapping[str, Any] | None = None
 

@@ -21,7 +21,7 @@ def notes(
 ) -> list[str]:
     """A line each."""
     lanes = _laneless(form, event or typed.EventFields())
-    return [*_dedup(form, source), *lanes, *_unenforced(form, steps), *_step_timeouts(steps)]
+    return [*_dedup(form, source), *lanes, *_unenforced(form, steps), *_step_timeouts(steps), *_keyless(steps)]
 
 
 def _dedup(form: PipelineFile, source: typed.Component) -> Iterator[str]:
@@ -54,4 +54,13 @@ def _step_timeouts(steps: Sequence[typed.Step]) -> Iterator[str]:
             yield (
                 f"the timeout of step {step.name} has no effect: `{kind}` never waits; "
                 "transform_timeout with `workers: 1` bounds its computing"
+            )
+
+
+def _keyless(steps: Sequence[typed.Step]) -> Iterator[str]:
+    for step in steps:
+        if step.effects == "write" and step.idempotency_key is None:
+            yield (
+                f"step {step.name} has `effects: write` and no `idempotency_key`: "
+                "after a crash it changes the world again for the events that were not committed"
             )

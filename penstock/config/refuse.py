@@ -31,10 +31,6 @@ SPELLINGS = {
 }
 """Field names from elsewhere, with ours."""
 
-_LATER = {
-    ("effects",): ("`effects`", "leave it out"),
-    ("idempotency_key",): ("`idempotency_key`", "leave it out"),
-}
 _LATER_COMPONENTS = {
     "source": ("http", "kafka", "nats", "postgres", "postgres_cdc", "redis_streams", "s3", "schedule", "sqs"),
     "transform": ("http", "sql"),
@@ -66,27 +62,6 @@ def refuse_later(document: Document) -> Iterator[ConfigProblem]:
     if isinstance(data.get("registry"), str) and re.match(r"https?:", data["registry"]):
         yield _later(document, ("registry",), "a registry behind HTTP", "name a directory")
         del data["registry"]
-    yield from _refuse_in_components(document)
-
-
-def _refuse_in_components(document: Document) -> Iterator[ConfigProblem]:
-    data = document.data
-    for group in ("transforms", "sinks"):
-        entries = data.get(group)
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            yield from _refuse_in_entry(document, entry, (group, index))
-    yield from _refuse_in_entry(document, data.get("sink"), ("sink",))
-
-
-def _refuse_in_entry(document: Document, entry: Any, path: Path) -> Iterator[ConfigProblem]:
-    if not isinstance(entry, dict):
-        return
-    inner = [(block, (*path, name)) for name, block in entry.items() if isinstance(block, dict) and name != "set"]
-    for block, at in [(entry, path), *inner]:
-        for name in ("effects", "idempotency_key"):
-            if name in block:
-                yield _later(document, (*at, name), *_LATER[(name,)])
-                del block[name]
 
 
 def _later(document: Document, path: Path, what: str, help: str) -> ConfigProblem:

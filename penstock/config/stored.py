@@ -186,7 +186,7 @@ def _secret(config: BaseModel | None, key: str) -> Secret | None:
     return None
 
 
-_BESIDE = ("name", "when", "on_error", "timeout", "retry")
+_BESIDE = ("name", "when", "on_error", "timeout", "retry", "effects", "idempotency_key")
 
 
 def _kind(entry: Mapping[str, Any], *beside: str) -> str:

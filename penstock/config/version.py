@@ -64,6 +64,7 @@ def digest(content: str, parts: Mapping[str, str]) -> str:
 
 
 def _step(step: typed.Step) -> dict[str, Any]:
+    asked = {"effects": step.effects, "idempotency_key": step.idempotency_key} if step.effects is not None else {}
     return {
         "name": step.name,
         "set": dict(step.set),
@@ -72,6 +73,7 @@ def _step(step: typed.Step) -> dict[str, Any]:
         "on_error": step.on_error,
         "timeout": step.timeout,
         "retry": None if step.retry is None else asdict(step.retry),
+        **asked,
     }
 
 

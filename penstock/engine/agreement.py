@@ -37,6 +37,8 @@ def agreement(line: Line, made: Recomputed, origin: int, result: Result) -> Agre
         return Agreement("beyond", "it was a repetition, which a ledger knows, not the steps")
     if line.outcome == "dead_lettered" and result.outcome == "delivered" and _is_behind_the_steps(line, made):
         return Agreement("beyond", f"{line.step or 'a sink'} refused it, behind the steps")
+    if result.outcome == "unanswered":
+        return Agreement("beyond", f"what {result.step} was answered then is not known, and the world is not asked again")
     if line.outcome != result.outcome or (result.failure is not None and line.step != result.step):
         recorded, now = told(line.outcome, line.step), told(result.outcome, result.step)
         return Agreement("different", f"it was {recorded}; now it is {now}")

@@ -10,10 +10,11 @@ from typing import Any
 from penstock.builtins import load
 from penstock.components import build
 from penstock.config.model import Pipeline, Step
+from penstock.engine.effects import Answering, Effects
 from penstock.engine.stages import Stage, decide, nobody
 from penstock.engine.tally import Tally
 from penstock.event import Event
-from penstock.spi import Context, Expressions, Program
+from penstock.spi import Context, Expressions, Keyed, Program
 
 MakeContext = Callable[[str], Context]
 
@@ -34,6 +35,12 @@ class Chain:
     first_only: bool
     entering: Callable[[str], None] = nobody
     leaving: Callable[[str, Sequence[Event]], None] | None = None
+
+    def answer_by(self, answering: Answering) -> None:
+        """Where steps with effects get their results from; before that is said, nothing in the world is changed."""
+        for stage in self.stages:
+            if stage.effects is not None:
+                stage.effects.answering = answering
 
     @property
     def routes_all(self) -> bool:
@@ -99,8 +106,16 @@ def _stage(step: Step, pipeline: Pipeline, context: Context, expressions: Expres
         timeout=step.timeout,
         keep=keep,
         context=context,
-        recall=getattr(transform, "recall", None),
+        effects=_effects(step, expressions),
+        keyed=transform.apply_keyed if isinstance(transform, Keyed) else None,
     )
+
+
+def _effects(step: Step, expressions: Expressions) -> Effects | None:
+    if step.effects is None:
+        return None
+    key = None if step.idempotency_key is None else expressions.program(step.idempotency_key, "data")
+    return Effects(step.name, step.effects, key)
 
 
 def _asked_steps(pipeline: Pipeline) -> set[str]:

@@ -13,6 +13,7 @@ from penstock.builtins import room
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
 from penstock.engine.deliver import Committer
+from penstock.engine.effects import Performing
 from penstock.engine.journalling import Journalling
 from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.letters import LetterMaker
@@ -51,6 +52,12 @@ class Claimed:
     ledgers: list[LedgerState]
     standing: Standing
     committer: Committer
+
+    @property
+    def performing(self) -> Performing:
+        """What lets steps with effects ask the world, for events that are delivered under this claim."""
+        by = self.committer
+        return Performing(self.store.answers, self.epoch, by.clock, by.random, by.faults, partial(by.status.wait, "answers"))
 
     async def finish(self, *, drained: bool) -> None:
         """The run ends by itself: sinks hear of it, and where the source was drained that is noted, so that the time until the

@@ -300,6 +300,7 @@ class Committer:
             resolved=[letter for work in group.works for letter in work.letters.values() if letter not in unresolved],
             failed_again=again,
             job=group.progress(last=last),
+            answered=[name for work in group.works for answered in work.answers.values() for name in answered.names],
         )
 
     def _letters(self, group: Group) -> dict[tuple[int, int], DeadLetter]:

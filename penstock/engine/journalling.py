@@ -30,6 +30,7 @@ from penstock.journal.lines import (
     VERSION_DIGITS,
     Envelopes,
     Outcome,
+    answers_text,
     are_on_lines,
     check_plain,
     check_value,
@@ -101,7 +102,7 @@ class Journalling:
         batch, at, reread = work.batch, rfc3339(work.received), work.verdicts.reread
         head, envelope = head_text(at, batch.partition, self.version) + b',"position":"', self._envelopes.of
         filled = work.events if len(work.events) == len(batch.events) else _filled(work)
-        made, taken = self._made(work, filled), self._taken(work)
+        made, taken = self._made(work, filled), self._members(work)
         odd = {*reread, *unusual, *failures, *taken}
         texts, ids, times = lines.texts, lines.ids, lines.times
         for origin, event in enumerate(batch.events):
@@ -150,6 +151,13 @@ class Journalling:
     def _whole(self, work: Work) -> list[bytes]:
         return [_or_null(self._envelopes.of, event) for event in work.outputs]
 
+    def _members(self, work: Work) -> dict[int, bytes]:
+        """By origin, what goes beside its outputs: `routes` and `answers`."""
+        members = self._taken(work)
+        for origin in work.answers:
+            members[origin] = members.get(origin, b"") + _answers(work, origin)
+        return members
+
     def _taken(self, work: Work) -> dict[int, bytes]:
         """By origin, which sinks take its outputs: beside whole ones, of which a check value would say it."""
         if self.outputs != "full" or work.routes is None:
@@ -167,6 +175,8 @@ class Journalling:
         due = work.due.get(origin)
         sinks = None if due is None else [name for bit, name in enumerate(self.sinks) if due >> bit & 1]
         said += corrects_text(event.id, group.job, sinks)
+        if group.job:
+            said += _answers(work, origin)
         lines.texts.append(b'%b,"position":"%b"%b}' % (head, b2a_hex(event.position), said))
         lines.ids.append(event.id)
         lines.times.append(at)  # it is no event, and in no range
@@ -174,6 +184,11 @@ class Journalling:
     def _outcome(self, event: Event, outcome: Outcome, failure: Failure | None) -> bytes:
         letter = letter_id(self.pipeline, event) if outcome == "dead_lettered" else None
         return outcome_text(outcome, failure.step if failure is not None else None, letter)
+
+
+def _answers(work: Work, origin: int) -> bytes:
+    answered = work.answers.get(origin)
+    return b"" if answered is None else answers_text({step: b"[%b]" % b",".join(each) for step, each in answered.texts.items()})
 
 
 def _check_values(work: Work, received: Sequence[Event]) -> list[bytes]:

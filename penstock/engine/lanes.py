@@ -61,6 +61,7 @@ def head_of(work: Work, count: int) -> Work | None:
         outputs=[work.outputs[n] for n in kept],
         routes=None if work.routes is None else [work.routes[n] for n in kept],
         failures={origin: failure for origin, failure in work.failures.items() if origin < count},
+        answers={origin: answered for origin, answered in work.answers.items() if origin < count},
         whole=0,
     )
 

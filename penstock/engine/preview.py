@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -15,34 +16,48 @@ from penstock.clock import moment_of
 from penstock.cloudevents import from_structured, to_structured
 from penstock.config.model import Pipeline, TestCase
 from penstock.engine.assemble import Assembly, Surroundings, assemble
+from penstock.engine.effects import Unanswered, Withholding, unanswered_by_step
 from penstock.engine.flow import Flow
+from penstock.engine.mocks import QuickClock, put_mocks
 from penstock.engine.outcomes import count_outcomes
 from penstock.engine.reading import Reader
 from penstock.engine.run import Run, RunOptions
 from penstock.engine.tally import Failure, Tally
 from penstock.engine.work import Work
-from penstock.errors import ComponentError, Fatal, Permanent
+from penstock.errors import ComponentError, Fatal
 from penstock.event import Event, decode, encode
+from penstock.ledger import Counts
 from penstock.observe.status import RunSummary
 from penstock.spi import Resume
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewRecord:
-    """What would become of one received event: outputs by sink, or why it would be dead-lettered; neither means filtered."""
+    """What would become of one received event: outputs by sink, or why it would be dead-lettered, or (`Unanswered`) why nobody
+    knows; neither means filtered."""
 
     event: Event
     outputs: Mapping[str, Sequence[Event]]
     failure: Failure | None
 
 
-async def dry_run(pipeline: Pipeline, options: RunOptions, show: Callable[[PreviewRecord], None]) -> RunSummary:
-    """The real source, read from its beginning and acknowledged never; the real steps; instead of sinks, `show`.
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a dry run came to: received = the four outcomes of the summary + `unanswered`, by step that was not performed."""
+
+    summary: RunSummary
+    unanswered: Mapping[str, int]
+
+
+async def dry_run(pipeline: Pipeline, options: RunOptions, show: Callable[[PreviewRecord], None]) -> DryRun:
+    """The real source, read from its beginning and acknowledged never; the real steps, but for those that change the world;
+    instead of sinks, `show`.
 
     Repetitions are not recognised, for that is the ledgers' knowledge."""
     run = Run(pipeline, options)
     assembly = _assembled(pipeline, options)
     flow = Flow(pipeline.limits, run.status)
+    unanswered: Counter[str] = Counter()
     run.status.started = options.clock.monotonic()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(assembly.source.close)
@@ -51,17 +66,24 @@ async def dry_run(pipeline: Pipeline, options: RunOptions, show: Callable[[Previ
         batches = await stack.enter_async_context(aclosing(Reader(assembly, flow, options).batches(run.stopping)))
         async for batch in batches:
             work = await _through(assembly, Work(batch, 0.0))
-            run.status.counts = run.status.counts.plus(count_outcomes(work, set()))
+            found = unanswered_by_step(work.failures)
+            unanswered.update(found)
+            run.status.counts = run.status.counts.plus(count_outcomes(work, set())).plus(Counts(dead_lettered=-found.total()))
             for record in _records(assembly, work):
                 show(record)
             await flow.release(len(batch.events), batch.size, 1)
     run.status.phase = "stopped"
-    return run.summary()
+    return DryRun(run.summary(), unanswered)
 
 
-def _assembled(pipeline: Pipeline, options: RunOptions) -> Assembly:
-    """The parts of a pipeline for somebody who looks on: what a step lacks is told, not waited for without limit."""
+def _assembled(pipeline: Pipeline, options: RunOptions, *, reads: bool = True) -> Assembly:
+    """The parts of a pipeline for somebody who looks on: what a step lacks is told, not waited for without limit, and no step
+    changes the world.
+
+    :param reads: steps that only ask the world are performed.
+    """
     assembly = assemble(pipeline, Surroundings(options.clock, options.random, options.faults))
+    assembly.chain.answer_by(Withholding(reads))
     for stage in assembly.chain.stages:
         stage.patient = False
     return assembly
@@ -134,6 +156,8 @@ async def _trace(assembly: Assembly, event: Event) -> tuple[list[StepTrace], lis
 
 def _step(name: str, events: Sequence[Event], tally: Tally) -> StepTrace:
     failure = tally.failures.get(0)
+    if failure is not None and isinstance(failure.error, Unanswered):
+        return StepTrace(name, [], None, f"{failure.error.message}: what comes behind it is not known")
     if failure is not None:
         return StepTrace(name, [], failure.error)
     outputs = [decode(to_structured(event)) for event in events]
@@ -155,12 +179,14 @@ class TestResult:
 async def run_test(pipeline: Pipeline, case: TestCase) -> TestResult:
     """Send the case's input through the steps (and through `event:`, unless the input names the attribute itself), and compare.
 
-    Expected outputs are compared by what they mention: attributes and data that are given must be equal, in order.
+    Expected outputs are compared by what they mention: attributes and data that are given must be equal, in order. No step waits,
+    and none with effects is performed: mocks stand for them.
     """
-    options = RunOptions()
-    assembly = _assembled(pipeline, options)
-    _mock(assembly, case)
+    assembly = _assembled(pipeline, RunOptions(clock=QuickClock()), reads=False)
+    put_mocks(case.mocks, assembly.chain)
     traces, outputs, failure = await _trace(assembly, _input_event(pipeline, case))
+    if failure is not None and isinstance(failure.error, Unanswered):
+        return _unmocked(case, failure, traces)
     if case.dead_letter is not None or (failure is not None and case.output is None):
         expected: Any = {"dead_letter": dict(case.dead_letter or {})}
         actual: Any = {"dead_letter": _failure_json(failure, case.dead_letter or {})}
@@ -171,6 +197,18 @@ async def run_test(pipeline: Pipeline, case: TestCase) -> TestResult:
     return TestResult(case, passed, expected, actual, "" if passed else _diff(expected, actual), traces)
 
 
+def _unmocked(case: TestCase, failure: Failure, traces: Sequence[StepTrace]) -> TestResult:
+    """A step with effects is not performed: a case that gets to one says what stands for it."""
+    expected = (
+        {"dead_letter": dict(case.dead_letter)} if case.dead_letter is not None else [dict(each) for each in case.output or ()]
+    )
+    actual = {
+        "unanswered": failure.step,
+        "help": f"the step has effects: give it a mock, `mocks: {{ {failure.step}: {{ output: … }} }}`",
+    }
+    return TestResult(case, False, expected, actual, _diff(expected, actual), traces)
+
+
 def _input_event(pipeline: Pipeline, case: TestCase) -> Event:
     given = dict(case.input)
     text = given.pop("text", None)
@@ -179,25 +217,6 @@ def _input_event(pipeline: Pipeline, case: TestCase) -> Event:
         event = event.replace(raw=str(text).encode())
     attributes = {name: value for name, value in given.items() if name in event.__struct_fields__}
     return event.replace(**attributes)
-
-
-def _mock(assembly: Assembly, case: TestCase) -> None:
-    for stage in assembly.chain.stages:
-        if stage.name in case.mocks:
-            stage.apply = _Mock(case.mocks[stage.name])
-
-
-class _Mock:
-    """Stands for a step: answers with the declared output or error."""
-
-    def __init__(self, declared: Mapping[str, Any]) -> None:
-        self._declared = declared
-
-    def __call__(self, events: Sequence[Event]) -> list[Any]:
-        error = self._declared.get("error")
-        if error is not None:
-            return [Permanent("mock.error", f"the mock of this step fails: {error}")] * len(events)
-        return [event.replace(decoded=self._declared.get("output")) for event in events]
 
 
 def _mentioned(expected: Sequence[Mapping[str, Any]], outputs: Sequence[Event]) -> list[dict[str, Any]]:

@@ -57,6 +57,7 @@ class Processor:
         self._pool = WorkerPool(pipeline, assembly.surroundings, status) if pipeline.workers else None
         for stage in self._chain.stages:
             stage.waiting = partial(status.wait, f"step {stage.name}")
+        self._chain.answer_by(claimed.performing)
         self._moment = assembly.moment
         journalled = pipeline.journal is not None and self._preparer.fields is not None
         self._prepares = self._pool is None or journalled or (self._keys is not None and not self._keys.positional)

@@ -7,8 +7,9 @@ stored version (`penstock.engine.versions`). Nothing but the steps is built: no 
     trace = await recompute.trace(line)           # one event, step by step (`penstock.engine.trace`)
 
 It starts from the event as the source gave it, so that `event:` is done again; `now` in programs is when it was received. What
-only the world knows is taken from the line: why the source could make no event of a record, and the answers that steps were
-given. Which events are repetitions, and which a sink refuses, is no matter of the steps, and not computed.
+only the world knows is taken from the line: why the source could make no event of a record, and what steps with effects were
+answered. Where no answer was kept, the event is `unanswered`. Which events are repetitions, and which a sink refuses, is no
+matter of the steps, and not computed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import groupby, islice
 from typing import Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from penstock.clock import Clock, SystemClock
 from penstock.cloudevents import timestamp
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings, assemble_steps
+from penstock.engine.effects import Answering, Recalling, Unanswered
 from penstock.engine.letters import DECODE, SOURCE
 from penstock.engine.stages import nobody
 from penstock.engine.tally import Failure, Tally
@@ -38,8 +39,9 @@ from penstock.spi import Batch
 BATCH = 500
 """Lines that are computed together."""
 
-Outcome = Literal["delivered", "filtered", "dead_lettered", "stopped"]
-"""What the steps make of an event. `stopped`: the run would end at it (`on_error: stop`, or an error that is fatal)."""
+Outcome = Literal["delivered", "filtered", "dead_lettered", "stopped", "unanswered"]
+"""What the steps make of an event. `stopped`: the run would end at it (`on_error: stop`, or an error that is fatal);
+`unanswered`: nobody knows, for a step with effects is not asked now, and no answer of it was kept (rule 14)."""
 
 ROUTE = "sinks"
 """Where an event is filtered that every step lets pass and no sink takes."""
@@ -57,8 +59,8 @@ class Result:
     """What becomes of one event.
 
     :ivar outputs: those that some sink takes, in order.
-    :ivar step: where it was filtered (`sinks`, where no sink takes it), failed or stopped.
-    :ivar failure: of one that failed or stopped.
+    :ivar step: where it was filtered (`sinks`, where no sink takes it), failed, stopped or got no answer.
+    :ivar failure: of one that failed or stopped, or got no answer.
     """
 
     outcome: Outcome
@@ -114,10 +116,16 @@ class Recomputed:
     def _result(self, origin: int, outputs: list[Output] | None) -> Result:
         failure = self.tally.failures.get(origin)
         if failure is not None:
-            return Result("stopped" if origin in self.stopped else "dead_lettered", (), failure.step, failure)
+            return Result(self.failed_as(origin, failure), (), failure.step, failure)
         if outputs is not None:
             return Result("delivered", outputs)
         return Result("filtered", step=self.filtered_by(origin))
+
+    def failed_as(self, origin: int, failure: Failure) -> Outcome:
+        """The outcome of an event that did not get through."""
+        if isinstance(failure.error, Unanswered):
+            return "unanswered"
+        return "stopped" if origin in self.stopped else "dead_lettered"
 
     def filtered_by(self, origin: int) -> str:
         """The step at which a filtered event ended, or `sinks`."""
@@ -128,11 +136,19 @@ class Recompute:
     """A pipeline's steps, to send past events through. Its calls come one after the other.
 
     :param doubts: by step, why what it makes now may differ from what it made then; told with its trace.
+    :param answering: of steps with effects; by default the journal's lines. A live backfill asks the world.
     :ivar entering: is told the name of each step before `run` runs it.
     :raises PenstockError: where a step refuses its configuration.
     """
 
-    def __init__(self, pipeline: Pipeline, *, doubts: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        doubts: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        answering: Answering | None = None,
+    ) -> None:
         clock = clock or SystemClock()
         steps = assemble_steps(pipeline, Surroundings(clock, random.Random(), Faults()), has_positions=True)
         self.pipeline = pipeline
@@ -142,17 +158,18 @@ class Recompute:
         self.chain = steps.chain
         self._moment, self._preparer = steps.moment, steps.preparer
         self._keys = steps.keys if pipeline.dedup is not None and pipeline.dedup.key is not None else None
-        self._answers: list[dict[str, bytes]] = []
+        recalling = Recalling()
+        self._recalling = recalling if answering is None else None
+        self.chain.answer_by(answering or recalling)
         for stage in self.chain.stages:
             stage.patient = False
-            if stage.recall is not None:
-                stage.answers = partial(self._answer, stage.name)
 
     async def run(self, lines: Sequence[Line]) -> Recomputed:
         """What becomes of these events, computed together.
 
         :param lines: of one moment (`at`): see `alike`. No corrections.
         :raises Permanent: a line holds no CloudEvent.
+        :raises Fatal: where the world is asked, what would end a run.
         """
         made, events = self._prepared(lines)
         watch = _Watch(made, self.clock, self.entering)
@@ -160,6 +177,9 @@ class Recompute:
         try:
             made.outputs, made.routes = await self.chain.run(events, made.tally)
         except Fatal:
+            if self._recalling is None:  # what the world was asked it is not asked again
+                raise
+            self._recalling.begin(lines)
             await self._each_alone(events, made, watch)
         finally:
             self.chain.entering, self.chain.leaving = nobody, None
@@ -171,7 +191,8 @@ class Recompute:
 
     def _prepared(self, lines: Sequence[Line]) -> tuple[Recomputed, list[Event]]:
         self._moment.at = timestamp(lines[0].at)
-        self._answers = [{step: bytes(answer) for step, answer in (line.answers or {}).items()} for line in lines]
+        if self._recalling is not None:
+            self._recalling.begin(lines)
         received = [line.received() for line in lines]
         made = Recomputed(self.chain.sinks, received, list(received))
         ready: list[Event] = []
@@ -196,6 +217,7 @@ class Recompute:
         made.tally.steps.clear()
         made.tally.derived = 0
         made.passed.clear()
+        made.tally.answers.clear()
         made.tally.failures = {n: failure for n, failure in made.tally.failures.items() if failure.step not in self._steps()}
         outputs: list[Event] = []
         routes: list[int] = []
@@ -212,9 +234,6 @@ class Recompute:
 
     def _steps(self) -> set[str]:
         return {stage.name for stage in self.chain.stages} | {f"{sink}.when" for sink in self.chain.sinks}
-
-    def _answer(self, step: str, origin: int) -> bytes | None:
-        return self._answers[origin].get(step)
 
 
 @dataclass(slots=True)

@@ -11,9 +11,11 @@ import inspect
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from penstock.config.model import Retry
+from penstock.engine.effects import Effects, Keep, Question, Unanswered
 from penstock.engine.retry import Waits
 from penstock.engine.supervise import blaming
 from penstock.engine.tally import Tally
@@ -21,9 +23,7 @@ from penstock.errors import ComponentError, Fatal, Permanent, Transient, Unavail
 from penstock.event import Event
 from penstock.spi import Context, Program, Result
 
-Recall = Callable[[Sequence[Event], Sequence[bytes | None]], Any]
-"""Method `recall` of a transform that asks the world: as `apply`, with the answer that the journal kept for each event (JSON, or
-None where there is none), and without asking."""
+T = TypeVar("T")
 
 
 def nobody(what: str | None) -> None:
@@ -36,8 +36,9 @@ class Stage:
 
     :ivar keep: a later program asks for its output as `$steps.NAME`.
     :ivar patient: wait without limit for what is `Unavailable`; otherwise only as `retry` says.
-    :ivar recall: of a transform that asks the world; None of any other.
-    :ivar answers: by origin, what the world answered then: where past events are computed again, and `recall` is called instead.
+    :ivar effects: of a step that asks or changes the world; None of one that only computes.
+    :ivar keyed: `apply` with an idempotency key for each event, of a transform that can hand it on.
+    :ivar origins: of the received events, where this stage's events are numbered anew.
     :ivar waiting: is told why the step waits for its next attempt, and None when it goes on.
     """
 
@@ -51,15 +52,16 @@ class Stage:
     keep: bool = False
     context: Context | None = None
     patient: bool = True
-    recall: Recall | None = None
-    answers: Callable[[int], bytes | None] | None = None
+    effects: Effects | None = None
+    keyed: Callable[[Sequence[Event], Sequence[str]], Any] | None = None
+    origins: Sequence[int] | None = None
     waiting: Callable[[str | None], None] = nobody
 
     async def run(self, events: list[Event], tally: Tally) -> list[Event]:
         """The events that go on, in order. Those that fail or are filtered are told to the tally."""
         if self.when is not None:
             return await self._run_where(events, tally, self.when)
-        results = await self._results(events)
+        results = await (self._tried(self.apply, events) if self.effects is None else self._answered(self.effects, events, tally))
         outputs = self._flatten(events, results, tally)
         if self.set is not None:
             results = await self._attempt(self.set, outputs)
@@ -73,9 +75,8 @@ class Stage:
         """`when` decides for each event whether the step concerns it; the others pass it by, all in their order."""
         verdicts = decide(when, events)
         chosen = [event for event, verdict in zip(events, verdicts, strict=True) if verdict is True]
-        inner, made, stage = Tally(), defaultdict[int, list[Event]](list), replace(self, when=None)
-        if (answers := self.answers) is not None:
-            stage.answers = lambda n: answers(chosen[n].origin)
+        inner, made = Tally(answers=tally.answers), defaultdict[int, list[Event]](list)
+        stage = replace(self, when=None, origins=[event.origin for event in chosen])
         for output in await stage.run([e.replace(origin=n) for n, e in enumerate(chosen)], inner):
             made[output.origin].append(output)
         tally.include(inner, [event.origin for event in chosen])
@@ -92,22 +93,36 @@ class Stage:
                 tally.fail(self.name, event, verdict)
         return outputs
 
-    async def _results(self, events: Sequence[Event]) -> list[Result]:
-        results = await self._attempt(self.apply if self.answers is None else self._recalled, events)
+    async def _answered(self, effects: Effects, events: Sequence[Event], tally: Tally) -> list[Result]:
+        """Of a step with effects: what its `Answering` says."""
+        origins = self.origins
+        received = [event.origin for event in events] if origins is None else [origins[event.origin] for event in events]
+        return await effects.run(events, received, partial(self._tried, self._ask), tally)
+
+    def _ask(self, questions: Sequence[Question]) -> Any:
+        events = [question.event for question in questions]
+        keys = [question.key for question in questions if question.key is not None]
+        return self.keyed(events, keys) if self.keyed is not None and keys else self.apply(events)
+
+    async def _tried(self, apply: Callable[[Sequence[T]], Any], items: Sequence[T], keep: Keep | None = None) -> list[Result]:
+        """A result for each item, as `retry` allows.
+
+        :param keep: hears the results of each attempt.
+        """
+        results = await self._attempt(apply, items)
+        if keep is not None:
+            await keep(range(len(items)), results)
         others = [result for result in results if result.__class__ is not Event]
         if any(isinstance(result, Transient) for result in others):
             try:
-                await self._try_again(events, results)
+                await self._try_again(apply, items, results, keep)
             finally:
                 self.waiting(None)
         return results
 
-    def _recalled(self, events: Sequence[Event]) -> Any:
-        assert self.recall is not None  # answers are given to no other
-        assert self.answers is not None
-        return self.recall(events, [self.answers(event.origin) for event in events])
-
-    async def _try_again(self, events: Sequence[Event], results: list[Result]) -> None:
+    async def _try_again(
+        self, apply: Callable[[Sequence[T]], Any], items: Sequence[T], results: list[Result], keep: Keep | None
+    ) -> None:
         """Until nothing is `Transient`, or `retry` allows no further attempt."""
         assert self.context is not None
         rng, clock = self.context.random, self.context.clock
@@ -120,7 +135,9 @@ class Stage:
                 return
             self.waiting(f"{self.name}: {error}")
             await clock.sleep(delay)
-            again = await self._attempt(self.apply, [events[i] for i in due])
+            again = await self._attempt(apply, [items[i] for i in due])
+            if keep is not None:
+                await keep(due, again)
             for i, result in zip(due, again, strict=True):
                 results[i] = result
 
@@ -129,15 +146,15 @@ class Stage:
         gone = [i for i, result in enumerate(results) if isinstance(result, Unavailable)] if self.patient else []
         return gone or [i for i, result in enumerate(results) if isinstance(result, Transient)]
 
-    async def _attempt(self, apply: Callable[[Sequence[Event]], Any], events: Sequence[Event]) -> list[Result]:
+    async def _attempt(self, apply: Callable[[Sequence[T]], Any], items: Sequence[T]) -> list[Result]:
         try:
             with blaming(f"step {self.name}"):
-                results = apply(events)
+                results = apply(items)
                 if inspect.isawaitable(results):
-                    return await self._within(results, len(events))
+                    return await self._within(results, len(items))
                 return results  # type: ignore[no-any-return]  # a transform's list of results
         except Unavailable as error:  # raised for all of them
-            return [error] * len(events)
+            return [error] * len(items)
 
     async def _within(self, results: Awaitable[list[Result]], count: int) -> list[Result]:
         if self.timeout is None:
@@ -179,6 +196,9 @@ class Stage:
         return 0
 
     def _failed(self, event: Event, error: ComponentError, outputs: list[Event], tally: Tally) -> None:
+        if isinstance(error, Unanswered):  # nobody knows what the step would make of it, on_error has nothing to say
+            tally.fail(self.name, event, error)
+            return
         if isinstance(error, Fatal) or self.on_error == "stop":
             raise stopped(self.name, event, error)
         if self.on_error == "skip":

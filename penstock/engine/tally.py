@@ -22,9 +22,22 @@ class Failure:
 
 
 @dataclass(slots=True)
+class Answered:
+    """What the world answered for one received event.
+
+    :ivar texts: by step, the answers as the journal keeps them (`penstock.engine.answers`).
+    :ivar names: of those that the state store keeps until the event is committed.
+    """
+
+    texts: dict[str, list[bytes]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Tally:
     """What a chain did to a batch besides its outputs.
 
+    :ivar answers: of steps with effects, by origin: the received event's, also where a step numbers its events anew.
     :ivar skipped: why a step was left out for an event (`on_error: skip`), by step and origin.
     """
 
@@ -32,6 +45,7 @@ class Tally:
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)
     derived: int = 0
     skipped: dict[tuple[str, int], ComponentError] = field(default_factory=dict)
+    answers: dict[int, Answered] = field(default_factory=dict)
 
     def fail(self, step: str, event: Event, error: ComponentError, attempts: int = 1) -> None:
         """The first failure of an event is its reason; the event ends here."""
@@ -42,6 +56,10 @@ class Tally:
         """The event goes on without this step."""
         self.skipped.setdefault((step, event.origin), error)
         self.steps[step, "skipped"] += 1  # Invariant 13: declared by the pipeline, and counted
+
+    def answered(self, origin: int) -> Answered:
+        """What the world answered for this event so far."""
+        return self.answers.setdefault(origin, Answered())
 
     def include(self, inner: Tally, origins: Sequence[int]) -> None:
         """What became of events that were numbered anew for a while; `origins` are their own."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from penstock.cloudevents import attributes_json
+from penstock.engine.effects import Unanswered
 from penstock.engine.prepare import canonical
 from penstock.engine.recompute import Recompute, Recomputed, Result
 from penstock.engine.tally import Failure
@@ -14,9 +15,9 @@ from penstock.errors import ComponentError, Fatal
 from penstock.event import Event
 from penstock.journal.lines import Line
 
-Happened = Literal["unchanged", "changed", "split", "filtered", "skipped", "failed", "stopped"]
+Happened = Literal["unchanged", "changed", "split", "filtered", "skipped", "failed", "stopped", "unanswered"]
 """What a step did. `filtered`: fewer outputs than inputs, none most often; `skipped`: it failed, and `on_error: skip` let the
-event go on without it; `stopped`: it failed, and a run would end there."""
+event go on without it; `stopped`: it failed, and a run would end there; `unanswered`: it has effects, and no answer was kept."""
 
 EVENT = "event"
 
@@ -139,7 +140,8 @@ class _Watch:
         made.passed.append((step, outputs))
         failure, skipped = made.tally.failures.get(0), made.tally.skipped.get((step, 0))
         if failure is not None and failure.step == step:
-            self._add(step, self._inputs, outputs, "failed", seconds, failure.error)
+            happened: Happened = "unanswered" if isinstance(failure.error, Unanswered) else "failed"
+            self._add(step, self._inputs, outputs, happened, seconds, failure.error)
         elif skipped is not None:
             self._add(step, self._inputs, outputs, "skipped", seconds, skipped)
         else:

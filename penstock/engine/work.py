@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock.engine.dedup import Verdicts
-from penstock.engine.tally import Failure, Tally
+from penstock.engine.tally import Answered, Failure, Tally
 from penstock.event import Event
 from penstock.ledger import Key
 from penstock.spi import Batch
@@ -23,6 +23,7 @@ class Work:
     :ivar keys: dedup key of each received event, by origin; empty without dedup.
     :ivar outputs: what the steps made, in order; `routes` has for each the bit mask of sinks that take it, None for all.
     :ivar failures: the received events that failed in a step or before, by origin.
+    :ivar answers: what the world answered to steps with effects, by origin.
     :ivar names: for a job, by origin, its own name of the event: what it is called in the ledgers' records of the job.
     :ivar letters: for a replay, the dead letter that each received event comes from, by origin.
     :ivar taken: for a replay, the outputs that a sink took before, as (sink, origin, index among that event's): skipped (rule 9).
@@ -45,6 +46,7 @@ class Work:
     failures: dict[int, Failure] = field(default_factory=dict)
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)
     derived: int = 0
+    answers: Mapping[int, Answered] = field(default_factory=dict)
     names: Mapping[int, str] = field(default_factory=dict)
     letters: Mapping[int, str] = field(default_factory=dict)
     taken: frozenset[tuple[int, int, int]] = frozenset()
@@ -59,6 +61,7 @@ class Work:
             tally.failures.pop(origin, None)
         self.outputs, self.routes = outputs, routes
         self.failures, self.steps, self.derived = tally.failures, tally.steps, tally.derived
+        self.answers = tally.answers
 
     @property
     def processed(self) -> bool:

@@ -13,7 +13,8 @@ Members, in this order; what does not apply is left out:
 - `outputs`: for each output a check value, or the CloudEvent itself, as the pipeline's `journal.outputs` says; null for one that
   has no JSON form.
 - `routes`: beside whole outputs, for each the bit mask of the sinks that took it; left out where all did.
-- `answers`: by step, what the world answered: the outputs of a step with effects.
+- `answers`: by step with effects, what the world answered, a list: mostly of one, of several where the event had become several
+  before that step (`penstock.engine.answers`). A job's line has what the world answered in the job.
 - `given`: attributes as the source gave them, where `event:` made others of them.
 - `record`: what programs under `event:` see, where that is more than the data.
 - `original`: the record's own bytes in Base64, where it is no JSON or `data` is not just these.

@@ -13,7 +13,8 @@ import msgspec
 
 from penstock.errors import Fenced
 from penstock.spi import Position
-from penstock.state import job_tables, letter_history, letter_tables, replay_tables
+from penstock.state import answer_tables, job_tables, letter_history, letter_tables, replay_tables
+from penstock.state.answer_tables import ANSWERS_TABLE
 from penstock.state.dialect import Connection
 from penstock.state.job_tables import JOB_COLUMNS
 from penstock.state.lane_queries import LANE_INDEX
@@ -72,6 +73,7 @@ STORE_SCHEMA = Schema(
                 version TEXT PRIMARY KEY, promoted_at REAL NOT NULL, promoted_by TEXT NOT NULL, job TEXT NOT NULL,
                 differences INTEGER NOT NULL)"""
         ],
+        [ANSWERS_TABLE],
         [*LANE_COLUMNS],
     ],
 )
@@ -160,6 +162,8 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
     letter_tables.conclude(connection, note.superseded, "superseded")
     replay_tables.resolve(connection, note.resolved, note.ledgers)
     letter_history.tell_group(connection, note, jobs)
+    if note.answered:
+        answer_tables.forget(connection, note.answered)
     if note.job is not None:
         job_tables.report(connection, note.job, note.at)
 

@@ -27,6 +27,7 @@ from penstock.state import (
     replay_tables,
 )
 from penstock.state import letter_queries as queries
+from penstock.state.answer_book import AnswerBook
 from penstock.state.dialect import Connection
 from penstock.state.job_book import JobBook
 from penstock.state.lane_book import LaneBook
@@ -65,6 +66,7 @@ class SqlStateStore(ABC):
         self._jobs = JobBook(database, clock)
         self._lanes = LaneBook(database, clock)
         self._promotions = Promotions(database, clock)
+        self._answers = AnswerBook(database)
         self._desk = LetterDesk(database, pipeline, clock)
 
     @property
@@ -78,6 +80,10 @@ class SqlStateStore(ABC):
     @property
     def jobs(self) -> JobBook:
         return self._jobs
+
+    @property
+    def answers(self) -> AnswerBook:
+        return self._answers
 
     @property
     def lanes(self) -> LaneBook:
@@ -111,6 +117,7 @@ class SqlStateStore(ABC):
             pipeline_tables.write_note(db, epoch, note)
 
         await self._write_letters(("note", epoch, note), work, any_letters=bool(note.failed_again))
+        self._answers.noted(note.answered)
 
     async def versions(self) -> list[Version]:
         return await self._database.run(pipeline_tables.versions)
@@ -194,6 +201,7 @@ class SqlStateStore(ABC):
         if letters:
             self._faults.hit("before_dead_letters")
         await self._write_letters(None, work, any_letters=bool(letters or note.failed_again))
+        self._answers.noted(note.answered)
 
     async def settle(self, epoch: int, claims: Mapping[str, Claim]) -> None:
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from penstock.ledger import Claim, Commit, Ledger
 from penstock.spi import Position
+from penstock.state.answer_book import AnswerBook
 from penstock.state.job_book import JobBook
 from penstock.state.lane_book import LaneBook
 from penstock.state.lane_queries import LanePlace
@@ -39,6 +40,11 @@ class StateStore(Ledger, Protocol):
     @property
     def jobs(self) -> JobBook:
         """Replays, backfills and what else is carried out beside the live work (rule 10)."""
+        ...
+
+    @property
+    def answers(self) -> AnswerBook:
+        """What the world answered to steps with an idempotency key (rule 14)."""
         ...
 
     @property

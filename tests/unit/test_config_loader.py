@@ -94,8 +94,6 @@ def test_state_in_postgresql_is_a_secret_that_nothing_shows_or_stores(load: Load
     [
         ("dead_letter: { retry: webhook }", 16),
         ("registry: https://schemas.example.com", 1),
-        ("transforms: [{ jq: ., effects: write }]", 23),
-        ("transforms: [{ jq: ., idempotency_key: .id }]", 23),
         ("transforms: [{ http: { url: x } }]", 16),
         ("sinks: [{ kafka: {} }]", 11),
     ],

@@ -10,8 +10,9 @@ import pytest
 from config_parts import BASE, Project
 from recompute_parts import AT, line, line_of
 
+from penstock.engine.answers import asked_of
 from penstock.engine.recompute import Recompute, alike
-from penstock.event import Event
+from penstock.event import Event, encode
 
 SINKS = """\
 sinks:
@@ -124,30 +125,50 @@ async def test_an_event_that_would_stop_the_run_stops_no_other(project: Project)
     ]
 
 
-class Asks:
-    """Stands for a transform that asks the world."""
-
-    def apply(self, events: Sequence[Event], /) -> list[Any]:
-        raise AssertionError("a past event is computed without asking")
-
-    def recall(self, events: Sequence[Event], answers: Sequence[bytes | None], /) -> list[Any]:
-        return [
-            event.replace(decoded={"said": None if answer is None else answer.decode()})
-            for event, answer in zip(events, answers, strict=True)
-        ]
+ASKS = "def ask(data):\n    raise AssertionError('a past event is computed without asking')\n"
 
 
+def answer(data: Any, *made: Any, key: str | None = None, **changed: Any) -> dict[str, Any]:
+    """What the journal keeps of an answer."""
+    asked = asked_of(Event("0", "s", "t", raw=encode(data)), key)
+    return {"asked": asked, "made": [{**changed, "data": each} for each in made]}
+
+
+@pytest.mark.parametrize("effects", ["read", "write"])
 @pytest.mark.parametrize("when", ["", ", when: .n > 1"])
-async def test_steps_that_ask_the_world_are_given_the_answers_that_were_kept(
-    project: Project, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    monkeypatch.setattr("transforms.jq.Jq.apply", Asks.apply)
-    monkeypatch.setattr("transforms.jq.Jq.recall", Asks.recall, raising=False)
-    made = await recompute(project, f"transforms:\n  - {{ name: ask, jq: '.'{when} }}\n").run(
-        [line({"n": 1}), line({"n": 2}, answers={"ask": {"rate": 1.5}, "other": 1}), line({"n": 3}, answers={"ask": [3]})]
-    )
-    said = [{"n": 1}] if when else [{"said": None}]
-    assert [event.data for event in made.outputs] == [*said, {"said": '{"rate":1.5}'}, {"said": "[3]"}]
+async def test_steps_with_effects_are_given_the_answers_that_were_kept(project: Project, when: str, effects: str) -> None:
+    (project.root / "recompute_steps.py").write_text(ASKS)
+    steps = f"transforms:\n  - {{ name: ask, python: 'recompute_steps:ask', effects: {effects}{when} }}\n"
+    failed = {"asked": answer({"n": 4})["asked"], "error": {"code": "pay.declined", "message": "no money"}}
+    kept = [
+        line({"n": 1}, identity="0"),
+        line({"n": 2}, identity="1", answers={"ask": [answer({"n": 2}, {"rate": 1.5}, type="rated")], "other": []}),
+        line({"n": 3}, identity="2", answers={"ask": [answer({"n": 3}, [3], None)]}),
+        line({"n": 4}, identity="3", answers={"ask": [failed]}),
+        line({"n": 5}, identity="4", answers={"ask": [answer({"n": 5})]}),
+        line({"n": 6}, identity="5", answers={"ask": [answer({"n": 7}, {})]}),
+    ]
+    made = await recompute(project, steps).run(kept)
+    outcomes = [(result.outcome, result.step) for result in made.results()]
+    first = ("delivered", None) if when else ("unanswered", "ask")
+    rest = [("delivered", None), ("delivered", None), ("dead_lettered", "ask"), ("filtered", "ask"), ("unanswered", "ask")]
+    assert outcomes == [first, *rest]
+    events = [(event.id, event.type, event.data) for event in made.outputs if event.origin]
+    assert events == [("1", "rated", {"rate": 1.5}), ("2-0", "file.record", [3]), ("2-1", "file.record", None)]
+    assert made.tally.failures[3].error.code == "pay.declined"
+
+
+async def test_parts_of_an_event_are_given_their_own_answers(project: Project) -> None:
+    (project.root / "recompute_steps.py").write_text(ASKS)
+    steps = "transforms:\n  - jq: 'range(.k) | {i: .}'\n  - { name: ask, python: 'recompute_steps:ask', effects: write"
+    steps += ", idempotency_key: .i % 2 }\n"
+    answers = [answer(None, {"at": at}, key=key) for at, key in [("a", "0"), ("b", "1"), ("c", "0")]]
+    made = await recompute(project, steps).run([line({"k": 3}, answers={"ask": answers})])
+    assert [(event.id, event.data) for event in made.outputs] == [
+        ("0-1-0", {"at": "a"}),
+        ("0-1-1", {"at": "b"}),
+        ("0-1-2", {"at": "c"}),
+    ]
 
 
 def test_lines_of_one_moment_go_together() -> None:
