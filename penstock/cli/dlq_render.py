@@ -95,10 +95,10 @@ def letter_lines(letters: Sequence[DeadLetter], style: Style, width: int | None)
         columns.insert(2, Column("REPEATS", "right"))
         for row, letter in zip(rows, letters, strict=True):
             row.insert(2, numbers.count(letter.repeats))
-    if any(letter.status != "open" for letter in letters):
+    if any(letter.status != "open" or letter.edited is not None for letter in letters):
         columns.insert(1, Column("STATUS"))
         for row, letter in zip(rows, letters, strict=True):
-            row.insert(1, letter.status)
+            row.insert(1, letter.status if letter.edited is None else f"{letter.status}, edited")
     return table(columns, rows, style, width)
 
 

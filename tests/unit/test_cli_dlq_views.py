@@ -156,6 +156,7 @@ def test_causes_have_their_whole_message() -> None:
 
 def test_status_and_repeats_are_columns_only_where_they_say_something() -> None:
     assert letter_lines([letter("a1")], PLAIN, None)[0].split() == ["ID", "LAST", "SEEN", "STEP", "EVENT", "MESSAGE"]
+    assert "open, edited" in letter_lines([letter("a1", edited=b"")], PLAIN, None)[1]
     titles = letter_lines([letter("a1"), letter("b2", status="parked", repeats=2)], PLAIN, None)[0]
     assert titles.split() == ["ID", "STATUS", "LAST", "SEEN", "REPEATS", "STEP", "EVENT", "MESSAGE"]
 
