@@ -17,14 +17,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from penstock.clock import Clock
 from penstock.errors import ComponentError, PenstockError
 from penstock.event import Event
 from penstock.faults import Faults
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class Position(NamedTuple):

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.config.secret import Secret
 from penstock.errors import Location
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Backoff = Literal["exponential", "constant"]
 OnError = Literal["dead_letter", "skip", "stop"]
