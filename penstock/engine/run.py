@@ -17,6 +17,7 @@ from typing import TypeVar
 from penstock.clock import Clock, SystemClock, moment_of
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly, Surroundings, assemble
+from penstock.engine.beside import Beside
 from penstock.engine.carrying import Ground
 from penstock.engine.claim import Claimed, claim_pipeline
 from penstock.engine.flow import Flow
@@ -65,14 +66,6 @@ class RunOptions:
     faults: Faults = field(default_factory=Faults)
     random: random.Random = field(default_factory=random.Random)
     log: Callable[[Incident], None] = _no_log
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """What goes on beside the events of a run."""
-
-    signals: Signals
-    jobs: Jobs
 
 
 class Run:
@@ -183,7 +176,7 @@ class Run:
             asyncio.create_task(self._beside(upkeep.run(), "upkeep"), name="upkeep"),
             asyncio.create_task(self._beside(beside.signals.run(), "signals"), name="signals"),
         ]
-        carry = asyncio.create_task(self._carrying(beside.jobs), name="jobs")
+        carry = asyncio.create_task(beside.carry(self._ready), name="jobs")
         deliver = asyncio.create_task(self._delivering(assembly, claimed, processor, carry, beside), name="deliver")
         deadline = asyncio.create_task(self._deadline(deliver), name="deadline")
         try:
@@ -254,18 +247,6 @@ class Run:
         except Exception as error:  # supervision point: what goes wrong beside the events ends the run all the same
             self._ready.put_nowait(End(bug(where, error)))
 
-    async def _carrying(self, jobs: Jobs) -> PenstockError | None:
-        """Jobs, as long as the run lives. What ends the run, of a job's commit, ends it as of a live one."""
-        try:
-            await jobs.run()
-        except PenstockError as error:
-            self._ready.put_nowait(End(error))
-            return error
-        except Exception as error:  # supervision point: as beside
-            self._ready.put_nowait(End(bug("jobs", error)))
-            return bug("jobs", error)
-        return None
-
     async def _delivering(
         self,
         assembly: Assembly,
@@ -286,22 +267,9 @@ class Run:
                 continue
             if end.error is not None:
                 raise end.error
-            await self._end_jobs(beside.jobs, carry, finish=end.drained and not self.stopping.is_set())
+            await beside.end_jobs(carry, self.stopping, finish=end.drained)
             await claimed.finish(drained=end.drained)
             return
-
-    async def _end_jobs(self, jobs: Jobs, carry: asyncio.Task[PenstockError | None], *, finish: bool) -> None:
-        """Behind the last live commit, and before the run says that it ends: rule 10."""
-        if finish:
-            jobs.finish()
-            stopping = asyncio.create_task(self.stopping.wait())
-            await asyncio.wait((carry, stopping), return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            await asyncio.gather(stopping, return_exceptions=True)
-        jobs.stop()
-        error = await carry
-        if error is not None:
-            raise error
 
     async def _finish(self, works: list[Work], assembly: Assembly, processor: Processor) -> None:
         """After the commit: the source is acknowledged (Invariant 1), credits and keys are free again."""
