@@ -56,11 +56,12 @@ def _checkpoint_before_rows() -> None:
 
 
 async def _rows_alone(sink: SqliteSink, events: Sequence[Event]) -> None:
-    rows = await sink._make_rows(events) if events else []
+    asked = sink._reading.read(events) if events else []
+    rows = await sink._make_rows(asked) if asked else []
     sink._context.faults.hit("inside_sink_write")
-    writer = sink._writer
-    if rows and writer is not None:
-        await sink._database.write(lambda db: writer.put(db, rows))
+    known, kinds, now = sink._known, [kind for kind, _ in asked], sink._context.clock.now()
+    if rows and known:
+        await sink._database.write(lambda db: known.changes.put(db, kinds, rows, now))
 
 
 def delivery_apart_from_checkpoint() -> None:
