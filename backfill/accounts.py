@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from backfill.request import MOST_CAUSES, SAMPLES, LetterGroup, Result, Sample, StepFlow
 from penstock.builtins import room
 from penstock.cloudevents import to_structured
+from penstock.engine.effects import Unanswered, unanswered_by_step
 from penstock.engine.recompute import Recomputed
 from penstock.engine.tally import Failure
 from penstock.errors import Permanent
@@ -32,10 +33,14 @@ class Accounts:
         failures = made.tally.failures
         result.read += len(made.received)
         result.delivered += len(routed)
-        result.dead_lettered += len(failures)
+        unanswered = unanswered_by_step(failures)
+        result.dead_lettered += len(failures) - unanswered.total()
         result.filtered += len(made.received) - len(routed) - len(failures)
+        for step, count in unanswered.items():
+            result.unanswered[step] = result.unanswered.get(step, 0) + count
         for failure in failures.values():
-            self._add_letter(made, failure)
+            if not isinstance(failure.error, Unanswered):
+                self._add_letter(made, failure)
         self._add_steps(made)
 
     def _add_outputs(self, made: Recomputed) -> set[int]:
@@ -87,6 +92,7 @@ class Accounts:
             flow.taken += entered
             flow.made += left
             flow.failed += made.tally.steps[step, "failed"]
+            flow.unanswered += made.tally.steps[step, "unanswered"]
             flow.skipped += made.tally.steps[step, "skipped"]
             flow.seconds += made.seconds[step]
             entered = left

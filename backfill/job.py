@@ -177,6 +177,8 @@ class Carrying:
         total = min(result.total, self.rehearsal.request.limit or result.total)
         names = ("delivered", "filtered", "deduplicated", "dead_lettered")
         counts = {name: getattr(result, name) for name in names}
+        if result.unanswered:
+            counts["unanswered"] = sum(result.unanswered.values())
         rate = result.read / result.seconds if result.seconds else None
         progress = JobProgress(identity, _encode(kept), result.read, max(total, result.read), counts, rate)
         job = await self._patiently(lambda: self.book.report(owner, progress))

@@ -24,6 +24,7 @@ _OUTCOMES = (("delivered", "same"), ("filtered", "quiet"), ("deduplicated", "ext
 _VERDICTS = {
     "clean": "No output differs.",
     "different": "Outputs differ.",
+    "incomplete": "No output differs, and not every event could be compared.",
     "nothing": "No event was compared.",
 }
 
@@ -99,13 +100,19 @@ def _value(text: str | None) -> str:
 
 
 def _outcomes(report: Mapping[str, Any]) -> str:
-    bar = _bar([(name.replace("_", "-"), kind, report[name]) for name, kind in _OUTCOMES])
+    counts = [(name.replace("_", "-"), kind, report[name]) for name, kind in _OUTCOMES]
+    unanswered = sum(report["unanswered"].values())
+    bar = _bar([*counts, ("unanswered", "changed", unanswered)] if unanswered else counts)
     whole = report["estimate"]["events"]
     said = [
         f"{report['read']:,} events were looked at" + (f", of about {whole:,} in the range" if whole > report["read"] else "")
     ]
     if report["left_out"]:
         said.append(f"{report['left_out']:,} of them the filter left out")
+    said += [
+        f"of {count:,} events no answer was kept to the step {escape(step)}, which is not performed here"
+        for step, count in report["unanswered"].items()
+    ]
     sinks = [(escape(name), f"{count:,}") for name, count in report["sinks"].items()]
     table = _table(("sink", "#outputs"), sinks) if sinks else ""
     return _section("Events", f'{bar}<p class="dim">{"; ".join(said)}.</p>{table}')

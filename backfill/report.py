@@ -49,6 +49,7 @@ def document(about: About, result: Result) -> dict[str, Any]:
         "filtered": result.filtered,
         "deduplicated": result.deduplicated,
         "dead_lettered": result.dead_lettered,
+        "unanswered": dict(sorted(result.unanswered.items())),
         "outputs": result.outputs,
         "seconds": round(result.seconds, 3),
         "events_per_second": round(result.read / result.seconds) if result.seconds else 0,
@@ -81,20 +82,25 @@ def _head(about: About) -> dict[str, Any]:
 
 
 def verdict(result: Result) -> str:
-    """Of a shadow: `clean`, `different`, or `nothing` where no event was compared."""
+    """Of a shadow: `clean`, `different`, `incomplete` where nothing differs and steps with effects were not all answered, or
+    `nothing` where no event was compared."""
     comparison = result.comparison
     if comparison is None or not comparison.events:
         return "nothing"
-    return "clean" if comparison.clean and not result.unlike else "different"
+    if not comparison.clean or result.unlike:
+        return "different"
+    return "incomplete" if result.unanswered else "clean"
 
 
 def differing(result: Result) -> int:
-    """How many differences a shadow found: outputs, outcomes that moved beside them, and what could not be compared."""
+    """How many differences a shadow found: outputs, outcomes that moved beside them, and what could not be compared, for it
+    could not be made again, or a step with effects was not answered."""
     comparison = result.comparison
     if comparison is None:
         return 0
+    uncompared = sum(result.unlike.values()) + sum(result.unanswered.values())
     failures = sum(cause.count for cause in comparison.by_place.values() if cause.path == "(failure)")
-    return comparison.changed + comparison.missing + comparison.extra + failures + sum(result.unlike.values())
+    return comparison.changed + comparison.missing + comparison.extra + failures + uncompared
 
 
 def _step(name: str, result: Result) -> dict[str, Any]:
@@ -106,6 +112,7 @@ def _step(name: str, result: Result) -> dict[str, Any]:
         "out": flow.made,
         "failed": flow.failed,
         "skipped": flow.skipped,
+        "unanswered": flow.unanswered,
         "microseconds_per_event": round(each, 1),
     }
 

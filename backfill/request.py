@@ -54,6 +54,7 @@ class StepFlow(msgspec.Struct):
     made: int = 0
     failed: int = 0
     skipped: int = 0
+    unanswered: int = 0
     seconds: float = 0.0
 
 
@@ -79,7 +80,9 @@ class Sample(msgspec.Struct):
 class Result(msgspec.Struct):
     """What a backfill has come to. Everything in it is bounded, whatever the range holds.
 
-    :ivar read: events of the range that were looked at, `left_out` of them by the filter; the others are the four outcomes.
+    :ivar read: events of the range that were looked at, `left_out` of them by the filter; the others are the four outcomes and
+        `unanswered`.
+    :ivar unanswered: events of which nobody knows what would become of them, by the step with effects that has no answer kept.
     :ivar total: how many the journal's index says there are, about: a frame on the edge counts whole.
     :ivar seconds: for how long it has run, all attempts together.
     :ivar sinks: outputs by sink.
@@ -102,6 +105,7 @@ class Result(msgspec.Struct):
     samples: list[Sample] = []
     comparison: Comparison | None = None
     unlike: dict[str, int] = {}
+    unanswered: dict[str, int] = {}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -21,6 +21,7 @@ def merge(into: Result, part: Result) -> None:
         _merge_letters(into, key, group)
     _merge_samples(into, part)
     _add(into.unlike, part.unlike)
+    _add(into.unanswered, part.unanswered)
     if into.comparison is not None and part.comparison is not None:
         into.comparison.merge(part.comparison)
 

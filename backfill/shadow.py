@@ -47,6 +47,8 @@ class Shadow:
         now = _by_origin(made)
         left = []
         for origin, line in enumerate(lines):
+            if made.outcome(origin) == "unanswered":  # counted, and compared with nothing
+                continue
             if _is_same(line, now[origin], made, origin):
                 self.comparison.identical(_outcome(made, origin, now[origin]), len(now[origin]))
             else:
@@ -64,7 +66,7 @@ class Shadow:
         outputs, results = _by_origin(then), then.results()
         for origin, line in enumerate(lines):
             before: Made | None = _made(then, origin, outputs[origin])
-            if agreement(line, then, origin, results[origin]).verdict == "different":
+            if then.outcome(origin) == "unanswered" or agreement(line, then, origin, results[origin]).verdict == "different":
                 before = _recorded(line, then.sinks)
             if before is None:
                 self._count_unlike("; ".join(version.doubts.values()) or UNLIKE, 1)
@@ -123,9 +125,7 @@ def _recorded(line: Line, sinks: Sequence[str]) -> Made | None:
 
 
 def _outcome(made: Recomputed, origin: int, outputs: Sequence[Routed]) -> str:
-    if origin in made.tally.failures:
-        return "stopped" if origin in made.stopped else "dead_lettered"
-    return "delivered" if any(mask for _, mask in outputs) else "filtered"
+    return made.outcome(origin) or ("delivered" if any(mask for _, mask in outputs) else "filtered")
 
 
 def _made(made: Recomputed, origin: int, outputs: Sequence[Routed]) -> Made:

@@ -15,7 +15,7 @@ code, pre, td.value { font-family: ui-monospace, monospace; font-size: .86em; }
 .verdict { font-weight: 600; }
 .clean { color: var(--same); }
 .different { color: var(--missing); }
-.nothing { color: var(--changed); }
+.nothing, .incomplete { color: var(--changed); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 1rem 0 0; }
 dt { color: var(--dim); }
 dd { margin: 0; overflow-wrap: anywhere; }

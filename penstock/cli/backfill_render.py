@@ -69,8 +69,13 @@ def _verdict(report: Report, style: Style) -> str:
     return {
         "clean": style.green(f"clean: of {events}, no output differs"),
         "different": style.red(f"different: {events} compared"),
+        "incomplete": style.yellow(f"incomplete: {events} compared, no output differs; {_unanswered(report)}"),
         "nothing": style.yellow("no event was compared"),
     }[report["verdict"]]
+
+
+def _unanswered(report: Report) -> str:
+    return f"{numbers.plural(sum(report['unanswered'].values()), 'event')} unanswered"
 
 
 def _causes(causes: Sequence[Mapping[str, Any]], style: Style, width: int | None) -> list[str]:
@@ -108,6 +113,8 @@ def _counts(report: Report, style: Style) -> Iterator[str]:
             said = "left out by the filter" if name == "left_out" else _plain(name)
             line = f"{count:>14,}  {said}"
             yield style.yellow(line) if name == "dead_lettered" else line
+    for step, count in report["unanswered"].items():
+        yield style.yellow(f"{count:>14,}  unanswered: {printable(step)} is not performed here, and no answer of it was kept")
     if len(report["sinks"]) > 1:
         yield from (f"{count:>14,}  outputs for {printable(sink)}" for sink, count in report["sinks"].items())
     if estimate["events"] > read:

@@ -7,6 +7,7 @@ again. `Withholding`, which a stage has until somebody says otherwise, changes n
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,6 +32,8 @@ from penstock.state.answer_tables import KeptAnswer
 
 LONGEST_KEY = 255
 """Characters of an idempotency key: what receivers of an `Idempotency-Key` take."""
+LAST_WRITE = 5.0
+"""Seconds that a run which ends waits for the state store to take what the world has answered."""
 
 
 class Unanswered(Permanent):
@@ -186,7 +189,7 @@ class Performing:
         ]
         if kept:
             self.faults.hit("before_answers")
-            await self._surely(lambda: self.book.keep(self.epoch, kept))
+            await _to_its_end(self._surely(lambda: self.book.keep(self.epoch, kept)))
             self.faults.hit("after_answers")
 
     async def _surely(self, action: Callable[[], Awaitable[Any]]) -> Any:
@@ -196,6 +199,18 @@ class Performing:
         )
         self.waiting(None)
         return result
+
+
+async def _to_its_end(writing: Awaitable[None]) -> None:
+    """A run that ends for another reason still writes down what the world has answered."""
+    task = asyncio.ensure_future(writing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=LAST_WRITE)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _names(step: str, questions: Sequence[Question]) -> list[str]:

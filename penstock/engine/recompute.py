@@ -114,15 +114,19 @@ class Recomputed:
         return [self._result(origin, made.get(origin)) for origin in range(len(self.received))]
 
     def _result(self, origin: int, outputs: list[Output] | None) -> Result:
-        failure = self.tally.failures.get(origin)
-        if failure is not None:
-            return Result(self.failed_as(origin, failure), (), failure.step, failure)
+        outcome = self.outcome(origin)
+        if outcome is not None:
+            failure = self.tally.failures[origin]
+            return Result(outcome, (), failure.step, failure)
         if outputs is not None:
             return Result("delivered", outputs)
         return Result("filtered", step=self.filtered_by(origin))
 
-    def failed_as(self, origin: int, failure: Failure) -> Outcome:
-        """The outcome of an event that did not get through."""
+    def outcome(self, origin: int) -> Outcome | None:
+        """Of an event that did not get through the steps; None of any other."""
+        failure = self.tally.failures.get(origin)
+        if failure is None:
+            return None
         if isinstance(failure.error, Unanswered):
             return "unanswered"
         return "stopped" if origin in self.stopped else "dead_lettered"

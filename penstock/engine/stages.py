@@ -197,7 +197,7 @@ class Stage:
 
     def _failed(self, event: Event, error: ComponentError, outputs: list[Event], tally: Tally) -> None:
         if isinstance(error, Unanswered):  # nobody knows what the step would make of it, on_error has nothing to say
-            tally.fail(self.name, event, error)
+            tally.unanswered(self.name, event, error)
             return
         if isinstance(error, Fatal) or self.on_error == "stop":
             raise stopped(self.name, event, error)

@@ -52,6 +52,11 @@ class Tally:
         self.failures.setdefault(event.origin, Failure(event.origin, step, error, event, attempts))
         self.steps[step, "failed"] += 1
 
+    def unanswered(self, step: str, event: Event, error: ComponentError) -> None:
+        """Nobody knows what the step would make of the event; it ends here, and is not counted as failed."""
+        self.failures.setdefault(event.origin, Failure(event.origin, step, error, event))
+        self.steps[step, "unanswered"] += 1
+
     def skip(self, step: str, event: Event, error: ComponentError) -> None:
         """The event goes on without this step."""
         self.skipped.setdefault((step, event.origin), error)

@@ -14,6 +14,7 @@ from penstock.errors import Transient
 from penstock.journal.journal import Journal
 from penstock.observe.log import Incident
 from penstock.observe.status import JournalSize, RunStatus
+from penstock.state.answer_book import KEPT_FOR
 from penstock.state.records import UNSETTLED
 from penstock.state.store import StateStore
 
@@ -77,10 +78,13 @@ class Upkeep:
         self.status.open_letters = sum(counts.get(status, 0) for status in UNSETTLED)
 
     async def expire(self) -> None:
-        """Remove the dead letters that are older than `dead_letter.retention`, a few at a time."""
-        before = self.clock.now() - self.declared.retention
+        """Remove the dead letters that are older than `dead_letter.retention`, and answers that nobody waits for any more, a few
+        at a time."""
+        now = self.clock.now()
         try:
-            while await self.store.expire_letters(before, EXPIRE_AT_ONCE) == EXPIRE_AT_ONCE:
+            while await self.store.expire_letters(now - self.declared.retention, EXPIRE_AT_ONCE) == EXPIRE_AT_ONCE:
+                await self.clock.sleep(0)
+            while await self.store.answers.expire(now - KEPT_FOR, EXPIRE_AT_ONCE) == EXPIRE_AT_ONCE:
                 await self.clock.sleep(0)
         except Transient as error:  # the commits wait for the same store, and report it; expiry has time until the next hour
             self.log(Incident("info", error.code, f"{self.status.pipeline}: dead letters expire later: {error}", error.help))
