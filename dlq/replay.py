@@ -21,9 +21,12 @@ from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
 from penstock.engine.carry_out import carry_out_or_withdraw, open_state
 from penstock.engine.claim import ledgers_of
+from penstock.engine.ledgers import STATE
+from penstock.engine.overwriting import overwrite_needed, overwriting_sinks
 from penstock.engine.run import RunOptions
 from penstock.engine.versions import find_version, is_version
 from penstock.faults import Faults
+from penstock.ledger import LedgerSink
 from penstock.state.job_records import Job, JobProgress
 from penstock.state.records import LetterQuery
 from penstock.state.store import StateStore
@@ -38,12 +41,14 @@ class ReplayRequest:
         the other owes. Without it such a letter is left open.
     :ivar version: of the pipeline whose steps to use, or a beginning of it; empty: today's.
     :ivar rate: events a second, at most; None: as fast as it goes.
+    :ivar overwrite: older events may overwrite newer ones in the sinks (rule 11).
     """
 
     query: LetterQuery
     renamed: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
     rate: float | None = None
+    overwrite: bool = False
 
 
 @dataclass(slots=True)
@@ -94,8 +99,11 @@ async def create_replay(store: StateStore, assembly: Assembly, request: ReplayRe
     :param assembly: of the pipeline as it is today; nothing of it is opened.
     :raises UsageError: `dlq.unknown`, `dlq.ambiguous`, `dlq.unknown_sink`, `dlq.not_renamed`, `dlq.shared_ledger`,
         `version.unknown`.
+    :raises EnvironmentFault: `sink.overwrites`, which was not asked for.
     """
     options, total = await _options(store, assembly, request)
+    if not request.overwrite and (asked := await _overwritten(store, assembly, options)):
+        raise overwrite_needed(asked)
     return await store.jobs.create("replay", encode_options(options), by, total=total)
 
 
@@ -118,6 +126,18 @@ async def _options(store: StateStore, assembly: Assembly, request: ReplayRequest
     counted = replace(query, status=[*status, "replaying"])  # of a command that died: the next claim opens them
     total = sum(group.count for group in await store.letter_groups(counted)) if status else 0
     return ReplayOptions(query, upto, dict(request.renamed), version, request.rate), total
+
+
+async def _overwritten(store: StateStore, assembly: Assembly, options: ReplayOptions) -> list[str]:
+    """Sinks that could put an older event over a newer one, and that are owed some of the letters (rule 11)."""
+    asked = []
+    for name in overwriting_sinks(assembly.sinks):
+        ledger = name if isinstance(assembly.sinks[name], LedgerSink) else STATE
+        owing = {ledger, *(old for old, new in options.renamed.items() if new == name)}
+        queries = [replace(options.query, owed=each) for each in sorted(owing)]
+        if any([await store.letter_groups(query) for query in queries]):
+            asked.append(name)
+    return asked
 
 
 def summary_of(job: Job) -> ReplaySummary:
@@ -154,17 +174,19 @@ async def replay(
     renamed: Mapping[str, str] = MappingProxyType({}),
     version: str = "",
     rate: float | None = None,
+    overwrite: bool = False,
 ) -> ReplaySummary:
     """Make the job, and carry it out, where no run is alive.
 
     :param progress: called with (done, all) after each portion.
     :param dry_run: process, and deliver nothing, beside a live run or not.
     :raises UsageError: as `create_replay`.
-    :raises EnvironmentFault: `state.held`, where a run of the pipeline is alive: it carries the job out.
+    :param overwrite: older events may overwrite newer ones in the sinks.
+    :raises EnvironmentFault: `state.held`, where a run of the pipeline is alive: it carries the job out; `sink.overwrites`.
     :raises PenstockError: why the job failed.
     """
     options = RunOptions(clock=clock, faults=faults)
-    request = ReplayRequest(query=query, renamed=renamed, version=version, rate=rate)
+    request = ReplayRequest(query=query, renamed=renamed, version=version, rate=rate, overwrite=overwrite)
 
     def told(at: JobProgress) -> None:
         progress(at.done, at.total or 0)

@@ -87,6 +87,7 @@ class Asked:
 @click.option("--dry-run", is_flag=True, help="Process them, and touch nothing, beside a live run or not.")
 @click.option("--no-wait", is_flag=True, help="Make the job, and leave it to the run; without one it waits for the next.")
 @click.option("--rate", metavar="N/s", help="At most so many events a second, such as 1000/s.  [default: as fast as it goes]")
+@click.option("--overwrite", is_flag=True, help="Older events may overwrite newer rows in sinks that have no order_by.")
 @click.option("--version", default="", metavar="V", help="Through the steps of this stored version.  [default: today's]")
 @click.option(
     "--renamed", multiple=True, metavar="OLD=NEW", help="Give sink NEW what is owed to OLD, which the pipeline no longer has."
@@ -102,6 +103,7 @@ def replay(
     dry_run: bool,
     no_wait: bool,
     rate: str | None,
+    overwrite: bool,
     version: str,
     renamed: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -109,7 +111,8 @@ def replay(
 ) -> int:
     terminal = Terminal.of_process()
     choose(filters, take_all)
-    how = {"renamed": dict(map(_pair, renamed)), "version": version, "rate": None if rate is None else _rate(rate)}
+    how = {"renamed": dict(map(_pair, renamed)), "version": version, "overwrite": overwrite}
+    how["rate"] = None if rate is None else _rate(rate)
     asked = Asked(only(filters.query(settings, terminal), "open", "parked"), how, dry_run, not no_wait)
     loaded = load_named(settings, pipeline, overrides)
     job, summary = asyncio.run(_replay(settings, loaded, asked, terminal))

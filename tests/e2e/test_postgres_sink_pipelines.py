@@ -96,7 +96,7 @@ def test_dead_letters_name_the_constraint_and_a_replay_writes_them_once_it_is_go
     assert {letter["code"] for letter in letters} == {"sink.constraint"}
     assert all("orders_price_check" in letter["message"] for letter in letters)
     database.execute("ALTER TABLE orders DROP CONSTRAINT orders_price_check")
-    replayed = pipe(project, database, "dlq", "replay", "load.yaml", "--all")
+    replayed = pipe(project, database, "dlq", "replay", "load.yaml", "--all", "--overwrite")
     assert replayed.returncode == 0, replayed.stderr
     assert database.execute("SELECT count(*), max(times) FROM orders") == [(50, 1)]
 

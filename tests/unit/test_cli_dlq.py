@@ -45,8 +45,11 @@ def test_a_mended_cause_is_replayed_once_and_resolved(ran: Path, pipe: Pipe) -> 
     fingerprint = items(pipe("dlq", "groups", "--json")[1])[0]["fingerprint"]
     schema = ran / "pipelines/schemas/shop.line/1.json"
     schema.write_text(json.dumps({**SCHEMA, "properties": {"n": {"type": "integer"}}}))
-    assert "2 dead letters would be replayed: 2 delivered" in pipe("dlq", "replay", "shop", "-f", fingerprint, "--dry-run")[2]
-    status, out, _ = pipe("dlq", "replay", "shop", "--fingerprint", fingerprint[:6], "--json")
+    assert (
+        "2 dead letters would be replayed: 2 delivered"
+        in pipe("dlq", "replay", "shop", "--overwrite", "-f", fingerprint, "--dry-run")[2]
+    )
+    status, out, _ = pipe("dlq", "replay", "shop", "--overwrite", "--fingerprint", fingerprint[:6], "--json")
     summary = json.loads(out)
     assert status == 0
     assert {k: summary[k] for k in ("selected", "delivered", "filtered", "deduplicated", "failed_again")} == {
@@ -59,12 +62,12 @@ def test_a_mended_cause_is_replayed_once_and_resolved(ran: Path, pipe: Pipe) -> 
     assert sorted((ran / "out/shop.jsonl").read_text().split()) == sorted(
         ['{"id":1,"total":2}', '{"id":2,"total":4}', '{"id":0,"total":0}', '{"id":-1,"total":-2}']
     )
-    assert pipe("dlq", "replay", "shop", "-f", fingerprint)[2] == "shop: no open dead letter was selected\n"
+    assert pipe("dlq", "replay", "shop", "--overwrite", "-f", fingerprint)[2] == "shop: no open dead letter was selected\n"
     [standing] = items(pipe("status", "--json")[1])
     assert standing["dead_letters"] == {"open": 1, "resolved": 2}
-    status, _, err = pipe("dlq", "replay", "shop", "--all", "--dry-run")
+    status, _, err = pipe("dlq", "replay", "shop", "--overwrite", "--all", "--dry-run")
     assert (status, err) == (4, "shop: 1 dead letter would be replayed: 1 would fail again\n")
-    status, _, err = pipe("dlq", "replay", "shop", "--all")
+    status, _, err = pipe("dlq", "replay", "shop", "--overwrite", "--all")
     assert (status, "1 failed again" in err) == (4, True)
 
 
@@ -73,7 +76,7 @@ def test_what_is_owed_to_a_sink_that_was_renamed_stays_open_until_it_is_said_whi
     schema.write_text(json.dumps({**SCHEMA, "properties": {"n": {"type": "integer"}}}))
     renamed = PIPELINE.replace("name: table", "name: orders").replace("out/shop.db", "out/orders.db")
     (ran / "pipelines/shop.yaml").write_text(renamed.replace("  - name: lines\n    file: { path: out/shop.jsonl }\n", ""))
-    status, out, err = pipe("dlq", "replay", "shop", "--code", "validate.failed")
+    status, out, err = pipe("dlq", "replay", "shop", "--overwrite", "--code", "validate.failed")
     assert (status, out) == (4, "")
     assert err.splitlines() == [
         "shop: 3 dead letters replayed: 3 left open",
@@ -82,13 +85,13 @@ def test_what_is_owed_to_a_sink_that_was_renamed_stays_open_until_it_is_said_whi
         "  pipe dlq replay shop … --renamed lines=SINK  give it to the sink that took its place",
         "  pipe dlq discard shop …                      if nobody wants it",
     ]
-    status, out, _ = pipe("dlq", "replay", "shop", "--all", "--renamed", "table=orders", "--json")
+    status, out, _ = pipe("dlq", "replay", "shop", "--overwrite", "--all", "--renamed", "table=orders", "--json")
     summary = json.loads(out)
     assert (status, summary["delivered"], summary["failed_again"], summary["left"]) == (4, 2, 1, 0)
     assert summary["unknown_ledgers"] == {"lines": 3}
     assert items(pipe("dlq", "ls", "--json")[1])[0]["status"] == "open"
-    assert "error[usage.bad_pair]" in pipe("dlq", "replay", "shop", "--all", "--renamed", "table")[2]
-    assert "error[dlq.unknown_sink]" in pipe("dlq", "replay", "shop", "--all", "--renamed", "table=x")[2]
+    assert "error[usage.bad_pair]" in pipe("dlq", "replay", "shop", "--overwrite", "--all", "--renamed", "table")[2]
+    assert "error[dlq.unknown_sink]" in pipe("dlq", "replay", "shop", "--overwrite", "--all", "--renamed", "table=x")[2]
 
 
 def test_replay_and_discard_want_to_know_which(ran: Path, pipe: Pipe) -> None:
@@ -116,3 +119,13 @@ def test_an_export_is_json_lines_and_never_overwrites(ran: Path, pipe: Pipe) -> 
 def test_dead_letters_can_be_read_while_the_pipeline_file_has_mistakes(ran: Path, pipe: Pipe) -> None:
     (ran / "pipelines/shop.yaml").write_text(PIPELINE.replace("filter: .n", "filtr: .n"))
     assert len(items(pipe("dlq", "ls", "shop", "--json")[1])) == 3
+
+
+def test_a_replay_asks_before_an_older_event_may_overwrite_a_newer_one(ran: Path, pipe: Pipe) -> None:
+    status, _, said = pipe("dlq", "replay", "shop", "--all")
+    assert (status, "error[sink.overwrites]" in said, "sink table" in said) == (3, True, True)
+    assert items(pipe("dlq", "ls", "--json")[1]), "no job was made"
+    assert pipe("dlq", "replay", "shop", "--all", "--dry-run")[0] == 4
+    file = ran / "pipelines" / "shop.yaml"
+    file.write_text(file.read_text().replace("key: [id],", "key: [id], on_conflict: ignore,"))
+    assert pipe("dlq", "replay", "shop", "--all")[0] == 4

@@ -96,7 +96,7 @@ def test_a_program_mends_an_event_and_a_replay_sends_it_under_its_old_key(ran: P
     assert "@" in happening["by"]
     assert pipe("dlq", "edit", identity, "--jq", ".data.n = 7")[2] == "shop: 0 dead letters edited, 1 unchanged\n"
     assert "a typing error" in pipe("dlq", "show", identity)[1]
-    assert pipe("dlq", "replay", "shop", "--filter", ".data.n == 7")[0] == 0
+    assert pipe("dlq", "replay", "shop", "--overwrite", "--filter", ".data.n == 7")[0] == 0
     assert '{"id":7,"total":14}' in (ran / "out/shop.jsonl").read_text().split()
     assert [each["what"] for each in shown(pipe, identity)["history"]] == ["edited", "replayed"]
     status, _, err = pipe("dlq", "edit", identity, "--jq", ".data.n = 8")
@@ -107,7 +107,7 @@ def test_an_edited_event_that_fails_again_stays_edited_and_can_be_put_back(ran: 
     identity = of_zero(pipe)
     before = shown(pipe, identity)
     pipe("dlq", "edit", identity, "--jq", ".data.n = -5")
-    assert pipe("dlq", "replay", "shop", "--id", identity)[0] == 4
+    assert pipe("dlq", "replay", "shop", "--overwrite", "--id", identity)[0] == 4
     after = shown(pipe, identity)
     assert (after["edited"]["data"], after["received"], after["original"]) == ({"n": -5}, before["received"], before["original"])
     assert (after["status"], after["history"][-1]["what"]) == ("open", "replayed")
@@ -320,7 +320,7 @@ def test_all_of_it_works_with_the_state_in_a_server(
     identity = of_zero(pipe)
     assert pipe("dlq", "edit", identity, "--jq", ".data.n = 6", "--reason", "r")[0] == 0
     plain = pipe("dlq", "export", "shop")[1]
-    assert pipe("dlq", "replay", "shop", "--id", identity)[0] == 0
+    assert pipe("dlq", "replay", "shop", "--overwrite", "--id", identity)[0] == 0
     assert pipe("dlq", "discard", "shop", "--all", "--yes")[0] == 0
     [figures] = items(pipe("dlq", "stats", "--json")[1])
     assert figures["by_status"] == {"discarded": 2, "resolved": 1}

@@ -28,7 +28,9 @@ def shown(pipe: Pipe, job: str) -> dict[str, Any]:
 
 def test_a_job_that_waits_is_listed_paused_resumed_and_shown(ran: Path, pipe: Pipe) -> None:
     mend(ran)
-    status, out, _ = pipe("dlq", "replay", "shop", "--code", "validate.failed", "--no-wait", "--rate", "90/s", "--json")
+    status, out, _ = pipe(
+        "dlq", "replay", "shop", "--overwrite", "--code", "validate.failed", "--no-wait", "--rate", "90/s", "--json"
+    )
     made = json.loads(out)
     assert (status, made["state"], made["selected"]) == (0, "waiting", 0)
     job = made["job"]
@@ -51,7 +53,7 @@ def test_a_job_that_waits_is_listed_paused_resumed_and_shown(ran: Path, pipe: Pi
 
 
 def test_a_job_that_nobody_began_is_cancelled_at_once(ran: Path, pipe: Pipe) -> None:
-    job = json.loads(pipe("dlq", "replay", "shop", "--all", "--no-wait", "--json")[1])["job"]
+    job = json.loads(pipe("dlq", "replay", "shop", "--overwrite", "--all", "--no-wait", "--json")[1])["job"]
     status, out, _ = pipe("jobs", "cancel", job, "--json")
     assert (status, json.loads(out)["state"]) == (0, "cancelled")
     assert pipe("jobs", "resume", job)[2] == f"shop: job {job}, replay: cancelled, 0 of 3 done\n"
@@ -70,11 +72,11 @@ def test_a_replay_goes_through_a_stored_version_where_it_is_asked_to(ran: Path, 
     assert pipe("run", "--once", "pipelines/shop.yaml")[0] == 0
     mended = version_of(pipe)
     assert mended != strict
-    summary = json.loads(pipe("dlq", "replay", "shop", "--all", "--version", strict[:10], "--json")[1])
+    summary = json.loads(pipe("dlq", "replay", "shop", "--overwrite", "--all", "--version", strict[:10], "--json")[1])
     assert (summary["delivered"], summary["failed_again"]) == (0, 3)
     (ran / "pipelines/schemas/shop.line/1.json").write_text(json.dumps(SCHEMA))
-    dry = json.loads(pipe("dlq", "replay", "shop", "--all", "--version", mended, "--dry-run", "--json")[1])
-    summary = json.loads(pipe("dlq", "replay", "shop", "--all", "--version", mended, "--json")[1])
+    dry = json.loads(pipe("dlq", "replay", "shop", "--overwrite", "--all", "--version", mended, "--dry-run", "--json")[1])
+    summary = json.loads(pipe("dlq", "replay", "shop", "--overwrite", "--all", "--version", mended, "--json")[1])
     assert (summary["delivered"], summary["failed_again"]) == (dry["delivered"], dry["failed_again"]) == (2, 1)
     letters = items(pipe("dlq", "ls", "--json")[1])
     assert [(letter["status"], letter["version"]) for letter in letters] == [("open", mended)]
@@ -96,7 +98,7 @@ def test_a_version_with_other_sinks_or_other_ids_cannot_be_replayed_through(
     assert pipe("run", "--once", "pipelines/shop.yaml")[0] == 0
     old = version_of(pipe)
     file.write_text(keyed.replace(*change))
-    status, _, err = pipe("dlq", "replay", "shop", "--all", "--version", old)
+    status, _, err = pipe("dlq", "replay", "shop", "--overwrite", "--all", "--version", old)
     assert (status, f"error[{code}]" in err) == (1, True)
     [job] = items(pipe("jobs", "ls", "--json")[1])
     assert (job["state"], job["error"]["code"]) == ("failed", code)
@@ -104,6 +106,6 @@ def test_a_version_with_other_sinks_or_other_ids_cannot_be_replayed_through(
 
 def test_a_version_that_is_not_stored_and_a_rate_that_is_none_are_refused_before_a_job_is_made(ran: Path, pipe: Pipe) -> None:
     for options, code in ((("--version", "abcdef"), "version.unknown"), (("--rate", "fast"), "usage.bad_rate")):
-        status, _, err = pipe("dlq", "replay", "shop", "--all", *options)
+        status, _, err = pipe("dlq", "replay", "shop", "--overwrite", "--all", *options)
         assert (status, f"error[{code}]" in err) == (2, True)
     assert items(pipe("jobs", "ls", "--json")[1]) == []

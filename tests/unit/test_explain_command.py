@@ -167,7 +167,7 @@ def test_an_old_version_is_computed_as_it_was_and_any_stored_one_on_demand(ran: 
 def test_what_replays_made_of_it_is_told(ran: Path, pipe: Pipe) -> None:
     schema = ran / "pipelines/schemas/shop.line/1.json"
     schema.write_text(json.dumps({**SCHEMA, "properties": {"n": {"type": "integer"}}}))
-    assert pipe("dlq", "replay", "shop", "--all")[0] == 4
+    assert pipe("dlq", "replay", "shop", "--overwrite", "--all")[0] == 4
     out = pipe("explain", "0-27")[1]
     [replayed] = [line for line in out.splitlines() if line.startswith("  replayed ")]
     assert ": delivered  job " in replayed
