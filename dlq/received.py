@@ -6,13 +6,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from penstock.cloudevents import from_structured
+from penstock.engine.lanes import followers
 from penstock.engine.letters import DECODE
 from penstock.engine.tally import Tally
 from penstock.errors import ComponentError, Oversized, Permanent
 from penstock.event import Event, decode
 from penstock.ledger import Key
 from penstock.spi import Batch
-from penstock.state.records import DeadLetter
+from penstock.state.records import DeadLetter, Lane
 
 Received = tuple[Event, ComponentError | None]
 """An event, and why the source could not give it."""
@@ -46,6 +47,12 @@ class Portion:
             elif key is not None:
                 known.add(key.key)
         return found
+
+
+def with_followers(letters: Sequence[DeadLetter], waiting: set[int]) -> set[int]:
+    """Letters that wait, and with them those behind them in their lanes (Invariant 5)."""
+    lanes = [None if letter.lane is None else Lane(letter.partition, letter.lane) for letter in letters]
+    return waiting | set(followers(lanes, waiting))
 
 
 def received_event(letter: DeadLetter) -> Event:

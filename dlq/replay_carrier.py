@@ -77,11 +77,11 @@ class ReplayCarrier:
         after = decode_cursor(self.job.progress.cursor)
         while page := await store.lane_places(options.query, options.upto, after, count):
             for places in bounded(page, size):
-                async for portion in self._portions(places):
+                async for portion in self.portions_of(places):
                     yield portion
             after = page[-1]
 
-    async def _portions(self, places: Sequence[LanePlace]) -> AsyncGenerator[Portion, None]:
+    async def portions_of(self, places: Sequence[LanePlace]) -> AsyncGenerator[Portion, None]:
         """The letters at these places; several groups, where some share a dedup key."""
         letters = await self.ground.claimed.store.letters_at(places, self.options.query)
         chosen, others = deliverable(letters, self.debts)
@@ -100,14 +100,15 @@ class ReplayCarrier:
 
     async def _take_up(self, groups: Sequence[Letters]) -> list[Letters]:
         """Those that still wait to be delivered, once the live work has let go of their keys: from now on nobody else settles
-        them. One may have been discarded since, or superseded by what the live work brought."""
+        them. One may have been discarded since, or superseded by what the live work brought; one that would pass another in its
+        lane stays (Invariant 5)."""
         if not self.reprocess.positional:
             await self.ground.in_flight.reserve(set().union(*(group.keys_given for group in groups)))
         ids = [letter.id for group in groups for letter in group.letters]
         store, epoch = self.ground.claimed.store, self.ground.claimed.epoch
         if self.debts.heirs:
             await store.hand_over(epoch, self.debts.heirs, ids)
-        taken = await store.set_status(epoch, ids, "replaying", job=self.job.id, among=REPLAYABLE)
+        taken = await store.lanes.take_up(epoch, ids, self.job.id, REPLAYABLE)
         self.ground.assembly.surroundings.faults.hit("after_take_up")
         gone = set(ids).difference(taken)
         kept = [self.reprocess.without(group, gone) for group in groups] if gone else groups
@@ -116,7 +117,11 @@ class ReplayCarrier:
 
 def carry_replay(job: Job, ground: Ground) -> ReplayCarrier:
     """:raises UsageError: `job.bad_options`."""
-    options = decode_options(job)
+    return replay_carrier(job, ground, decode_options(job))
+
+
+def replay_carrier(job: Job, ground: Ground, options: ReplayOptions) -> ReplayCarrier:
+    """Of any job that goes through dead letters."""
     claimed = ground.claimed
     reprocess = Reprocess(
         ground.assembly, claimed.store, claimed.ledgers, ground.status, options.version, answering=claimed.performing

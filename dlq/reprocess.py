@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
-from dlq.received import Portion, Received, keys_of_letters, received_event, still_failing
+from dlq.received import Portion, Received, keys_of_letters, received_event, still_failing, with_followers
 from penstock.builtins import room
 from penstock.clock import moment_of
 from penstock.components import build
@@ -119,7 +119,7 @@ class Reprocess:
         portions, later = [], []
         for chosen in by_partition.values():
             portion = self.prepare(chosen, received)
-            waiting = portion.repeating(taken)
+            waiting = with_followers(chosen, portion.repeating(taken))
             if waiting:
                 later += [chosen[origin] for origin in sorted(waiting)]
                 chosen = [letter for origin, letter in enumerate(chosen) if origin not in waiting]
@@ -164,6 +164,9 @@ class Reprocess:
         letters, events, keys, tally = portion.letters, portion.events, portion.keys, portion.tally
         ids = {origin: letter.id for origin, letter in enumerate(letters)}
         work = Work(portion.batch, self._surroundings.clock.monotonic(), portion.at, letters=ids, names=ids)
+        work.events = events
+        work.lanes = {origin: letter.lane for origin, letter in enumerate(letters) if letter.lane is not None}
+        work.retries = {origin: letter.retries for origin, letter in enumerate(letters) if letter.retries}
         work.keys = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}
         work.sink_ledgers = tuple(self._ledger_of(name) for name in self.assembly.sinks)
         work.taken = self._taken(letters)

@@ -44,6 +44,8 @@ ROOMS = {
     "regression": "dlq.regression:regression",
     "replays": "dlq.replay:Replays",
     "carry_replay": "dlq.replay_carrier:carry_replay",
+    "carry_retry": "dlq.due_carrier:carry_retry",
+    "carry_release": "dlq.due_carrier:carry_release",
     "backfill": "backfill.desk:Desk",
     "carry_backfill": "backfill.live:carry_backfill",
     "spared": "backfill.job:spared",

@@ -17,6 +17,7 @@ from penstock.engine.effects import Performing
 from penstock.engine.journalling import Journalling
 from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.letters import LetterMaker
+from penstock.engine.parking import claim_lanes
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing
@@ -108,7 +109,9 @@ async def claim_pipeline(
     epoch, standing = await start.patiently(lambda: _claim(assembly, options, store, ledgers, reads, identity))
     status.epoch = epoch
     await start.patiently(lambda: _recover_jobs(store, ledgers, epoch))
+    parking = await start.patiently(lambda: claim_lanes(assembly.pipeline, store, epoch, options.log))
     committer = start.make_committer(store, ledgers, epoch, standing)
+    committer.parking = parking
     committer.journalling = await start.open_journal(committer)
     await start.open_plain_sinks(committer)
     await start.report(committer)
@@ -205,7 +208,7 @@ class _Start:
             sinks=[_end(self.assembly, sink, self.status) for sink in self.assembly.sinks],
             epoch=epoch,
             note=standing.note,
-            letters=LetterMaker(pipeline.name, pipeline.version, room("fingerprint")),
+            letters=LetterMaker(pipeline.name, pipeline.version, room("fingerprint"), pipeline.dead_letter.retry),
             retry=pipeline.retry,
             lane=pipeline.dead_letter.lane,
             status=self.status,

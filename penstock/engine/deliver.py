@@ -17,10 +17,11 @@ from penstock.clock import Clock
 from penstock.config.model import Retry
 from penstock.engine.group import Group
 from penstock.engine.journalling import Journalling
-from penstock.engine.lanes import LaneStops, stop_at_failures, works_before
+from penstock.engine.lanes import LANE, LaneStops, parked_error, stop_at_failures, works_before
 from penstock.engine.ledgers import STATE, LedgerState, groups_of, names_of
 from penstock.engine.letters import LetterMaker
 from penstock.engine.outcomes import finished_keys, settled_keys
+from penstock.engine.parking import Parking
 from penstock.engine.retry import Waits, gave_up
 from penstock.engine.sinks import FlushNeeded, SinkEnd
 from penstock.engine.tally import Failure
@@ -31,6 +32,7 @@ from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Commit, JobRecord, Key
 from penstock.observe.status import RunStatus
+from penstock.state.lane_tables import PARKED
 from penstock.state.records import DeadLetter, Note
 from penstock.state.store import StateStore
 
@@ -40,6 +42,7 @@ class Committer:
     """Commits groups, one after the other. Built by a run (or a job) after it has claimed its ledgers.
 
     :ivar lane: what a failure does to the events behind it, of the source: those of a job pass it.
+    :ivar parking: the lanes that are held, where they are parked.
     """
 
     store: StateStore
@@ -56,6 +59,7 @@ class Committer:
     faults: Faults
     running: Callable[[], float]
     journalling: Journalling | None = None
+    parking: Parking | None = None
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def commit(self, works: list[Work], *, drained: bool = False, turn: Turn | None = None) -> list[set[int]]:
@@ -78,6 +82,7 @@ class Committer:
         try:
             if self._stops(group):
                 stop_at_failures(works)
+            await self._park(lambda parking: parking.settle(group))
             self.faults.hit("before_sink_write")
             await self._write_plain_sinks(group)
             self.faults.hit("after_sink_write")
@@ -133,10 +138,12 @@ class Committer:
             if sink.ledger != STATE:
                 continue
             events = [(w, event) for w, work in enumerate(group.works) for event in work.for_sink(bit, STATE)]
-            failures, state = await sink.deliver([event for _, event in events], halts=self._stops(group))
+            lanes = () if self.parking is None else self.parking.lanes(group, events)
+            failures, state = await sink.deliver([event for _, event in events], halts=self._stops(group), lanes=lanes)
             for index, error in sorted(failures.items()):
                 work, event = events[index]
-                self._sink_failed(group, work, sink.name, Failure(event.origin, sink.name, error.error, event, error.attempts))
+                step = LANE if error.error.code == PARKED else sink.name
+                self._sink_failed(group, work, sink.name, Failure(event.origin, step, error.error, event, error.attempts))
             if failures:
                 numbers = [number for work in group.works for number in work.numbers(bit, STATE)]
                 group.refused.update((events[i][0], events[i][1].origin, sink.name, numbers[i]) for i in failures)
@@ -148,6 +155,8 @@ class Committer:
             raise failure.error
         if self._stops(group):  # Invariant 5: nothing of the lane goes past it
             raise LaneStops(work, failure)
+        if self.parking is not None:
+            self.parking.failed(group, work, failure)
         group.refuse(work, sink, failure)
 
     # The commit proper.
@@ -157,7 +166,7 @@ class Committer:
         await self._journal(lambda journalling: journalling.write(group))  # step 0
         self.faults.hit("after_journal")
         own = [ledger for ledger in self.ledgers if ledger.sink is not None]
-        letters = [] if group.job else list(self._letters(group).values())
+        letters = [] if group.job else list(self._letters(group, number).values())
         self.faults.hit("before_commit")
         if group.job:
             self.faults.hit("before_job_commit")
@@ -194,6 +203,7 @@ class Committer:
             ledger.noted()
         if group.turn is not None and note.job is not None:
             group.turn.progress = note.job
+            await self._park(lambda parking: parking.released(group))
         self.note = Note(
             group=note.group, counts=note.counts, ledgers=note.ledgers, groups=note.groups, running=note.running, at=note.at
         )
@@ -241,9 +251,14 @@ class Committer:
             work, event = offered[index]
             self._sink_failed(group, work, name, Failure(event.origin, name, cause, event))
             places.add((work, event.origin))
+        for index in self.parking.behind(group, offered, error.failed) if self.parking is not None else ():
+            work, event = offered[index]
+            group.refuse(work, name, Failure(event.origin, LANE, parked_error(), event, attempts=0))
+            places.add((work, event.origin))
         await self._journal(lambda journalling: journalling.correct(group, sorted(places)))
-        made = {} if group.job else self._letters(group)  # a replay's letters are there, and told with the note
-        await self._put(group, number, [letter for place, letter in made.items() if place in places])
+        made = {} if group.job else self._letters(group, number)  # a replay's letters are there, and told with the note
+        again = [letter for place, letter in made.items() if place in places or letter.status == "parked"]
+        await self._put(group, number, again)
 
     async def _put(self, group: Group, number: int, letters: Sequence[DeadLetter]) -> None:
         """Step 1, and what a ledger's refusal changes in it."""
@@ -283,7 +298,7 @@ class Committer:
         )
 
     def _note(self, group: Group, number: int, drained: bool, last: bool) -> Note:
-        again = list(self._letters(group).values()) if group.job else []
+        again = list(self._letters(group, number).values()) if group.job else []
         unresolved = {letter.id for letter in again}
         return Note(
             group=number,
@@ -303,9 +318,15 @@ class Committer:
             answered=[name for work in group.works for answered in work.answers.values() for name in answered.names],
         )
 
-    def _letters(self, group: Group) -> dict[tuple[int, int], DeadLetter]:
+    async def _park(self, action: Callable[[Parking], Awaitable[None]]) -> None:
+        """Something about held lanes, where they are parked."""
+        parking = self.parking
+        if parking is not None:
+            await self._patiently(lambda: action(parking))
+
+    def _letters(self, group: Group, number: int) -> dict[tuple[int, int], DeadLetter]:
         maker = self.letters if group.turn is None else replace(self.letters, version=group.turn.version)
-        return group.make_letters(self.ledgers, self.sinks, maker, self.clock.now())
+        return group.make_letters(self.ledgers, self.sinks, maker, self.clock.now(), number)
 
     async def _journal(self, action: Callable[[Journalling], Awaitable[None]]) -> None:
         """Something in the journal, where one is kept: retried until it is done, as a full disk is for the state store."""

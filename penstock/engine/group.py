@@ -15,7 +15,11 @@ from penstock.engine.work import Work
 from penstock.ledger import Counts
 from penstock.spi import Position
 from penstock.state.job_records import JobProgress
-from penstock.state.records import DeadLetter, Delivered, Repeat
+from penstock.state.lane_tables import PARKED
+from penstock.state.records import DeadLetter, Delivered, Lane, Repeat
+
+_ROOM = 1 << 32
+"""Events of a group, at most: numbers of arrival rise from group to group."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,12 @@ class Group:
     def job(self) -> str:
         """The job whose group this is, which moves no position and no count; empty for the source's."""
         return "" if self.turn is None else self.turn.job
+
+    def lane(self, w: int, origin: int) -> Lane | None:
+        """The lane of an event of a work; None: it has none, or nobody parks."""
+        work = self.works[w]
+        key = work.lanes.get(origin)
+        return None if key is None else Lane(work.batch.partition, key)
 
     def refused_origins(self, w: int) -> set[int]:
         """The events of a work that some sink refused for good."""
@@ -93,19 +103,27 @@ class Group:
         return None if self.turn is None else self.turn.advanced(self.outcomes(), last=last)
 
     def make_letters(
-        self, ledgers: Sequence[LedgerState], sinks: Sequence[SinkEnd], maker: LetterMaker, now: float
+        self, ledgers: Sequence[LedgerState], sinks: Sequence[SinkEnd], maker: LetterMaker, now: float, number: int
     ) -> dict[tuple[int, int], DeadLetter]:
-        """One dead letter for each event that failed, in a step (owed by every ledger that has not passed it) or in sinks."""
-        letters = {}
+        """One dead letter for each event that failed, in a step (owed by every ledger that has not passed it) or in sinks; in the
+        order in which they were read.
+
+        :param number: of the group.
+        """
+        letters, first = {}, number * _ROOM
         for w, work in enumerate(self.works):
             for origin, failure in work.failures.items():
                 owed = [ledger.name for ledger in ledgers if not work.verdicts.skips(ledger.name, origin)]
-                letters[w, origin] = maker.make(work, failure, owed, (), now)
-        for (w, origin), failed in self.failed.items():
-            owed = [ledger.name for ledger in ledgers if _concerns(ledger, failed)]
-            delivered = self._delivered(w, origin, sinks)
-            letters[w, origin] = maker.make(self.works[w], next(iter(failed.values())), owed, delivered, now)
-        return letters
+                letters[w, origin] = maker.make(work, failure, owed, (), now, first + origin)
+            for origin, failed in self._failed_of(w):
+                owed = [ledger.name for ledger in ledgers if _concerns(ledger, failed)]
+                delivered = self._delivered(w, origin, sinks)
+                letters[w, origin] = maker.make(work, reason_of(failed), owed, delivered, now, first + origin)
+            first += len(work.batch.events)
+        return dict(sorted(letters.items()))
+
+    def _failed_of(self, w: int) -> list[tuple[int, dict[str, Failure]]]:
+        return [(origin, failed) for (place, origin), failed in self.failed.items() if place == w]
 
     def _delivered(self, w: int, origin: int, sinks: Sequence[SinkEnd]) -> list[Delivered]:
         """Outputs of an event that sinks outside a ledger took, though it failed in one of them (rule 9)."""
@@ -150,6 +168,12 @@ class Group:
             len((work.failures.keys() | self.refused_origins(w)) - work.verdicts.standing.keys())
             for w, work in enumerate(self.works)
         )
+
+
+def reason_of(failed: Mapping[str, Failure]) -> Failure:
+    """Why an event failed in sinks. One that is parked is so whatever other sinks said of it."""
+    parked = (failure for failure in failed.values() if failure.error.code == PARKED)
+    return next(parked, None) or next(iter(failed.values()))
 
 
 def _concerns(ledger: LedgerState, sinks: Mapping[str, Failure]) -> bool:

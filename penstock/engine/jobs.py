@@ -22,6 +22,7 @@ import msgspec
 
 from penstock.builtins import ROOMS, room
 from penstock.engine.carrying import Ground, JobCarrier, MakeCarrier, Portion
+from penstock.engine.due_jobs import make_due
 from penstock.engine.pace import Pace
 from penstock.engine.retry import PATIENT, Waits, persistently
 from penstock.engine.supervise import bug
@@ -84,7 +85,7 @@ class Jobs:
     async def run(self) -> None:
         """:raises PenstockError: what ends the run."""
         while self._ending != "stop":
-            job = await self._next()
+            job = await self._next() or await self._due()
             if job is not None:
                 await self._carry(job)
             elif self._ending:
@@ -105,12 +106,26 @@ class Jobs:
     async def _next(self) -> Job | None:
         """The oldest that is to go on. What is to end ends here."""
         for job in await self._patiently(self._book.open_ones):
-            if job.alone or (self.only is not None and job.id != self.only):
+            if job.alone or (self.only not in (None, job.id) and job.kind != "release"):
                 continue
             if job.asked == "cancel":
                 await self._end(job.id, "cancelled")
             elif job.asked == "run":
                 return job
+        return None
+
+    async def _due(self) -> Job | None:
+        """A job for what is to be taken up by itself now. One that is not to go on keeps others of its kind away."""
+        letters = self.ground.pipeline.dead_letter
+        if not letters.retry and letters.lane != "park":
+            return None
+        store = self.ground.claimed.store
+        for status in await self._patiently(store.lanes.due):
+            kind = "retry" if status == "open" else "release"
+            if kind == "retry" and (self.only is not None or self.ground.status.paused is not None):
+                continue  # nobody asked for it; a release follows from what somebody did
+            if not any(job.kind == kind for job in await self._patiently(self._book.open_ones)):
+                return await self._patiently(partial(make_due, store, status, self.options.clock.now()))
         return None
 
     async def _rest(self, seconds: float) -> None:
@@ -197,7 +212,8 @@ class Jobs:
             async for portion in portions:
                 before, progress = progress, await self._commit(portion, replace(progress, rate=pace.rate))
                 self._count(job.kind, before, progress)
-                self.told(progress)
+                if self.only in (None, job.id):
+                    self.told(progress)
                 pace.did(portion.events or portion.done, clock.monotonic())
                 if portion.cursor is None:
                     continue

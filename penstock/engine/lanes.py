@@ -1,14 +1,58 @@
-"""`dead_letter.lane: stop`: what came before the event that failed is delivered and committed, then the run ends."""
+"""What a failure does to the events behind it.
+
+`dead_letter.lane: stop`: what came before the event that failed is delivered and committed, then the run ends. `park`: the
+events of its lane wait (`parking`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from hashlib import blake2b
+from typing import Final
 
 from penstock.engine.dedup import Verdicts
 from penstock.engine.tally import Failure
 from penstock.engine.work import Work
-from penstock.errors import Fatal
+from penstock.errors import Fatal, Permanent
+from penstock.state.lane_tables import PARKED
+from penstock.state.records import Lane
+
+LANE = "lane"
+"""Step of what was parked."""
+
+NO_KEY: Final = Lane("", "\0")
+"""Of events without a key: nothing may pass one that fails."""
+
+_LONGEST = 200
+
+
+def lane_key(key: str) -> str:
+    """How a partition key names its lane: itself, unless it is too long for an index, or no text for a database."""
+    if len(key) <= _LONGEST and "\0" not in key:
+        return key
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{key[:40].replace(chr(0), ' ')}… {digest}"
+
+
+def parked_error() -> Permanent:
+    """Why an event that did not fail is a dead letter."""
+    return Permanent(
+        PARKED,
+        "an event before it in its lane failed",
+        help="it goes on by itself once the head of its lane is delivered or discarded",
+    )
+
+
+def followers(lanes: Sequence[Lane | None], failed: Collection[int]) -> list[int]:
+    """What comes behind a failed one of its lane, and has not failed itself, by index."""
+    held, found = set(), []
+    for index, lane in enumerate(lanes):
+        if index in failed:
+            held.add(lane)
+        elif lane is not None and lane in held:
+            found.append(index)
+    return found
 
 
 class LaneStops(Exception):  # a verdict about a group: everything before the event is still to be committed

@@ -12,6 +12,7 @@ from penstock.engine.tally import Failure
 from penstock.engine.work import Work
 from penstock.errors import Oversized, Permanent, Violation
 from penstock.event import UNSET, Event, encode
+from penstock.state.lane_tables import PARKED
 from penstock.state.records import DeadLetter, Delivered
 
 KEPT_OF_OVERSIZED = 4096
@@ -24,14 +25,21 @@ Fingerprint = Callable[[str, str, Sequence[Violation]], str]
 
 @dataclass(frozen=True, slots=True)
 class LetterMaker:
-    """Makes the dead letters of one run."""
+    """Makes the dead letters of one run.
+
+    :ivar schedule: seconds until each retry, from the failure before it.
+    """
 
     pipeline: str
     version: str
     fingerprint: Fingerprint
+    schedule: Sequence[float] = ()
 
-    def make(self, work: Work, failure: Failure, owed: Sequence[str], delivered: Sequence[Delivered], now: float) -> DeadLetter:
-        """:param owed: ledgers that have not taken the event. :param delivered: what sinks outside a ledger took of it."""
+    def make(
+        self, work: Work, failure: Failure, owed: Sequence[str], delivered: Sequence[Delivered], now: float, arrival: int
+    ) -> DeadLetter:
+        """:param owed: ledgers that have not taken the event. :param delivered: what sinks outside a ledger took of it.
+        :param arrival: rises in read order, within a group and from group to group."""
         error = failure.error
         violations = error.violations if isinstance(error, Permanent) else []
         read = work.batch.events[failure.origin]
@@ -72,8 +80,17 @@ class LetterMaker:
             attempts=failure.attempts,
             first_at=now,
             last_at=now,
+            status="parked" if error.code == PARKED else "open",
             source_record=_record_of(read) if is_json else None,
+            lane=work.lanes.get(failure.origin),
+            arrival=arrival,
+            retries=work.retries.get(failure.origin, 0),
+            next_at=None if error.code == PARKED else self._next(work.retries.get(failure.origin, 0), now),
         )
+
+    def _next(self, retries: int, now: float) -> float | None:
+        """When the next retry is due; None: it waits for people."""
+        return now + self.schedule[retries] if retries < len(self.schedule) else None
 
 
 def letter_id(pipeline: str, event: Event) -> str:

@@ -60,7 +60,8 @@ class Processor:
         self._chain.answer_by(claimed.performing)
         self._moment = assembly.moment
         journalled = pipeline.journal is not None and self._preparer.fields is not None
-        self._prepares = self._pool is None or journalled or (self._keys is not None and not self._keys.positional)
+        wanted = journalled or pipeline.dead_letter.lane == "park"
+        self._prepares = self._pool is None or wanted or (self._keys is not None and not self._keys.positional)
 
     async def __aenter__(self) -> Processor:
         if self._pool is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from penstock.clock import Clock
 from penstock.config.model import Retry
+from penstock.engine.lanes import NO_KEY, followers, parked_error
 from penstock.engine.retry import Waits, gave_up, persistently
 from penstock.engine.supervise import blaming
 from penstock.errors import BatchError, ComponentError, Fatal, Transient
@@ -20,6 +21,7 @@ from penstock.event import Event
 from penstock.faults import Faults
 from penstock.observe.status import RunStatus
 from penstock.spi import Revertible, Sink
+from penstock.state.records import Lane
 
 
 class FlushNeeded(Exception):  # no error of anything: a request to make the group smaller
@@ -56,16 +58,19 @@ class SinkEnd:
     kept: dict[int, Event] = field(default_factory=dict)
     """Written, not committed, and not to be taken back: by the event's `id()`, which is its own as long as it is held here."""
 
-    async def deliver(self, events: Sequence[Event], *, halts: bool = False) -> tuple[dict[int, SinkFailure], bytes | None]:
+    async def deliver(
+        self, events: Sequence[Event], *, halts: bool = False, lanes: Sequence[Lane | None] = ()
+    ) -> tuple[dict[int, SinkFailure], bytes | None]:
         """Write all and flush.
 
         :param halts: write nothing more once an event has failed for good.
+        :param lanes: of the events: what comes behind a failed one of its lane fails with it, as parked.
         :returns: by index, the events that failed for good, and what the flush returned (None where there was nothing to write).
         :raises FlushNeeded: the sink cannot hold so much before a commit: the group must be made smaller.
         """
         if not events:
             return {}, None
-        attempt = self.offer = _Attempt(events, halts)
+        attempt = self.offer = _Attempt(events, halts, lanes, apart=bool(lanes) and not isinstance(self.sink, Revertible))
         if self.kept:
             attempt.done.update(i for i, event in enumerate(events) if id(event) in self.kept)
         waits = Waits(self.retry, self.random, self.clock)
@@ -83,6 +88,7 @@ class SinkEnd:
                     raise gave_up(error, f"sink {self.name}") from error
                 if delay is None:
                     attempt.give_up(error)
+                    await self._hold(attempt)
                     waits = Waits(self.retry, self.random, self.clock)
                     continue
                 attempt.number += 1
@@ -122,6 +128,7 @@ class SinkEnd:
                     await self.sink.write([attempt.events[i] for i in chunk])
             except BatchError as error:  # Invariant 5: what was not attempted goes before what lies behind it
                 again = attempt.partly(chunk, error)
+                await self._hold(attempt)
                 if again is not None:
                     raise again from error
             except Transient:  # Invariant 5: nothing behind it is written before it is settled
@@ -131,9 +138,15 @@ class SinkEnd:
                 raise
             except ComponentError as error:  # the chunk as a whole: one by one, to find the guilty event
                 attempt.blame(chunk, error)
+                attempt.hold()
                 await self._undo(attempt)
             else:
                 attempt.took(chunk)
+
+    async def _hold(self, attempt: _Attempt) -> None:
+        """Invariant 5: nothing of a lane stays written that came behind a failure."""
+        if attempt.hold():
+            await self._undo(attempt)
 
     async def _undo(self, attempt: _Attempt) -> bool:
         undone = await self._rollback()
@@ -163,6 +176,8 @@ class SinkEnd:
 class _Attempt:
     """The events of one group, by index, on their way into a sink.
 
+    :ivar lanes: of the events, where lanes are parked; `apart`: the sink cannot take anything back, so that no write has two
+        events of a lane.
     :ivar left: what is neither written nor has failed, in order.
     :ivar alone: under suspicion: written one by one.
     :ivar blocked: what the latest `Transient` was about: single events, or all that was left.
@@ -170,6 +185,8 @@ class _Attempt:
 
     events: Sequence[Event]
     halts: bool = False
+    lanes: Sequence[Lane | None] = ()
+    apart: bool = False
     number: int = 1
     left: Sequence[int] = ()
     done: set[int] = field(default_factory=set)
@@ -188,13 +205,35 @@ class _Attempt:
 
     def chunk(self, size: int) -> Sequence[int]:
         """What is to be written next; nothing where all is settled, or one failure is enough."""
-        if self.halts and self.failures:
+        if self.failures and (self.halts or (self.lanes and any(self.lanes[index] == NO_KEY for index in self.failures))):
             return ()
         chunk = self.left[:size]
         if self.alone:
             suspect = next((n for n, index in enumerate(chunk) if index in self.alone), len(chunk))
             chunk = chunk[: max(1, suspect)]
+        return self._apart(chunk) if self.apart else chunk
+
+    def _apart(self, chunk: Sequence[int]) -> Sequence[int]:
+        seen: set[Lane] = set()
+        for n, index in enumerate(chunk):
+            lane = self.lanes[index]
+            if lane == NO_KEY:
+                return chunk[: n + 1]
+            if lane in seen:
+                return chunk[:n]
+            if lane is not None:
+                seen.add(lane)
         return chunk
+
+    def hold(self) -> bool:
+        """What comes behind a failure of its lane fails, too. Whether some of it is written."""
+        if not self.lanes:
+            return False
+        behind = followers(self.lanes, self.failures.keys())
+        for index in behind:
+            self.failures[index] = SinkFailure(parked_error(), 0)
+        self.left = self._unsettled(self.left) if behind else self.left
+        return not self.done.isdisjoint(behind)
 
     def took(self, chunk: Sequence[int]) -> None:
         """All of it was written."""

@@ -28,6 +28,8 @@ class Work:
     :ivar letters: for a replay, the dead letter that each received event comes from, by origin.
     :ivar taken: for a replay, the outputs that a sink took before, as (sink, origin, index among that event's): skipped (rule 9).
     :ivar due: of a job, by origin, the bit mask of the sinks that are to get an event; the others had it before. Absent: all.
+    :ivar lanes: where lanes are parked, by origin, the lane of each event that has one.
+    :ivar retries: for a replay, by origin, how many retries of the schedule are behind the letter.
     :ivar sink_ledgers: for each sink, in order, the name of its ledger.
     :ivar whole: 0 for the first part of a divided batch, so that batches are counted once.
     :ivar processing: under way in a worker; None where it was processed here.
@@ -51,6 +53,8 @@ class Work:
     letters: Mapping[int, str] = field(default_factory=dict)
     taken: frozenset[tuple[int, int, int]] = frozenset()
     due: Mapping[int, int] = field(default_factory=dict)
+    lanes: Mapping[int, str] = field(default_factory=dict)
+    retries: Mapping[int, int] = field(default_factory=dict)
     sink_ledgers: Sequence[str] = ()
     whole: int = 1
     processing: Future[None] | None = None
