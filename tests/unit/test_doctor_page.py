@@ -23,8 +23,10 @@ _OF_RUNS = frozenset(
     sink.file_symlink
     sink.file_tail_too_large
     sink.missing_schema
+    sink.overwrites
     sink.schema
     sink.stdout
+    sink.tombstones
     sink.unknown_state
     source.csv_header
     source.malformed_json

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 ADR = DOCS / "adr"
-ROOMS = ("penstock", "connectors", "transforms", "registry", "dlq")
+ROOMS = ("penstock", "connectors", "transforms", "registry", "dlq", "backfill")
 NUMBERS = range(1, 14)
 _CITATION = re.compile(r"#.*\bInvariants? ((?:\d+(?:, | and )?)+)")
 _CODE = re.compile(r"`((?:penstock|connectors|transforms|registry|dlq|tests|bench)/[\w./]*)(?:(::?)([\w.]+))?`")

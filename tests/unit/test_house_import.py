@@ -74,7 +74,7 @@ def test_an_incomplete_installation_says_so(tmp_path: Path) -> None:
     code = f"import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and p != {str(HOME)!r}]; import penstock"
     result = run_python(code, tmp_path)
     assert result.returncode == 1
-    assert "penstock is not installed completely: its package 'connectors' is missing" in result.stderr.splitlines()[-1]
+    assert "penstock is not installed completely: its package 'backfill' is missing" in result.stderr.splitlines()[-1]
 
 
 def test_looking_for_strangers_costs_less_than_a_millisecond() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["penstock", "connectors", "transforms", "registry", "dlq"]
+PACKAGES = ["penstock", "connectors", "transforms", "registry", "dlq", "backfill"]
 MAKE = shutil.which("make")
 
 
