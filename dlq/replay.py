@@ -53,13 +53,14 @@ class ReplayRequest:
 
 @dataclass(slots=True)
 class ReplaySummary:
-    """What a replay did. `selected` = delivered + filtered + deduplicated + failed_again + settled + left.
+    """What a replay did. `selected` = delivered + filtered + deduplicated + failed_again + settled + left + unanswered.
 
     :ivar job: its id; empty for a dry run.
     :ivar settled: letters whose events a ledger had taken when the run died, and that the next claim resolved.
     :ivar left: letters that were not touched, for the pipeline has none of the ledgers that owe them.
     :ivar unknown_ledgers: by the name of a ledger that the pipeline no longer has, how many of these letters it still owes: the
         ones that were left, and others, which are delivered but for that and stay open.
+    :ivar unanswered: of a dry run, letters at a step with effects, which it does not perform.
     """
 
     job: str = ""
@@ -71,6 +72,7 @@ class ReplaySummary:
     settled: int = 0
     left: int = 0
     unknown_ledgers: Counter[str] = field(default_factory=Counter)
+    unanswered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +151,11 @@ def summarise(progress: JobProgress) -> ReplaySummary:
     """The same, of its progress."""
     counts = progress.counts
     received, settled, left = counts.get("received", 0), counts.get("settled", 0), counts.get("left", 0)
+    unanswered = counts.get("unanswered", 0)
     unknown = {name.removeprefix(UNKNOWN): number for name, number in counts.items() if name.startswith(UNKNOWN)}
     return ReplaySummary(
         progress.job,
-        received + settled + left,
+        received + settled + left + unanswered,
         counts.get("delivered", 0),
         counts.get("filtered", 0),
         counts.get("deduplicated", 0),
@@ -160,6 +163,7 @@ def summarise(progress: JobProgress) -> ReplaySummary:
         settled,
         left,
         Counter(unknown),
+        unanswered,
     )
 
 

@@ -49,6 +49,7 @@ class Replayed(Protocol):
     settled: int
     left: int
     unknown_ledgers: Mapping[str, int]
+    unanswered: int
 
 
 class Replays(Protocol):
@@ -183,7 +184,7 @@ def _rate(text: str) -> float:
 
 def replay_document(pipeline: Pipeline, summary: Replayed, job: Job | None) -> dict[str, Any]:
     """What `--json` prints. A dry run has no job."""
-    names = ("selected", "delivered", "filtered", "deduplicated", "failed_again", "settled", "left")
+    names = ("selected", "delivered", "filtered", "deduplicated", "failed_again", "settled", "left", "unanswered")
     values = {name: getattr(summary, name) for name in names}
     unknown = dict(sorted(summary.unknown_ledgers.items()))
     head = {"pipeline": pipeline.name, "version": pipeline.version, "job": summary.job}
@@ -209,6 +210,7 @@ def replay_lines(pipeline: Pipeline, summary: Replayed, dry_run: bool, style: St
         (summary.failed_again, style.yellow(f"{numbers.count(summary.failed_again)} {again}")),
         (summary.settled, f"{numbers.count(summary.settled)} settled after a crash"),
         (summary.left, style.yellow(f"{numbers.count(summary.left)} left open")),
+        (summary.unanswered, style.yellow(f"{numbers.count(summary.unanswered)} at a step with effects, which was not performed")),
     ]
     said = ", ".join(text for number, text in parts if number)
     what = "would be replayed" if dry_run else "replayed"

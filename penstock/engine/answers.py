@@ -4,8 +4,8 @@
     {"asked": "9f3a…", "error": {"code": …, "message": …, "why": …, "help": …}}
 
 Of each output its data, and the attributes in which it differs from the event that went in; no output: the event was filtered.
-`asked` says what the answer is to: the step's idempotency key, or without one the event's data, as a digest. An answer to
-something else is none.
+`asked` says what the answer is to: the step's idempotency key, or without one the event's data, however its text is written, as
+a digest. An answer to something else is none.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from penstock.cloudevents import ATTRIBUTES
+from penstock.engine.prepare import canonical
 from penstock.errors import ComponentError, Permanent
 from penstock.event import UNSET, Event
 from penstock.journal.lines import on_a_line
@@ -59,12 +60,12 @@ decode_answers = msgspec.json.Decoder(list[Answer]).decode
 def asked_of(event: Event, key: str | None) -> str:
     """What the world is asked, in 16 hexadecimal digits.
 
-    :raises Permanent: `encode.*`, where there is no key, and the data has no JSON form.
+    :raises Permanent: `decode.*`, where there is no key, and the data is no exact JSON.
     """
     if key is not None:
         return blake2b(key.encode(), digest_size=8, person=b"key").hexdigest()
-    raw = event.decoded if event.raw is None and event.decoded.__class__ is bytes else on_a_line(event.json())
-    return blake2b(raw, digest_size=8, person=b"data").hexdigest()
+    data = event.data
+    return blake2b(data if data.__class__ is bytes else canonical(data), digest_size=8, person=b"data").hexdigest()
 
 
 def answer_text(asked: str, event: Event, result: Result) -> bytes:
