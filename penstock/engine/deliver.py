@@ -62,11 +62,11 @@ class Committer:
     parking: Parking | None = None
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def commit(self, works: list[Work], *, drained: bool = False, turn: Turn | None = None) -> list[set[int]]:
+    async def commit(self, works: list[Work], *, drained: bool = False, turn: Turn | None = None) -> list[dict[int, Failure]]:
         """Deliver the works and make their outcomes durable. Whoever calls meanwhile waits.
 
         :param turn: of a job: its progress is that behind the works, when this returns.
-        :returns: for each work, the origins that a sink refused for good.
+        :returns: for each work, by origin, why a sink refused an event for good.
         :raises Fatal: the run must stop; nothing of the group counts then but what its ledgers committed, and a claim sorts that
             out; with `lane: stop`, also what came before the event that failed.
         """
@@ -77,7 +77,7 @@ class Committer:
                 for sink in self.sinks:
                     sink.forget()
 
-    async def _commit(self, works: list[Work], drained: bool, turn: Turn | None, *, last: bool) -> list[set[int]]:
+    async def _commit(self, works: list[Work], drained: bool, turn: Turn | None, *, last: bool) -> list[dict[int, Failure]]:
         group = Group.of(works, turn)
         try:
             if self._stops(group):
@@ -94,13 +94,13 @@ class Committer:
             await self._commit_before(works, stop)
             raise stop.reason() from stop.failure.error
         self.status.commit_seconds.observe(self.clock.monotonic() - started)
-        return [group.refused_origins(w) for w in range(len(works))]
+        return [group.refusals(w) for w in range(len(works))]
 
     def _stops(self, group: Group) -> bool:
         """Whether the first failure ends the run: what a job replays is a dead letter already, in no lane."""
         return self.lane == "stop" and not group.job
 
-    async def _commit_halves(self, works: list[Work], drained: bool, turn: Turn | None, last: bool) -> list[set[int]]:
+    async def _commit_halves(self, works: list[Work], drained: bool, turn: Turn | None, last: bool) -> list[dict[int, Failure]]:
         """A sink cannot take the group before a commit: two smaller ones."""
         if len(works) == 1:
             raise Fatal(

@@ -68,6 +68,10 @@ class Group:
         """The events of a work that some sink refused for good."""
         return {origin for place, origin in self.failed if place == w}
 
+    def refusals(self, w: int) -> dict[int, Failure]:
+        """The same, each with the reason."""
+        return {origin: reason_of(failed) for origin, failed in self._failed_of(w)}
+
     def refused_by(self, ledger: LedgerState, w: int) -> set[int]:
         """The events of a work that a sink of this ledger refused for good: the ledger owes them."""
         return {origin for (place, origin), sinks in self.failed.items() if place == w and _concerns(ledger, sinks)}

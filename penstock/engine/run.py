@@ -20,6 +20,7 @@ from penstock.engine.assemble import Assembly, Surroundings, assemble
 from penstock.engine.beside import Beside
 from penstock.engine.carrying import Ground
 from penstock.engine.claim import Claimed, claim_pipeline
+from penstock.engine.failing import AUTHOR, FailureRow
 from penstock.engine.flow import Flow
 from penstock.engine.gathering import End, Gathering
 from penstock.engine.in_flight import InFlight
@@ -78,6 +79,7 @@ class Run:
         self._flow = Flow(pipeline.limits, self.status)
         self._read: asyncio.Queue[Work | End] = asyncio.Queue()
         self._ready: asyncio.Queue[Work | End] = asyncio.Queue()
+        self._row = FailureRow(pipeline.pause_after)
         self.stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -261,7 +263,9 @@ class Run:
             works, end = await gathering.next()
             if works:
                 with blaming("delivery"):
-                    await committer.commit(works, drained=end is not None and end.drained)
+                    refusals = await committer.commit(works, drained=end is not None and end.drained)
+                if (why := self._row.after(works, refusals)) is not None:
+                    await beside.signals.pause(AUTHOR, why)  # before there is room for more
                 await self._finish(works, assembly, processor)  # Invariant 1: after the commit, never before it
             if end is None:
                 continue

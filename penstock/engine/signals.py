@@ -91,6 +91,11 @@ class Signals:
                 return
             await clock.sleep(min(left, SETTLING) if self._pauses or calling is not None else left)
 
+    async def pause(self, by: str, why: str) -> None:
+        """The run itself pauses its pipeline, durably, as somebody might; nothing more is read when this returns."""
+        await self._patiently(partial(self.box.pause, by, why))
+        await self._patiently(self.look)
+
     async def any_left(self) -> bool:
         """Under `--once`, of a source that is drained: whether it is to be read once more, for a signal that is being taken, or
         has been since this was last asked."""
@@ -205,7 +210,7 @@ class Signals:
         except Exception as error:  # supervision point: a bug of the source ends its run, and says at which signal
             raise bug(f"source, signal {signal.kind}", error) from error
 
-    async def _patiently(self, action: Callable[[], Awaitable[None]], signal: SignalRecord | None = None) -> None:
+    async def _patiently(self, action: Callable[[], Awaitable[object]], signal: SignalRecord | None = None) -> None:
         """Again until it is done: a signal must not be lost, nor end the run, because a server cannot be asked for a while."""
         told = False
 
