@@ -28,7 +28,15 @@ def letter_document(letter: DeadLetter) -> dict[str, Any]:
         "last_at": rfc3339(letter.last_at),
         "status": letter.status,
         "version": letter.version,
+        "lane": letter.lane,
+        "retries": letter.retries,
+        "next_retry_at": next_retry(letter),
     }
+
+
+def next_retry(letter: DeadLetter) -> str | None:
+    """When its next retry of the schedule is due; None where it waits for people, or behind another letter."""
+    return rfc3339(letter.next_at) if letter.next_at is not None and letter.status == "open" else None
 
 
 def full_document(letter: DeadLetter, history: Sequence[Happening] = ()) -> dict[str, Any]:

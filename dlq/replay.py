@@ -21,6 +21,7 @@ from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
 from penstock.engine.carry_out import carry_out_or_withdraw, open_state
 from penstock.engine.claim import ledgers_of
+from penstock.engine.due_jobs import make_hurried
 from penstock.engine.ledgers import STATE
 from penstock.engine.overwriting import overwrite_needed, overwriting_sinks
 from penstock.engine.run import RunOptions
@@ -85,6 +86,10 @@ class Replays:
     async def create(self, query: LetterQuery, how: Mapping[str, Any], by: str) -> Job:
         """As `create_replay`."""
         return await create_replay(self.store, self.assembly, ReplayRequest(query=query, **how), by)
+
+    async def hurry(self, by: str) -> Job:
+        """A job that does the retries that wait now."""
+        return await make_hurried(self.store, by)
 
     async def dry_run(self, query: LetterQuery, how: Mapping[str, Any], told: Callable[[JobProgress], None]) -> ReplaySummary:
         """As `dry_replay`."""

@@ -82,7 +82,7 @@ def hint_lines(hints: Sequence[tuple[str, str]], style: Style) -> list[str]:
 
 
 def letter_lines(letters: Sequence[DeadLetter], style: Style, width: int | None) -> list[str]:
-    """A table of single letters. Status and repeats are shown where one has something to say about them."""
+    """A table of single letters. Status, lane, next retry and repeats are shown where one has something to say about them."""
     columns = [
         Column("ID", paint=style.cyan),
         Column("LAST SEEN"),
@@ -95,11 +95,23 @@ def letter_lines(letters: Sequence[DeadLetter], style: Style, width: int | None)
         columns.insert(2, Column("REPEATS", "right"))
         for row, letter in zip(rows, letters, strict=True):
             row.insert(2, numbers.count(letter.repeats))
+    if any(letter.lane is not None for letter in letters):
+        columns.insert(2, Column("LANE"))
+        for row, letter in zip(rows, letters, strict=True):
+            row.insert(2, letter.lane or "")
+    if any(_next_retry(letter) for letter in letters):
+        columns.insert(2, Column("NEXT RETRY"))
+        for row, letter in zip(rows, letters, strict=True):
+            row.insert(2, _next_retry(letter) or "")
     if any(letter.status != "open" or letter.edited is not None for letter in letters):
         columns.insert(1, Column("STATUS"))
         for row, letter in zip(rows, letters, strict=True):
             row.insert(1, letter.status if letter.edited is None else f"{letter.status}, edited")
     return table(columns, rows, style, width)
+
+
+def _next_retry(letter: DeadLetter) -> str | None:
+    return numbers.utc(letter.next_at) if letter.next_at is not None and letter.status == "open" else None
 
 
 def show_lines(letter: DeadLetter, tell: Tell, style: Style, history: Sequence[Happening] = ()) -> list[str]:
@@ -143,6 +155,8 @@ def _where(letter: DeadLetter, tell: Tell) -> list[tuple[str, str]]:
         ("position", tell(letter.position)),
         ("event time", letter.time or "none"),
     ]
+    if letter.lane is not None:
+        pairs.append(("lane", letter.lane))
     if letter.owed:
         pairs.append(("owed to", ", ".join(letter.owed)))
     if letter.delivered:
@@ -151,8 +165,11 @@ def _where(letter: DeadLetter, tell: Tell) -> list[tuple[str, str]]:
 
 
 def _how_often(letter: DeadLetter) -> list[tuple[str, str]]:
+    due = _next_retry(letter)
     return [
         ("attempts", numbers.count(letter.attempts)),
+        *([("retries", numbers.count(letter.retries))] if letter.retries else []),
+        *([("next retry", due)] if due is not None else []),
         ("repeats", numbers.count(letter.repeats)),
         ("first", numbers.utc(letter.first_at)),
         ("last", numbers.utc(letter.last_at)),

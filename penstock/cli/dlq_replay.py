@@ -56,6 +56,7 @@ class Replays(Protocol):
     """What the command uses of replays (`dlq.replay.Replays`)."""
 
     async def create(self, query: LetterQuery, how: Mapping[str, Any], by: str) -> Job: ...
+    async def hurry(self, by: str) -> Job: ...
     async def dry_run(self, query: LetterQuery, how: Mapping[str, Any], told: Callable[[JobProgress], None]) -> Replayed: ...
     def summary(self, job: Job) -> Replayed: ...
 
@@ -65,12 +66,14 @@ class Asked:
     """What somebody wants replayed.
 
     :ivar how: as `dlq.replay.ReplayRequest` has it, but for the query.
+    :ivar now: instead, what waits for its next retry.
     """
 
     query: LetterQuery
     how: Mapping[str, Any]
     dry_run: bool
     wait: bool
+    now: bool = False
 
 
 @click.command(
@@ -78,13 +81,14 @@ class Asked:
     cls=Verb,
     help="""Send dead letters from the start through the pipeline again. What arrives is resolved, what fails again stays open.
 
-    Choose with --id, --fingerprint or another filter, or take --all. A run that is alive does it beside its live work; else it is
-    done here. It is a job, which outlives this command: pipe jobs. What a sink is owed that the pipeline no longer has stays open
+    Choose with --id, --fingerprint or another filter, or take --all; --now takes what waits for a retry. A run that is alive does
+    it beside its live work; else it is done here. It is a job, which outlives this command: pipe jobs. What a sink is owed that the pipeline no longer has stays open
     (dlq.unknown_ledger): --renamed says which sink took its place.""",
 )
 @click.argument("pipeline", shell_complete=complete.pipelines)
 @letter_filters
 @click.option("--all", "take_all", is_flag=True, help="All that are open.")
+@click.option("--now", "at_once", is_flag=True, help="All that wait for a retry of `dead_letter.retry`, without waiting for it.")
 @click.option("--dry-run", is_flag=True, help="Process them, and touch nothing, beside a live run or not.")
 @click.option("--no-wait", is_flag=True, help="Make the job, and leave it to the run; without one it waits for the next.")
 @click.option("--rate", metavar="N/s", help="At most so many events a second, such as 1000/s.  [default: as fast as it goes]")
@@ -101,6 +105,7 @@ def replay(
     pipeline: str,
     filters: Filters,
     take_all: bool,
+    at_once: bool,
     dry_run: bool,
     no_wait: bool,
     rate: str | None,
@@ -111,10 +116,13 @@ def replay(
     as_json: bool,
 ) -> int:
     terminal = Terminal.of_process()
-    choose(filters, take_all)
-    how = {"renamed": dict(map(_pair, renamed)), "version": version, "overwrite": overwrite}
+    if at_once:
+        _check_now(filters.any or take_all or dry_run or overwrite or bool(rate or version or renamed))
+    else:
+        choose(filters, take_all)
+    how: dict[str, Any] = {"renamed": dict(map(_pair, renamed)), "version": version, "overwrite": overwrite}
     how["rate"] = None if rate is None else _rate(rate)
-    asked = Asked(only(filters.query(settings, terminal), "open", "parked"), how, dry_run, not no_wait)
+    asked = Asked(only(filters.query(settings, terminal), "open", "parked"), how, dry_run, not no_wait, at_once)
     loaded = load_named(settings, pipeline, overrides)
     job, summary = asyncio.run(_replay(settings, loaded, asked, terminal))
     if as_json:
@@ -145,7 +153,7 @@ async def _replay(settings: Settings, pipeline: Pipeline, asked: Asked, terminal
                 blank = Job("", "replay", "", 0.0)
                 return None, await replays.dry_run(asked.query, asked.how, lambda at: show(replace(blank, progress=at)))
             await _refuse_other_version(pipeline, store, asked)
-            job = await replays.create(asked.query, asked.how, sender())
+            job = await (replays.hurry(sender()) if asked.now else replays.create(asked.query, asked.how, sender()))
             if asked.wait:
                 job = await Seeing(pipeline, store, options, terminal, show).through(job)
         return job, replays.summary(job)
@@ -166,6 +174,12 @@ async def _refuse_other_version(pipeline: Pipeline, store: StateStore, asked: As
             why="the run would replay through the version that it was started with",
             help=f"restart the run, then replay; or replay through its version: --version {latest[0].version[:12]}",
         )
+
+
+def _check_now(more: bool) -> None:
+    """:raises UsageError: `usage.now`."""
+    if more:
+        raise UsageError("usage.now", "--now takes all that wait for a retry, as the run would", help="leave the others out")
 
 
 def _pair(text: str) -> tuple[str, str]:

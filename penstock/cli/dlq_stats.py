@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -11,6 +11,7 @@ import click
 from penstock.cli import complete, numbers
 from penstock.cli.dlq_filters import Filters, letter_filters
 from penstock.cli.dlq_render import section
+from penstock.cli.lane_lines import LANES, lane_lines, parked_document, retries_document, retry_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import find_stores, load_named
 from penstock.cli.sparkline import levels_of, sparkline
@@ -20,8 +21,12 @@ from penstock.cli.terminal import Style, Terminal
 from penstock.clock import SystemClock
 from penstock.errors import ExitStatus
 from penstock.observe.text import printable
-from penstock.state.records import UNSETTLED, LetterStats
+from penstock.state.records import UNSETTLED, LetterStats, ParkedLane, Retries
 from penstock.state.store import StateStore
+
+Waiting = tuple[Retries, tuple[int, Sequence[ParkedLane]]]
+"""What waits for a retry, and the lanes that are parked, as `LaneBook.parked` gives them."""
+Found = tuple[LetterStats, dict[str, Any], Waiting]
 
 _MOST_ROWS = 10
 _MOST_DAYS = 60
@@ -50,25 +55,27 @@ def stats(
     if not filters.status:
         query = query.of_any_status()
 
-    async def of(store: StateStore) -> tuple[LetterStats, dict[str, Any]]:
+    async def of(store: StateStore) -> Found:
         queue = letters_of(store)
-        figures = await queue.stats(query)
-        return figures, queue.stats_document("", figures)
+        figures, waiting = await queue.stats(query), (await store.lanes.retries(), await store.lanes.parked(LANES))
+        documents = {"retries": retries_document(waiting[0]), "parked": parked_document(*waiting[1])}
+        return figures, {**queue.stats_document("", figures), **documents}, waiting
 
     refs = find_stores(settings, pipelines, whole=False)
     found = asyncio.run(each_store(refs, of, None))
     filled = [(name, *each) for name, each in found if each is not None]
     if as_json:
-        terminal.show_json({"items": [{**document, "pipeline": name} for name, _, document in filled], "next": None})
-    elif not any(figures.letters for _, figures, _ in filled):
+        terminal.show_json({"items": [{**document, "pipeline": name} for name, _, document, _ in filled], "next": None})
+    elif not any(figures.letters for _, figures, _, _ in filled):
         terminal.say("no dead letters")
     else:
-        for name, figures, _ in filled:
+        for name, figures, _, (retries, lanes) in filled:
             terminal.show(*stats_lines(name, figures, now, terminal.style, terminal.width, levels_of(terminal.out)))
+            terminal.show(*retry_lines(retries, now), *lane_lines(*lanes, terminal.style, terminal.width))
     if not check:
         return int(ExitStatus.DONE)
-    limits = {name: _limit(settings, name, threshold) for name, _, _ in filled}
-    return _checked(terminal, {name: figures for name, figures, _ in filled}, limits)
+    limits = {name: _limit(settings, name, threshold) for name, *_ in filled}
+    return _checked(terminal, {name: figures for name, figures, *_ in filled}, limits)
 
 
 def _limit(settings: Settings, pipeline: str, threshold: int | None) -> int | None:

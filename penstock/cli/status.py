@@ -14,6 +14,7 @@ from penstock.cli import complete, numbers
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.jobs_render import job_document, job_lines
 from penstock.cli.journal_lines import Seen, full_line, is_full, journal_document, journal_lines, look_at_journal
+from penstock.cli.lane_lines import LANES, lane_lines, parked_document, retries_document, retry_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.positions import Tell, position_teller
 from penstock.cli.project import find_stores
@@ -27,7 +28,7 @@ from penstock.errors import EnvironmentFault, ExitStatus
 from penstock.ledger import Counts
 from penstock.observe.text import printable
 from penstock.state.job_records import Job
-from penstock.state.records import Inbox, Note, RunRecord, Status
+from penstock.state.records import Inbox, Note, ParkedLane, Retries, RunRecord, Status
 from penstock.state.signal_tables import PAUSE, RESUME
 from penstock.state.store import StateStore
 
@@ -42,6 +43,7 @@ class Standing:
     :ivar signals: whether it is paused, and what waits to be taken.
     :ivar journal: None where none is kept.
     :ivar jobs: those that have not ended, oldest first.
+    :ivar lanes: how many lanes are parked, and those with most behind their head; `retries`: what waits for its next retry.
     """
 
     note: Note
@@ -51,6 +53,8 @@ class Standing:
     signals: Inbox = Inbox(None, ())
     jobs: Sequence[Job] = ()
     journal: Seen = None
+    lanes: tuple[int, Sequence[ParkedLane]] = (0, ())
+    retries: Retries = Retries()
 
     @property
     def open_letters(self) -> int:
@@ -104,7 +108,8 @@ async def read_standing(ref: StoreRef) -> Standing | None:
     async def read(store: StateStore) -> Standing | None:
         note, letters = await store.read_note(), await store.letter_counts()
         signals, jobs = await store.signals.inbox(), await store.jobs.open_ones()
-        return Standing(note, letters, await store.holder(), await store.runs(RUNS), signals, jobs, journal)
+        lanes, retries = await store.lanes.parked(LANES), await store.lanes.retries()
+        return Standing(note, letters, await store.holder(), await store.runs(RUNS), signals, jobs, journal, lanes, retries)
 
     return await if_it_ran(ref, read, None)
 
@@ -124,6 +129,8 @@ def status_document(name: str, standing: Standing | None, now: float) -> dict[st
         "dead_lettered": counts.dead_lettered,
         "derived": counts.derived,
         "dead_letters": dict(standing.letters) if standing is not None else {},
+        "parked": parked_document(*standing.lanes) if standing is not None else None,
+        "retries": retries_document(standing.retries) if standing is not None else None,
         "checkpoint": checkpoint_document(standing.note, now) if standing is not None else None,
         "pid": standing.holder if standing is not None else None,
         "paused": pause_document(standing.signals.pause) if standing is not None else None,
@@ -203,7 +210,8 @@ def detail_lines(name: str, standing: Standing | None, tell: Tell, now: float, s
         "",
     ]
     lines += [style.bold("checkpoint"), *checkpoint_lines(standing.note, tell, now, style, width), ""]
-    lines += [style.bold("dead letters"), f"  {_letters(standing)}", ""]
+    waiting = retry_lines(standing.retries, now)
+    lines += [style.bold("dead letters"), f"  {_letters(standing)}", *waiting, *lane_lines(*standing.lanes, style, width), ""]
     if standing.journal is not None:
         lines += [style.bold("journal"), *journal_lines(standing.journal, now, style), ""]
     if standing.jobs:

@@ -17,6 +17,7 @@ from penstock.engine.effects import Performing
 from penstock.engine.journalling import Journalling
 from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.letters import LetterMaker
+from penstock.engine.overwriting import refuse_overwriting_retries
 from penstock.engine.parking import claim_lanes
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
@@ -100,6 +101,7 @@ async def claim_pipeline(
     :param reads: whether the source is read on from here, which a replay does not.
     :raises EnvironmentFault: another run holds the pipeline, or a ledger does not belong to it.
     """
+    refuse_overwriting_retries(assembly.pipeline.dead_letter, assembly.sinks)
     start = _Start(assembly, options, status, stack)
     store = await start.open_state()
     await start.hold(store)

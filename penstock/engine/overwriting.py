@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from penstock.config.model import DeadLetters
 from penstock.errors import EnvironmentFault
 from penstock.ledger import LedgerSink
 from penstock.spi import Overwriting, Sink
@@ -30,6 +31,21 @@ def overwrite_needed(names: Sequence[str]) -> EnvironmentFault:
         f"older events could overwrite newer ones in {sinks}",
         why="an event that comes late replaces or deletes the row of its key, whatever was written there since",
         help="--overwrite lets it; with `order_by` in the sink older events change nothing, and it need not be asked for",
+    )
+
+
+def refuse_overwriting_retries(letters: DeadLetters, sinks: Mapping[str, Sink | LedgerSink]) -> None:
+    """A schedule of retries delivers events late, and nobody is asked. Where lanes are parked nothing newer went before.
+
+    :raises EnvironmentFault: `sink.overwrites`.
+    """
+    if not letters.retry or letters.lane == "park" or not (names := overwriting_sinks(sinks)):
+        return
+    raise EnvironmentFault(
+        "sink.overwrites",
+        f"retries of dead letters could put older events over newer ones in {', '.join(names)}",
+        why="a retried event replaces or deletes the row of its key, whatever was written there since",
+        help="`order_by` in the sink, or `lane: park`, keeps what is newer; or `retry: never`",
     )
 
 

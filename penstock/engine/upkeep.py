@@ -73,9 +73,12 @@ class Upkeep:
         """Ask the store how many dead letters are open."""
         try:
             counts = await self.store.letter_counts()
+            parked = counts.get("parked", 0)
+            lanes = await self.store.lanes.count() if parked or self.status.lanes else 0
         except Transient:  # the commits wait for the same store, and report it
             return
         self.status.open_letters = sum(counts.get(status, 0) for status in UNSETTLED)
+        self.status.parked, self.status.lanes = parked, lanes
 
     async def expire(self) -> None:
         """Remove the dead letters that are older than `dead_letter.retention`, and answers that nobody waits for any more, a few

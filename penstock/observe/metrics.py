@@ -90,6 +90,9 @@ class RunCollector(Collector):
         yield self._gauge("penstock_in_flight_events", "Events read and not yet committed.", lambda run: run.in_flight_events)
         yield self._gauge("penstock_in_flight_bytes", "Bytes read and not yet committed.", lambda run: run.in_flight_bytes)
         yield self._gauge("penstock_dead_letters_open", "Dead letters open, as of the last commit.", lambda run: run.open_letters)
+        parked = "Of these, parked behind another in their lane; within seconds."
+        yield self._gauge("penstock_dead_letters_parked", parked, lambda run: run.parked)
+        yield self._gauge("penstock_lanes_parked", "Lanes that a dead letter holds; within seconds.", lambda run: run.lanes)
         alarm = "1 while as many dead letters are open as dead_letter.alert_threshold says, else 0."
         yield self._gauge("penstock_dead_letters_alarm", alarm, lambda run: run.alarmed)
         yield self._gauge("penstock_ready", "1 while events can flow, else 0.", lambda run: run.ready)

@@ -63,6 +63,7 @@ class RunStatus:
     :ivar paused: `paused since …, by …`, where the pipeline is paused on purpose: no wait, for nothing is amiss.
     :ivar retries: attempts after the first, by component.
     :ivar open_letters: dead letters open, as of the last commit.
+    :ivar parked: of these, parked behind another in their lane, and `lanes`, how many lanes are held; within seconds.
     :ivar alarmed: they are as many as `dead_letter.alert_threshold` says. Events flow all the same, so the run stays ready.
     :ivar journal: None where none is kept, or nobody has looked yet.
     :ivar progress: (done, total) in bytes or events, where the source can say; None where it cannot.
@@ -92,6 +93,8 @@ class RunStatus:
     paused: str | None = None
     retries: Counter[str] = field(default_factory=Counter)
     open_letters: int = 0
+    parked: int = 0
+    lanes: int = 0
     alarmed: bool = False
     journal: JournalSize | None = None
     progress: Callable[[], tuple[int, int] | None] = lambda: None

@@ -52,6 +52,10 @@ class LaneBook:
         """How many lanes are held, and those with most behind their head."""
         return await self._database.read(lambda db: (lane_tables.count_held(db), lane_tables.parked(db, limit)))
 
+    async def count(self) -> int:
+        """How many lanes are held."""
+        return await self._database.look(lane_tables.count_held)
+
     async def retries(self) -> Retries:
         """Open letters that wait for their next retry."""
         return await self._database.look(lane_tables.retries)

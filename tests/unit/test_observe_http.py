@@ -129,6 +129,8 @@ async def test_metrics_are_scraped_and_complete(server: tuple[Address, list[RunS
         ("penstock_in_flight_events",): 6,
         ("penstock_in_flight_bytes",): 600,
         ("penstock_dead_letters_open",): 9,
+        ("penstock_dead_letters_parked",): 0,
+        ("penstock_lanes_parked",): 0,
         ("penstock_dead_letters_alarm",): 0,
         ("penstock_ready",): 1,
         ("penstock_paused",): 0,
