@@ -98,6 +98,12 @@ def _data(event: Event, letter: DeadLetter) -> dict[str, Any]:
 async def _outcome(pipeline: Pipeline, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the pipeline makes of an input, as a test expects it."""
     result = await run_test(pipeline, TestCase(name, given, [], {}, _NOWHERE))
+    if result.unanswered is not None:
+        raise UsageError(
+            "dlq.no_test",
+            f"the event gets to the step {result.unanswered}, which has effects and is not performed in a test",
+            help=f"write the test with `mocks: {{ {result.unanswered}: {{ output: … }} }}`",
+        )
     if isinstance(result.actual, dict):
         return {"dead_letter": {name: result.actual[name] for name in ("step", "code")}}
     outputs = result.actual or []

@@ -166,7 +166,10 @@ def _step(name: str, events: Sequence[Event], tally: Tally) -> StepTrace:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """One case of `tests:`. `diff` shows expected (-) against actual (+); empty where it passed."""
+    """One case of `tests:`. `diff` shows expected (-) against actual (+); empty where it passed.
+
+    :ivar unanswered: the step with effects that the case got to, and has no mock for.
+    """
 
     case: TestCase
     passed: bool
@@ -174,6 +177,7 @@ class TestResult:
     actual: Any
     diff: str = ""
     traces: Sequence[StepTrace] = field(default_factory=list)
+    unanswered: str | None = None
 
 
 async def run_test(pipeline: Pipeline, case: TestCase) -> TestResult:
@@ -206,7 +210,7 @@ def _unmocked(case: TestCase, failure: Failure, traces: Sequence[StepTrace]) -> 
         "unanswered": failure.step,
         "help": f"the step has effects: give it a mock, `mocks: {{ {failure.step}: {{ output: … }} }}`",
     }
-    return TestResult(case, False, expected, actual, _diff(expected, actual), traces)
+    return TestResult(case, False, expected, actual, _diff(expected, actual), traces, failure.step)
 
 
 def _input_event(pipeline: Pipeline, case: TestCase) -> Event:

@@ -125,3 +125,15 @@ def test_a_test_without_a_mock_for_a_step_with_effects_fails_and_says_what_is_mi
     assert status == 4
     assert "the step has effects: give it a mock" in out
     assert not (shop / "world").exists()
+
+
+def test_a_dead_letter_behind_a_step_with_effects_becomes_no_test_by_itself(shop: Path, pipe: Pipe) -> None:
+    text = (shop / "shop.yaml").read_text()
+    (shop / "pipelines").mkdir()
+    (shop / "pipelines/shop.yaml").write_text(text.replace("jq: '. + {told: true}'", "jq: 'error(\"no\")'"))
+    assert pipe("run", "--once", "shop")[0] == 0
+    _, out, _ = pipe("dlq", "ls", "shop", "--json")
+    outcomes = [pipe("dlq", "to-test", item["id"], "--dry-run") for item in json.loads(out)["items"]]
+    refused = [err for status, _, err in outcomes if status == 2]
+    assert (len(refused), all("error[dlq.no_test]" in err and "mocks: { charge" in err for err in refused)) == (2, True)
+    assert len((shop / "world").read_text().splitlines()) == 2
