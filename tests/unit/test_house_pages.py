@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,16 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in blocks("yaml")])
-async def test_a_pipeline_on_a_page_is_sound_and_passes_its_tests(text: str, tmp_path: Path) -> None:
+async def test_a_pipeline_on_a_page_is_sound_and_passes_its_tests(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for _, module in blocks("python"):
+        if (named := re.match(r"# (\w+\.py)\n", module)) is not None:
+            (tmp_path / named[1]).write_text(module)
     file = tmp_path / "page.yaml"
     file.write_text(text)
-    pipeline = load_pipeline(file, overrides=(), environment={})
+    pipeline = load_pipeline(file, overrides=(), environment={}, project=tmp_path)
     results = [await run_test(pipeline, case) for case in pipeline.tests]
     assert results
     assert [result.diff for result in results] == [""] * len(results)
