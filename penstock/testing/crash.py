@@ -32,6 +32,7 @@ from pathlib import Path
 
 from penstock.testing.backfill_rounds import BACKFILL_SCENARIOS, BackfillScenario, backfill_rounds
 from penstock.testing.cdc_scenario import CDC_SCENARIOS, CdcScenario
+from penstock.testing.park_rounds import PARK_SCENARIOS, ParkScenario, park_rounds
 from penstock.testing.processes import Launcher, Program
 from penstock.testing.replay_rounds import replay_rounds
 from penstock.testing.replay_scenario import REPLAY_SCENARIOS, ReplayScenario
@@ -41,9 +42,15 @@ from penstock.testing.scenario import SCENARIOS, Scenario
 LEDGERS = ("sqlite", "file", "both")
 """Scenarios run without being asked for: the sink's own ledger, the state store's, and both together."""
 
-AnyScenario = Scenario | CdcScenario | ReplayScenario | BackfillScenario
+AnyScenario = Scenario | CdcScenario | ReplayScenario | BackfillScenario | ParkScenario
 
-ALL_SCENARIOS: Mapping[str, AnyScenario] = {**SCENARIOS, **CDC_SCENARIOS, **REPLAY_SCENARIOS, **BACKFILL_SCENARIOS}
+ALL_SCENARIOS: Mapping[str, AnyScenario] = {
+    **SCENARIOS,
+    **CDC_SCENARIOS,
+    **REPLAY_SCENARIOS,
+    **BACKFILL_SCENARIOS,
+    **PARK_SCENARIOS,
+}
 
 ENOUGH_ROUNDS = 20
 """After so many consecutive seeds every fault point has had its turn."""
@@ -105,6 +112,10 @@ def _rounds_of(scenario: AnyScenario, commands: Launcher) -> Iterator[Callable[[
         return
     if isinstance(scenario, BackfillScenario):
         with backfill_rounds(scenario, commands) as one:
+            yield one
+        return
+    if isinstance(scenario, ParkScenario):
+        with park_rounds(scenario, commands) as one:
             yield one
         return
     if isinstance(scenario, ReplayScenario):

@@ -11,7 +11,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -110,11 +110,13 @@ class Plan:
 
     :ivar lines: in all files together.
     :ivar repetitions: share of the lines that repeat an earlier one, of any file; 0 where the pipeline does not deduplicate.
+    :ivar weights: how likely each kind of line is.
     """
 
     lines: int = 1200
     files: int = 3
     repetitions: float = 0.0
+    weights: Mapping[Kind, int] = field(default_factory=lambda: WEIGHTS)
 
 
 def checksum(key: str, sequence: int, text: str) -> str:
@@ -142,7 +144,7 @@ def write_input(directory: Path, record: Path, rng: random.Random, plan: Plan) -
 class _Writer:
     def __init__(self, rng: random.Random, plan: Plan) -> None:
         self._rng = rng
-        self._repetitions = plan.repetitions
+        self._repetitions, self._weights = plan.repetitions, plan.weights
         self._sequences: Counter[str] = Counter()
         self._written: list[tuple[bytes, Line]] = []
 
@@ -158,7 +160,7 @@ class _Writer:
 
     def _fresh(self, file: str, number: int) -> tuple[bytes, Line]:
         rng = self._rng
-        kind = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        kind = rng.choices(list(self._weights), list(self._weights.values()))[0]
         key = f"k{rng.randrange(KEYS)}"
         sequence = self._sequences[key]
         self._sequences[key] += 1

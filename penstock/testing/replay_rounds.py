@@ -117,7 +117,7 @@ class Story:
         started, rng = time.monotonic(), self.rng
         self.project.mkdir()
         (self.project / "in").mkdir()
-        write_replay_pipeline(self.project, self.scenario, self.settings)
+        self._write_file()
         mending = rng.randrange(CHUNKS // 2, CHUNKS - 1)
         for number in range(CHUNKS):
             self._add(number)
@@ -132,6 +132,10 @@ class Story:
                 break
         self._end()
         self.took = time.monotonic() - started
+
+    def _write_file(self) -> None:
+        """The pipeline's."""
+        write_replay_pipeline(self.project, self.scenario, self.settings)
 
     def _see_refusals(self) -> None:
         """What is mended has been refused before: a run that comes late, on a loaded machine, would find nothing amiss."""
