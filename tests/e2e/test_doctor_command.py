@@ -61,6 +61,7 @@ def test_a_healthy_pipeline_has_nothing_to_mend_and_nothing_is_made(database: Da
     assert [line.strip() for line in lines if line.startswith("  ") and line[2] != " "] == [
         "machine",
         "state  sqlite",
+        "journal",
         "source  postgres_cdc",
         "transforms",
         "table  postgres",

@@ -11,13 +11,19 @@ from pathlib import Path
 import click
 import pytest
 
-from penstock.cli import checkpoint, dlq, schema
+from penstock.cli import backfill, checkpoint, dlq, jobs, schema
 from penstock.cli.lazy import GlobalOption, LazyGroup, Settings, Verb
 from penstock.cli.main import VERBS, cli, execute, main
 from penstock.cli.terminal import Terminal
 from penstock.errors import EnvironmentFault, ExitStatus
 
-GROUPS: dict[str, LazyGroup] = {"dlq": dlq.dlq, "checkpoint": checkpoint.checkpoint, "schema": schema.schema}
+GROUPS: dict[str, LazyGroup] = {
+    "backfill": backfill.backfill,
+    "checkpoint": checkpoint.checkpoint,
+    "dlq": dlq.dlq,
+    "jobs": jobs.jobs,
+    "schema": schema.schema,
+}
 LEAVES = [[name] for name in VERBS if name not in GROUPS] + [
     [name, verb] for name, group in GROUPS.items() for verb in group.list_commands(click.Context(group))
 ]
