@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.testing.oracle import Kind, Oracle, write_input
-from penstock.testing.park_verdict import count_unsettled, judge_lanes
+from penstock.testing.park_verdict import count_unsettled, has_state, judge_lanes
 from penstock.testing.processes import Launcher, ProcessOverdue
 from penstock.testing.replay_rounds import DISTURBED, FILE, UNDISTURBED, Story, job_strikes
 from penstock.testing.replay_scenario import draw_settings, refusing_table
@@ -126,7 +126,7 @@ class ParkStory(Story):
             self._problem("lanes", f"{count_unsettled(self.project)} dead letters are not settled in the end")
 
     def _discard(self) -> None:
-        if self.result.problems:
+        if self.result.problems or not has_state(self.project):
             return
         process = self.commands.start(list(DISCARD), self.project, self._log())
         try:

@@ -51,6 +51,14 @@ def count_unsettled(project: Path) -> int:
     return int(number)
 
 
+def has_state(project: Path) -> bool:
+    """Whether the first run has made its store."""
+    try:
+        return count_unsettled(project) >= 0
+    except sqlite3.OperationalError:
+        return False
+
+
 def overtaken(rows: Iterable[Row], oracle: Oracle) -> list[tuple[str, int, int]]:
     """Rows that lie behind a later one of the same key and file."""
     files = {(line.key, line.sequence): line.file for line in reversed(oracle.lines)}
