@@ -15,10 +15,13 @@ from penstock.cli.main import main
 from penstock.engine.deliver import Committer
 from penstock.engine.group import Group
 from penstock.engine.ledgers import LedgerState
+from penstock.engine.parking import Parking
 from penstock.event import Event
 from penstock.ledger import Commit
-from penstock.state import key_tables, ledger_tables, pipeline_tables
+from penstock.state import key_tables, lane_tables, ledger_tables, pipeline_tables
+from penstock.state.lane_book import LaneBook
 from penstock.state.ledger_tables import LedgerTables
+from penstock.state.records import Lane
 from penstock.state.sqlite_store import SqliteStateStore
 
 
@@ -146,6 +149,32 @@ def job_records_forgotten_before_the_note() -> None:
             await ledger.ledger.forget_jobs(group.job)
 
     Committer._commit_to_sink = and_forget  # type: ignore[method-assign]
+    main()
+
+
+def lanes_held_for_one_group() -> None:
+    """What failed holds its lane only until the group is written."""
+
+    async def nothing_held(self: Parking, group: Group) -> dict[Lane, bytes | None]:
+        return {}
+
+    Parking._heads = nothing_held  # type: ignore[method-assign]
+    main()
+
+
+def letters_taken_up_past_others() -> None:
+    """A job takes up whatever it comes upon."""
+    lane_tables.passing = lambda connection, ids: []
+    main()
+
+
+def lanes_forgotten_at_a_claim() -> None:
+    """A run knows only the lanes that it has seen fail itself."""
+
+    async def none_held(self: LaneBook) -> list[Lane]:
+        return []
+
+    LaneBook.held = none_held  # type: ignore[method-assign]
     main()
 
 
