@@ -57,15 +57,22 @@ decode_answers = msgspec.json.Decoder(list[Answer]).decode
 """Those of one step to the events that one received event had become. Both raise `msgspec.MsgspecError`."""
 
 
-def asked_of(event: Event, key: str | None) -> str:
-    """What the world is asked, in 16 hexadecimal digits.
+def key_digest(key: str) -> str:
+    """What is asked under a key, in 16 hexadecimal digits."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, person=b"key").hexdigest()
 
-    :raises Permanent: `decode.*`, where there is no key, and the data is no exact JSON.
+
+def data_digest(event: Event) -> str:
+    """What is asked about an event without a key: its data, however the text is written.
+
+    :raises Permanent: `decode.*` or `encode.not_json`, where the data has no JSON form.
     """
-    if key is not None:
-        return blake2b(key.encode(), digest_size=8, person=b"key").hexdigest()
     data = event.data
-    return blake2b(data if data.__class__ is bytes else canonical(data), digest_size=8, person=b"data").hexdigest()
+    try:
+        text = data if data.__class__ is bytes else canonical(data)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise Permanent("encode.not_json", f"the data cannot be written as JSON: {error}") from error
+    return blake2b(text, digest_size=8, person=b"data").hexdigest()
 
 
 def answer_text(asked: str, event: Event, result: Result) -> bytes:

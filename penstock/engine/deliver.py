@@ -315,7 +315,8 @@ class Committer:
             resolved=[letter for work in group.works for letter in work.letters.values() if letter not in unresolved],
             failed_again=again,
             job=group.progress(last=last),
-            answered=[name for work in group.works for answered in work.answers.values() for name in answered.names],
+            answered=group.answers(parked=False),
+            set_aside=group.answers(parked=True),
         )
 
     async def _park(self, action: Callable[[Parking], Awaitable[None]]) -> None:

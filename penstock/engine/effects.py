@@ -13,13 +13,21 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from penstock.clock import Clock
 from penstock.config.model import Effects as Kind
-from penstock.engine.answers import Answer, KeptAnswers, answer_text, asked_of, decode_answer, decode_answers
+from penstock.engine.answers import (
+    Answer,
+    KeptAnswers,
+    answer_text,
+    data_digest,
+    decode_answer,
+    decode_answers,
+    key_digest,
+)
 from penstock.engine.retry import PATIENT, persistently
 from penstock.engine.tally import Failure, Tally
 from penstock.errors import ComponentError, Permanent
@@ -28,10 +36,12 @@ from penstock.faults import Faults
 from penstock.journal.lines import Line
 from penstock.spi import Program, Result
 from penstock.state.answer_book import AnswerBook
-from penstock.state.answer_tables import KeptAnswer
+from penstock.state.answer_tables import FoundAnswer, KeptAnswer
 
 LONGEST_KEY = 255
 """Characters of an idempotency key: what receivers of an `Idempotency-Key` take."""
+UNKNOWN = object()
+"""In the place of a result that the state store does not have."""
 LAST_WRITE = 5.0
 """Seconds that a run which ends waits for the state store to take what the world has answered."""
 
@@ -45,16 +55,24 @@ def unanswered_by_step(failures: Mapping[int, Failure]) -> Counter[str]:
     return Counter(failure.step for failure in failures.values() if isinstance(failure.error, Unanswered))
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """What is asked of the world for one event.
 
     :ivar origin: index of the received event, whatever the batch at hand numbers.
     :ivar key: the idempotency key, where the step has one.
+    :ivar data: digest of the event's data.
     """
 
     event: Event
     origin: int
     key: str | None
+    data: str
+
+    @property
+    def asked(self) -> str:
+        """What tells this question from others: the key, or the data."""
+        return self.data if self.key is None else key_digest(self.key)
 
 
 Keep = Callable[[Sequence[int], Sequence[Result]], Awaitable[None]]
@@ -106,16 +124,22 @@ class Effects:
 
     async def run(self, events: Sequence[Event], origins: Sequence[int], ask: Ask, tally: Tally) -> list[Result]:
         """One for each event. One whose key cannot be made fails with that reason, and nothing is asked for it."""
-        keys: list[str | ComponentError | None] = [None] * len(events)
+        keys: Sequence[str | ComponentError | None] = [None] * len(events)
         if self.key is not None:
             keys = [_key(outputs) for outputs in self.key(events)]
-        questions = [
-            Question(event, origin, key)
-            for event, origin, key in zip(events, origins, keys, strict=True)
-            if not isinstance(key, ComponentError)
-        ]
-        results = iter(await self.answering.answer(self, questions, ask, tally) if questions else ())
-        return [key if isinstance(key, ComponentError) else next(results) for key in keys]
+        questions = list(map(_question, events, origins, keys))
+        asked = [question for question in questions if isinstance(question, Question)]
+        results = iter(await self.answering.answer(self, asked, ask, tally) if asked else ())
+        return [next(results) if isinstance(question, Question) else question for question in questions]
+
+
+def _question(event: Event, origin: int, key: str | ComponentError | None) -> Question | ComponentError:
+    if isinstance(key, ComponentError):
+        return key
+    try:
+        return Question(event, origin, key, data_digest(event))
+    except Permanent as error:
+        return error
 
 
 def _key(outputs: list[Any] | ComponentError) -> str | ComponentError:
@@ -155,18 +179,15 @@ class Performing:
 
     async def answer(self, step: Effects, questions: Sequence[Question], ask: Ask, tally: Tally) -> list[Result]:
         if step.key is None:
-            answers = await ask(questions, keep_nothing)
-            _remember(step.name, questions, answers, tally)
-            return answers
+            return _remembered(step.name, questions, await ask(questions, keep_nothing), tally)
         names = _names(step.name, questions)
         found = await self._surely(lambda: self.book.find(self.epoch, names))
-        places = [n for n, name in enumerate(names) if name not in found]
-        results: list[Result] = [_stored(found, name, question) for name, question in zip(names, questions, strict=True)]
+        results = [_stored(found.get(name), question) for name, question in zip(names, questions, strict=True)]
+        places = [n for n, result in enumerate(results) if result is UNKNOWN]
 
         async def keep(which: Sequence[int], made: Sequence[Result]) -> None:
-            await self._keep(
-                step.name, [(names[places[n]], questions[places[n]], each) for n, each in zip(which, made, strict=True)]
-            )
+            chosen = [places[n] for n in which]
+            await self._keep(step.name, [names[n] for n in chosen], [questions[n] for n in chosen], made)
 
         if places:
             made = await ask([questions[n] for n in places], keep)
@@ -174,19 +195,15 @@ class Performing:
                 results[n] = result
         for name, question in zip(names, questions, strict=True):
             tally.answered(question.origin).names.append(name)
-        _remember(step.name, questions, results, tally)
-        return results
+        return _remembered(step.name, questions, results, tally)
 
-    async def _keep(self, step: str, made: Sequence[tuple[str, Question, Result]]) -> None:
+    async def _keep(self, step: str, names: Sequence[str], questions: Sequence[Question], made: Sequence[Result]) -> None:
         """What the world has answered, in one write. A failure is none: it is asked about again."""
-        at = self.clock.now()
-        kept = [
-            KeptAnswer(
-                name, step, question.key or "", answer_text(asked_of(question.event, question.key), question.event, result), at
-            )
-            for name, question, result in made
-            if not isinstance(result, ComponentError)
-        ]
+        at, kept = self.clock.now(), []
+        for name, question, result in zip(names, questions, made, strict=True):
+            result, text = _told(question, result)
+            if not isinstance(result, ComponentError):
+                kept.append(KeptAnswer(name, step, question.key or "", question.data, text, at))
         if kept:
             self.faults.hit("before_answers")
             await _to_its_end(self._surely(lambda: self.book.keep(self.epoch, kept)))
@@ -227,15 +244,28 @@ def _names(step: str, questions: Sequence[Question]) -> list[str]:
     return names
 
 
-def _stored(found: Mapping[str, bytes], name: str, question: Question) -> Result:
-    return decode_answer(found[name]).result(question.event) if name in found else None
+def _stored(found: FoundAnswer | None, question: Question) -> Any:
+    """The result, or `UNKNOWN`. An answer that was set aside with a parked event is the answer to that event as it was then: it
+    may have been edited since."""
+    if found is None or (found.aside and found.data != question.data):
+        return UNKNOWN
+    return decode_answer(found.answer).result(question.event)
 
 
-def _remember(step: str, questions: Sequence[Question], results: Sequence[Result], tally: Tally) -> None:
-    """For the journal."""
-    for question, result in zip(questions, results, strict=True):
-        text = answer_text(asked_of(question.event, question.key), question.event, result)
+def _told(question: Question, result: Result) -> tuple[Result, bytes]:
+    """The result with its text. What has no text is a failure of the step."""
+    try:
+        return result, answer_text(question.asked, question.event, result)
+    except Permanent as error:
+        return error, answer_text(question.asked, question.event, error)
+
+
+def _remembered(step: str, questions: Sequence[Question], results: Sequence[Result], tally: Tally) -> list[Result]:
+    """The results, which are told to the tally, for the journal."""
+    told = [_told(question, result) for question, result in zip(questions, results, strict=True)]
+    for question, (_, text) in zip(questions, told, strict=True):
         tally.answered(question.origin).texts.setdefault(step, []).append(text)
+    return [result for result, _ in told]
 
 
 class Recalling:
@@ -257,7 +287,7 @@ class Recalling:
         place = question.origin, step
         if place not in self._kept:
             self._kept[place] = KeptAnswers(_answers_of(self._lines[question.origin], step))
-        answer = self._kept[place].take(asked_of(question.event, question.key))
+        answer = self._kept[place].take(question.asked)
         if isinstance(answer, str):
             help = "it is not asked now: that would be another answer, and may change the world"
             return Unanswered("effects.unanswered", f"the step was not performed, and {answer}", help=help)

@@ -154,6 +154,20 @@ class Group:
                     repeats.extend(Repeat(letter, work.batch.partition, work.batch.events[twin].position) for twin in fresh)
         return repeats
 
+    def answers(self, *, parked: bool) -> list[str]:
+        """Names of the answers that the state store keeps for the group's events: of those that are parked, or of all others."""
+        return [
+            name
+            for w, work in enumerate(self.works)
+            for origin, answered in work.answers.items()
+            if answered.names and self._is_parked(w, origin) is parked
+            for name in answered.names
+        ]
+
+    def _is_parked(self, w: int, origin: int) -> bool:
+        failures = [self.works[w].failures.get(origin), *self.failed.get((w, origin), {}).values()]
+        return any(failure is not None and failure.error.code == PARKED for failure in failures)
+
     def find_superseded(self) -> list[Repeat]:
         """The older dead letters whose key got through with other data, each with the event that brought it."""
         found: list[Repeat] = []

@@ -1,16 +1,17 @@
 """What the world answered to steps with an `idempotency_key`, until the events are committed (rule 14).
 
-An answer is written before its event goes on, and goes with the note (step 3) of the group that holds the event. What is left of
-a run that died is read when its events come again; the answer of an event that never comes again expires.
+An answer is written before its event goes on, and goes with the note (step 3) of the group that holds the event; that of an event
+which is parked is set aside, until it is released. What is left of a run that died is read when its events come again; the answer
+of an event that never comes again expires.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from penstock.state import answer_tables, pipeline_tables
-from penstock.state.answer_tables import KeptAnswer
+from penstock.state.answer_tables import FoundAnswer, KeptAnswer
 from penstock.state.dialect import Connection
 
 if TYPE_CHECKING:
@@ -41,16 +42,18 @@ class AnswerBook:
         await self._database.write(work)
         self._own.update(each.name for each in answers)
 
-    async def find(self, epoch: int, names: Sequence[str]) -> dict[str, bytes]:
+    async def find(self, epoch: int, names: Sequence[str]) -> dict[str, FoundAnswer]:
         """The answers that are there, by name."""
         if self._others is None:
             self._others = await self._database.look(lambda db: answer_tables.any_before(db, epoch))
         asked = names if self._others else [name for name in names if name in self._own]
         return await self._database.look(lambda db: answer_tables.found(db, asked)) if asked else {}
 
-    def noted(self, names: Iterable[str]) -> None:
-        """These went with a note."""
-        self._own.difference_update(names)
+    def noted(self, gone: Sequence[str], aside: Sequence[str]) -> None:
+        """These went with a note, or were set aside with it."""
+        self._own.difference_update(gone, aside)
+        if aside:
+            self._others = True
 
     async def expire(self, before: float, limit: int = 500) -> int:
         """Remove up to `limit` answers that were given before. How many went; repeat until 0."""

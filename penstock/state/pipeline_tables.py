@@ -164,6 +164,8 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
     letter_history.tell_group(connection, note, jobs)
     if note.answered:
         answer_tables.forget(connection, note.answered)
+    if note.set_aside:
+        answer_tables.set_aside(connection, note.set_aside)
     if note.job is not None:
         job_tables.report(connection, note.job, note.at)
 

@@ -163,7 +163,8 @@ class Note:
         replay, what they owed of these; one that another ledger owes as well stays as it is, owed by that one.
     :ivar failed_again: replayed dead letters that failed once more, with their new reason and who of `ledgers` owes them now.
     :ivar job: how far the job is whose group this was; None for the source's.
-    :ivar answered: names of the answers that were kept for the group's events (rule 14): they go.
+    :ivar answered: names of the answers that were kept for the group's events (rule 14): they go. `set_aside`: of its parked
+        events; they stay until these are released.
     """
 
     group: int = 0
@@ -182,6 +183,7 @@ class Note:
     failed_again: Sequence[DeadLetter] = ()
     job: JobProgress | None = None
     answered: Sequence[str] = ()
+    set_aside: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class SqlStateStore(ABC):
             pipeline_tables.write_note(db, epoch, note)
 
         await self._write_letters(("note", epoch, note), work, any_letters=bool(note.failed_again))
-        self._answers.noted(note.answered)
+        self._answers.noted(note.answered, note.set_aside)
 
     async def versions(self) -> list[Version]:
         return await self._database.run(pipeline_tables.versions)
@@ -201,7 +201,7 @@ class SqlStateStore(ABC):
         if letters:
             self._faults.hit("before_dead_letters")
         await self._write_letters(None, work, any_letters=bool(letters or note.failed_again))
-        self._answers.noted(note.answered)
+        self._answers.noted(note.answered, note.set_aside)
 
     async def settle(self, epoch: int, claims: Mapping[str, Claim]) -> None:
 

@@ -58,7 +58,7 @@ def many(batch, *, idempotency_keys):
 CHARGE = '  - { name: charge, python: "world_steps:charge", effects: write, idempotency_key: \'"k\\(.n)"\' }\n'
 PIPELINE = """\
 pipeline: shop
-source: {{ file: {{ paths: [in.jsonl] }} }}
+source: {{ file: {{ paths: [in.jsonl] }}, event: {{ partition_key: '"lane"' }} }}
 retry: {{ initial_delay: 1ms, max_delay: 1ms, max_attempts: 4 }}
 batching: {{ count: 4 }}
 {more}transforms:

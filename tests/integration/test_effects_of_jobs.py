@@ -88,6 +88,33 @@ async def test_a_replay_through_a_stored_version_with_effects_runs_them_here(sho
     assert (done.failed_again, shop.asked[4:]) == (1, [("k3", 3)])
 
 
+PARK = "dead_letter: { lane: park }\n"
+
+
+async def test_a_parked_event_is_given_its_answer_when_it_is_released(shop: Shop) -> None:
+    shop.write(CHARGE + "  - { name: whole, jq: 'if .n == 1 then error(\"no\") else . end' }\n", more=PARK)
+    shop.add(*range(4))
+    await shop.run()
+    assert ([each["n"] for each in shop.out], await shop.kept()) == ([0], 2), "the answers of 2 and 3, which are parked"
+    shop.write(CHARGE, more=PARK)
+    await again(shop.load())
+    await shop.run()
+    assert [each["n"] for each in shop.out] == [0, 1, 2, 3]
+    assert Counter(shop.asked) == Counter({("k0", 0): 1, ("k1", 1): 2, ("k2", 2): 1, ("k3", 3): 1})
+    assert await shop.kept() == 0
+
+
+async def test_a_parked_event_that_is_other_data_by_now_is_asked_about_again(shop: Shop) -> None:
+    shop.write(CHARGE + "  - { name: whole, jq: 'if .n == 1 then error(\"no\") else . end' }\n", more=PARK)
+    shop.add(*range(3))
+    await shop.run()
+    shop.write("  - jq: '. + {mended: true}'\n" + CHARGE, more=PARK)
+    await again(shop.load())
+    await shop.run()
+    assert shop.out[1:] == [{"n": n, "mended": True, "paid": 2 * n} for n in (1, 2)]
+    assert (Counter(shop.asked)["k2", 2], await shop.kept()) == (2, 0)
+
+
 async def test_a_live_backfill_asks_the_world_under_the_same_key(shop: Shop) -> None:
     shop.write(CHARGE)
     shop.add(*range(4))
@@ -193,8 +220,8 @@ async def test_a_trace_says_where_no_answer_was_kept(shop: Shop) -> None:
     shop.write(CHARGE.replace("name: charge", "name: other") + "  - jq: .\n")
     [line] = shop.lines()
     traced = await trace(Recompute(shop.load()), line)
-    assert [(step.name, step.happened) for step in traced.steps] == [("other", "unanswered")]
-    error = traced.steps[0].error
+    assert [(step.name, step.happened) for step in traced.steps] == [("event", "changed"), ("other", "unanswered")]
+    error = traced.steps[1].error
     assert error is not None
     assert (error.code, error.message) == (
         "effects.unanswered",

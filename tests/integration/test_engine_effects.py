@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from effects_parts import CHARGE, FILE, Shop
 
 from penstock.errors import Fatal
+from penstock.event import Event
 from penstock.state.records import LetterQuery
 from penstock.testing.servers import Database
 
@@ -222,3 +224,17 @@ async def test_a_run_that_ends_for_another_reason_writes_down_what_the_world_has
     await shop.run()
     assert sorted(shop.asked) == sorted((f"k{n}", n) for n in range(40))
     assert asked >= 4
+
+
+async def test_an_output_without_a_json_form_fails_its_event_alone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a plug-in, whose outputs nobody has written as text yet."""
+
+    def apply_keyed(self: object, events: Sequence[Event], keys: Sequence[str], /) -> list[Event]:
+        return [event.replace(decoded={"n": float("nan") if event.data["n"] == 1 else event.data["n"]}) for event in events]
+
+    monkeypatch.setattr("transforms.python.Python.apply_keyed", apply_keyed)
+    shop.write()
+    shop.add(0, 1, 2)
+    summary = await shop.run()
+    assert (summary.counts.delivered, summary.counts.dead_lettered, [each["n"] for each in shop.out]) == (2, 1, [0, 2])
+    assert [list(each["charge"][0]) for each in shop.answers().values()] == [["made"], ["error"], ["made"]]

@@ -10,7 +10,7 @@ import pytest
 from config_parts import BASE, Project
 from recompute_parts import AT, line, line_of
 
-from penstock.engine.answers import asked_of
+from penstock.engine.answers import data_digest, key_digest
 from penstock.engine.recompute import Recompute, alike
 from penstock.event import Event, encode
 
@@ -130,7 +130,7 @@ ASKS = "def ask(data):\n    raise AssertionError('a past event is computed witho
 
 def answer(data: Any, *made: Any, key: str | None = None, **changed: Any) -> dict[str, Any]:
     """What the journal keeps of an answer."""
-    asked = asked_of(Event("0", "s", "t", raw=encode(data)), key)
+    asked = data_digest(Event("0", "s", "t", raw=encode(data))) if key is None else key_digest(key)
     return {"asked": asked, "made": [{**changed, "data": each} for each in made]}
 
 
