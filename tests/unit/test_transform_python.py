@@ -15,7 +15,7 @@ from transform_parts import build, event, shown
 
 from penstock.errors import ConfigProblem, Fatal, Permanent, Transient
 from penstock.event import Event
-from penstock.spi import Result
+from penstock.spi import Keyed, Result
 
 STEPS = """
 import asyncio, datetime, decimal
@@ -68,6 +68,14 @@ async def batch_later(data):
 def batch_short(data): return data[:1]
 def batch_transient(data): calls.append(len(data)); raise Transient("shop.busy", "busy")
 def batch_bad_one(data): return [object() if each["a"] == 2 else each["a"] for each in data]
+def with_key(data, *, idempotency_key): return [data["a"], idempotency_key]
+def with_key_and_event(data, event, idempotency_key="none"): return [event.id, idempotency_key]
+async def later_with_key(data, idempotency_key): return [data["a"], idempotency_key]
+def batch_keys(data, idempotency_keys):
+    if len(data) > 1: raise ValueError("one by one")
+    return [[data[0]["a"], idempotency_keys[0]]]
+async def batch_keys_later(data, events, *, idempotency_keys):
+    return [[event.id, key] for event, key in zip(events, idempotency_keys)]
 def no_arguments(): return 1
 def two_arguments(data, other): return 1
 not_a_function = 3
@@ -122,6 +130,28 @@ async def run(project: Path, function: str, *values: Any, batch: bool = False) -
 )
 async def test_data_in_and_data_out(project: Path, function: str, expected: Any) -> None:
     assert await run(project, function, 1) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("function", "batch", "keyed", "plain"),
+    [
+        ("with_key", False, [[1, "k1"], [2, "k2"]], [[1, None], [2, None]]),
+        ("with_key_and_event", False, [["e1", "k1"], ["e1", "k2"]], [["e1", None], ["e1", None]]),
+        ("later_with_key", False, [[1, "k1"], [2, "k2"]], [[1, None], [2, None]]),
+        ("batch_keys", True, [[1, "k1"], [2, "k2"]], [[1, None], [2, None]]),
+        ("batch_keys_later", True, [["e1", "k1"], ["e1", "k2"]], [["e1", None], ["e1", None]]),
+        ("add", False, [{"a": 1, "b": 2}, {"a": 2, "b": 3}], [{"a": 1, "b": 2}, {"a": 2, "b": 3}]),
+    ],
+)
+async def test_a_function_that_asks_for_the_idempotency_key_is_given_it(
+    project: Path, function: str, batch: bool, keyed: list[Any], plain: list[Any]
+) -> None:
+    transform = build("python", {"call": f"shop_under_test.steps:{function}", "batch": batch}, project)
+    assert isinstance(transform, Keyed)
+    events = [event({"a": value}) for value in (1, 2)]
+    made = transform.apply_keyed(events, ["k1", "k2"])
+    assert [shown(each) for each in (await made if inspect.isawaitable(made) else made)] == keyed
+    assert [shown(each) for each in await results(project, function, events, batch=batch)] == plain
 
 
 async def test_the_envelope_stays_and_the_old_text_goes(project: Path) -> None:
