@@ -121,6 +121,9 @@ def _against_lines(other: Other, first: Trace | None, style: Style) -> Iterator[
     yield style.bold(f"against {printable(other.file)}")
     yield from (f"  {line}" for line in trace_lines(other.trace, style))
     result = other.trace.result
+    if result.outcome == "unanswered":
+        yield f"  {style.bold('so')} what would become of it is not known: {printable(result.step or '')} has no answer"
+        return
     word = told(result.outcome, printable(result.step) if result.step is not None else None)
     if first is None:
         yield f"  it would be {word}"

@@ -137,3 +137,23 @@ def test_a_dead_letter_behind_a_step_with_effects_becomes_no_test_by_itself(shop
     refused = [err for status, _, err in outcomes if status == 2]
     assert (len(refused), all("error[dlq.no_test]" in err and "mocks: { charge" in err for err in refused)) == (2, True)
     assert len((shop / "world").read_text().splitlines()) == 2
+
+
+def test_explain_answers_from_the_journal_and_says_of_other_steps_that_nothing_is_known(shop: Path, pipe: Pipe) -> None:
+    (shop / "pipelines").mkdir()
+    text = (shop / "shop.yaml").read_text()
+    (shop / "pipelines/shop.yaml").write_text(text)
+    (shop / "other.yaml").write_text(
+        text.replace(".n > 0", ".n > 0 | select(.)").replace("- filter", "- jq: '.n += 1'\n  - filter")
+    )
+    assert pipe("run", "--once", "shop")[0] == 0
+    asked = (shop / "world").read_text()
+    status, out, _ = pipe("explain", "0-24", "shop", "--against", "other.yaml")
+    assert (status, "computed again, it is the same" in out, "+ .data.paid" in out) == (0, True, True)
+    assert "charge  python  no answer" in out
+    assert "what would become of it is not known: charge has no answer" in out
+    _, told, _ = pipe("explain", "0-24", "shop", "--against", "other.yaml", "--json")
+    [item] = json.loads(told)["items"]
+    assert [step["happened"] for step in item["steps"]] == ["unchanged", "changed", "changed"]
+    assert item["agreement"] == {"verdict": "same", "why": None}
+    assert (shop / "world").read_text() == asked
