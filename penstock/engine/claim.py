@@ -13,12 +13,12 @@ from penstock.builtins import room
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
 from penstock.engine.deliver import Committer
-from penstock.engine.effects import Performing
 from penstock.engine.journalling import Journalling
 from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.letters import LetterMaker
 from penstock.engine.overwriting import refuse_overwriting_retries
 from penstock.engine.parking import claim_lanes
+from penstock.engine.performing import Performing
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing

@@ -26,8 +26,9 @@ from penstock.clock import Clock, SystemClock
 from penstock.cloudevents import timestamp
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings, assemble_steps
-from penstock.engine.effects import Answering, Recalling, Unanswered
+from penstock.engine.effects import Answering, Unanswered
 from penstock.engine.letters import DECODE, SOURCE
+from penstock.engine.recalling import Recalling
 from penstock.engine.stages import nobody
 from penstock.engine.tally import Failure, Tally
 from penstock.errors import Fatal, Permanent
