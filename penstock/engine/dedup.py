@@ -130,7 +130,8 @@ async def judge(
     if letters_too and await store.has_open_letters():
         for letter in await store.open_letters(wanted):
             letters.setdefault(letter.key, []).append(letter)
-    await _find_settled(events, keys, known, letters, ledgers, verdicts)
+    if letters_too:  # of a replay's events the first outcome was counted long ago: what counts is who has taken them since
+        await _find_settled(events, keys, known, letters, ledgers, verdicts)
     if any(known.values()) or letters:
         for event, key in fresh:
             _judge_one(event, key, known, letters.get(key.key, ()), batch, verdicts)

@@ -117,6 +117,8 @@ class ParkStory(Story):
     def _end(self) -> None:
         """As of any story; then what the steps refuse is given up, which frees lane after lane."""
         Story._end(self)
+        Story._replay(self, alone=False)
+        self._once()
         for _ in range(MOST_TIMES):
             if self.result.problems or not count_unsettled(self.project):
                 return

@@ -392,3 +392,19 @@ async def test_what_is_discarded_while_a_replay_looks_at_it_is_not_delivered(
     assert {name: status for name, (status, _, _) in (await statuses(pipeline)).items()} == {
         "p0": "resolved", "p1": "discarded", "p2": "resolved",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("positions", [True, False])
+async def test_a_replay_that_dies_between_two_ledgers_still_delivers_to_the_second(tmp_path: Path, positions: bool) -> None:
+    feed, check = Feed.of(*numbers(3), positions=positions), Check("p1")
+    table, tape = Table(tmp_path / "t.db"), Shelf()
+    pipeline = make_pipeline(
+        tmp_path, feed, sink("table", table), sink("tape", tape, "tape"), steps=[step("check", check)], dedup=dedup()
+    )
+    await run_once(pipeline)
+    check.refused.clear()
+    with pytest.raises(Fatal, match="crashed at"):
+        await again(pipeline, faults=crash_at("before_job_note"))
+    await run_once(pipeline)
+    assert table.ids == tape.ids == ["p0", "p2", "p1"]
+    assert {status for status, _, _ in (await statuses(pipeline)).values()} == {"resolved"}
