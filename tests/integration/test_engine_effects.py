@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -238,3 +239,37 @@ async def test_an_output_without_a_json_form_fails_its_event_alone(shop: Shop, m
     summary = await shop.run()
     assert (summary.counts.delivered, summary.counts.dead_lettered, [each["n"] for each in shop.out]) == (2, 1, [0, 2])
     assert [list(each["charge"][0]) for each in shop.answers().values()] == [["made"], ["error"], ["made"]]
+
+
+CRASHES = (
+    "before_answers",
+    "after_answers",
+    "after_process",
+    "before_sink_write",
+    "after_journal",
+    "inside_commit",
+    "before_note",
+)
+
+
+@pytest.mark.parametrize("sink", [FILE, BOTH], ids=["file", "both"])
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_crashes_follow_each_other_only_unkept_answers_are_asked_for_again(
+    shop: Shop, seed: int, sink: str
+) -> None:
+    """One batch of four is in flight at a time, so that a crash before the write loses the answers of just these."""
+    rng, lost = random.Random(seed), 0
+    shop.write("  - jq: '. + {at: now}'\n" + CHARGE, more="limits: { in_flight_events: 4 }\n", sink=sink)
+    shop.add(*range(40))
+    while True:
+        point, nth = rng.choice(CRASHES), rng.randint(1, 3)
+        try:
+            await shop.run(at=point, nth=nth)
+        except Fatal:
+            lost += 4 if point == "before_answers" else 0
+        else:
+            break
+    times = Counter(shop.asked)
+    assert sorted(times) == sorted((f"k{n}", n) for n in range(40))
+    assert (times.total(), [each["n"] for each in shop.out]) == (40 + lost, list(range(40)))
+    assert await shop.kept() == 0 or sink == BOTH

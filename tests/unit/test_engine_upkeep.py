@@ -12,6 +12,8 @@ from penstock.engine.upkeep import REPORT_AFTER, Upkeep
 from penstock.faults import Faults
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
+from penstock.state.answer_book import KEPT_FOR
+from penstock.state.answer_tables import KeptAnswer
 from penstock.state.open import open_store
 from penstock.state.records import LetterQuery
 from penstock.testing.clock import FakeClock
@@ -101,5 +103,18 @@ async def test_settled_dead_letters_older_than_their_retention_expire(
         await Upkeep(DeadLetters(retention=60.0), store, RunStatus("orders", "v1"), clock, said.append).expire()
         letters, _ = await store.letters(LetterQuery(status=()))
         assert [found.id for found in letters] == ["unsettled", "young"]
+    finally:
+        await store.close()
+
+
+async def test_answers_that_nobody_waits_for_any_more_expire(tmp_path: Path, clock: FakeClock, said: list[Incident]) -> None:
+    store = make_store(tmp_path)
+    await store.open()
+    try:
+        epoch, now = await store.issue_epoch(version()), clock.now()
+        times = {"old": now - KEPT_FOR - 1, "young": now - KEPT_FOR + 1}
+        await store.answers.keep(epoch, [KeptAnswer(name, "charge", "k", "d", b"{}", at) for name, at in times.items()])
+        await Upkeep(DeadLetters(), store, RunStatus("orders", "v1"), clock, said.append).expire()
+        assert list(await store.answers.find(epoch, ["old", "young"])) == ["young"]
     finally:
         await store.close()
