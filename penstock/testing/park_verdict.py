@@ -98,8 +98,8 @@ def _judge_jobs(project: Path, table: str, problem: Any) -> None:
     jobs = _query(project, "SELECT id, kind, state FROM jobs")
     if left := [row for row in jobs if row[2] not in ("done", "cancelled")]:
         problem("jobs", f"{left[:3]} have not ended well")
-    if not any(kind == "release" for _, kind, _ in jobs):
-        problem("idle", "no lane was released")
+    if not _query(project, "SELECT 1 FROM letters WHERE code = 'lane.parked' AND status = 'resolved' LIMIT 1"):
+        problem("idle", "nothing that was parked was delivered")
     records = _query(project, "SELECT job, event FROM penstock_job_records")
     with closing(_read_only(project / f"out/{table}.db")) as database:
         records += database.execute("SELECT job, event FROM penstock_job_records").fetchall()
