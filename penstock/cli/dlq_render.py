@@ -16,6 +16,7 @@ from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style
 from penstock.cloudevents import from_structured
 from penstock.observe.text import printable
+from penstock.state.lane_tables import PARKED
 from penstock.state.records import DeadLetter, Group, Happening, Timeline
 
 SHORT_ID = 10
@@ -185,7 +186,7 @@ def _pairs(pairs: Sequence[tuple[str, str]], style: Style) -> list[str]:
 
 def history_lines(letter: DeadLetter, history: Sequence[Happening], style: Style) -> list[str]:
     """Who did what, and when; the failures are the letter's own."""
-    told = [(letter.first_at, "failed", "")]
+    told = [(letter.first_at, "parked" if letter.code == PARKED else "failed", "")]
     if letter.attempts > 1 or letter.last_at > letter.first_at:
         told.append((letter.last_at, "failed last", f"{numbers.plural(letter.attempts, 'attempt')} in all"))
     for each in history:
@@ -233,6 +234,8 @@ def _hints(letter: DeadLetter) -> list[tuple[str, str]]:
     if letter.status not in ("open", "parked"):
         return []
     pipeline = shlex.quote(letter.pipeline)
+    if letter.status == "parked":
+        return [(f"pipe status {pipeline}", "the heads of parked lanes: it goes on once its own is settled")]
     cause, one = letter.fingerprint[:SHORT_FINGERPRINT], letter.id[:SHORT_ID]
     return [
         (f"pipe dlq replay {pipeline} --id {one}", "this one, once it is mended"),

@@ -82,8 +82,8 @@ class Asked:
     help="""Send dead letters from the start through the pipeline again. What arrives is resolved, what fails again stays open.
 
     Choose with --id, --fingerprint or another filter, or take --all; --now takes what waits for a retry. A run that is alive does
-    it beside its live work; else it is done here. It is a job, which outlives this command: pipe jobs. What a sink is owed that the pipeline no longer has stays open
-    (dlq.unknown_ledger): --renamed says which sink took its place.""",
+    it beside its live work; else it is done here. It is a job, which outlives this command: pipe jobs. What a sink is owed that
+    the pipeline no longer has stays open (dlq.unknown_ledger): --renamed says which sink took its place.""",
 )
 @click.argument("pipeline", shell_complete=complete.pipelines)
 @letter_filters
@@ -224,7 +224,10 @@ def replay_lines(pipeline: Pipeline, summary: Replayed, dry_run: bool, style: St
         (summary.failed_again, style.yellow(f"{numbers.count(summary.failed_again)} {again}")),
         (summary.settled, f"{numbers.count(summary.settled)} settled after a crash"),
         (summary.left, style.yellow(f"{numbers.count(summary.left)} left open")),
-        (summary.unanswered, style.yellow(f"{numbers.count(summary.unanswered)} at a step with effects, which was not performed")),
+        (
+            summary.unanswered,
+            style.yellow(f"{numbers.count(summary.unanswered)} at a step with effects, which was not performed"),
+        ),
     ]
     said = ", ".join(text for number, text in parts if number)
     what = "would be replayed" if dry_run else "replayed"

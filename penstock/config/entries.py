@@ -16,7 +16,7 @@ FIRST = "validate"
 """What the step is called that `validate:` at the top of the file makes."""
 
 
-_RESERVED = frozenset({"source", "decode", "event", "dedup", "transforms", "state"})
+_RESERVED = frozenset({"source", "decode", "event", "dedup", "lane", "transforms", "state"})
 """What dead letters call the places of a failure that are no steps, and the ledger of the state store."""
 
 

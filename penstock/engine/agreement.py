@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from penstock.cloudevents import to_structured
+from penstock.engine.lanes import LANE
 from penstock.engine.prepare import canonical
 from penstock.engine.recompute import Recomputed, Result
 from penstock.errors import Permanent
@@ -20,7 +21,7 @@ TRANSFORMS = "transforms"
 class Agreement:
     """What a comparison found.
 
-    :ivar verdict: `beyond`: what was recorded is no matter of the steps (a repetition, a sink that refused).
+    :ivar verdict: `beyond`: what was recorded is no matter of the steps (a repetition, a sink that refused, a lane that was held).
     :ivar why: what differs, or why it was not compared; None where there is nothing to say.
     """
 
@@ -35,6 +36,8 @@ def agreement(line: Line, made: Recomputed, origin: int, result: Result) -> Agre
     """
     if line.outcome == "deduplicated":
         return Agreement("beyond", "it was a repetition, which a ledger knows, not the steps")
+    if line.step == LANE:
+        return Agreement("beyond", "it was parked behind another one of its lane")
     if line.outcome == "dead_lettered" and result.outcome == "delivered" and _is_behind_the_steps(line, made):
         return Agreement("beyond", f"{line.step or 'a sink'} refused it, behind the steps")
     if result.outcome == "unanswered":

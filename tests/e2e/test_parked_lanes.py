@@ -70,6 +70,8 @@ def test_a_parked_lane_is_shown_with_its_head_and_released_when_somebody_hurries
     assert "1 lane parked" in pipe(project, "dlq", "stats", "orders")
     assert "lane.parked" in pipe(project, "dlq", "groups", "orders")
 
+    assert "it was parked behind another one of its lane" in pipe(project, "explain", listed[1]["event"]["id"])
+
     mend(project)
     pipe(project, "dlq", "replay", "orders.yaml", "--now")
     assert rows(project) == [1, 0, 2, 3]

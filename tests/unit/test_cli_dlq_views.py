@@ -167,3 +167,19 @@ def test_positions_are_told_in_the_words_of_their_source() -> None:
     assert position_teller("generate")((41).to_bytes(8, "big")) == "event 41"
     assert position_teller("stdin")(b"") == "none"
     assert position_teller("file")(b"odd") == position_teller(None)(b"odd") == "6f6464"
+
+
+def test_parked_letters_and_those_that_wait_for_a_retry_say_so() -> None:
+    letters = [
+        letter("a1", lane="ann", next_at=3600.0),
+        letter("b2", lane="ann", status="parked", code="lane.parked", next_at=0.0),
+    ]
+    titles, head, behind = letter_lines(letters, PLAIN, None)
+    assert titles.split() == ["ID", "STATUS", "LAST", "SEEN", "NEXT", "RETRY", "LANE", "STEP", "EVENT", "MESSAGE"]
+    assert ("1970-01-01 01:00:00Z" in head, "ann" in head) == (True, True)
+    assert ("1970-01-01 00:00:00Z" in behind, "parked" in behind) == (False, True)
+    lines = show_lines(replace(letters[0], record=EVENT + b"}", retries=2), bytes.hex, PLAIN)
+    assert [line.split() for line in lines if "retr" in line] == [["retries", "2"], ["next", "retry", "1970-01-01", "01:00:00Z"]]
+    text = "\n".join(show_lines(replace(letters[1], record=EVENT + b"}"), bytes.hex, PLAIN))
+    assert "pipe status orders" in text
+    assert "pipe dlq replay" not in text

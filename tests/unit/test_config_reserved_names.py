@@ -10,7 +10,7 @@ from penstock.engine.embed import load
 from penstock.errors import ConfigurationError
 
 
-@pytest.mark.parametrize("name", ["source", "decode", "event", "dedup", "transforms", "state"])
+@pytest.mark.parametrize("name", ["source", "decode", "event", "dedup", "lane", "transforms", "state"])
 def test_neither_a_step_nor_a_sink_may_be_called_like_a_part_of_the_pipeline(tmp_path: Path, name: str) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(f"pipeline: p\nsource: stdin\ntransforms: [{{name: {name}, jq: .}}]\nsink: {{name: {name}, stdout: {{}}}}\n")
