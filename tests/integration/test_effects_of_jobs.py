@@ -24,6 +24,7 @@ from penstock.engine.run import RunOptions
 from penstock.engine.trace import trace
 from penstock.errors import Fatal
 from penstock.faults import Faults
+from penstock.journal.reader import JournalReader
 from penstock.state.records import LetterQuery
 
 WHOLE = "  - { name: whole, jq: 'if .n % 4 == 3 then error(\"no\") else . end' }\n"
@@ -129,6 +130,9 @@ async def test_a_live_backfill_asks_the_world_under_the_same_key(shop: Shop) -> 
     assert shop.asked[4:] == [(f"k{n}", n) for n in range(4)]
     more = [json.loads(line) for line in (shop.root / "more.jsonl").read_text().splitlines()]
     assert (more, len(shop.out), await shop.kept()) == (shop.out, 4, 0)
+    told = [record.line for record in JournalReader(shop.root / ".penstock/journal/shop").outcomes_of_jobs()]
+    made = [json.loads(bytes((line.answers or {})["charge"]))[0]["made"] for line in told]
+    assert made == [[{"data": each}] for each in shop.out], "the job's own lines have what the job was answered"
 
 
 async def test_a_dry_run_answers_from_the_journal(shop: Shop) -> None:
