@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dlq.debts import UNKNOWN, debts_of
-from dlq.replay_carrier import REPLAYABLE, ReplayOptions, encode_options
+from dlq.replay_carrier import BEHIND, REPLAYABLE, ReplayOptions, encode_options
 from dlq.replay_dry import try_replay
 from penstock.clock import Clock
 from penstock.config.model import Pipeline
@@ -54,11 +54,13 @@ class ReplayRequest:
 
 @dataclass(slots=True)
 class ReplaySummary:
-    """What a replay did. `selected` = delivered + filtered + deduplicated + failed_again + settled + left + unanswered.
+    """What a replay did. `selected` = delivered + filtered + deduplicated + failed_again + settled + left + behind +
+    unanswered.
 
     :ivar job: its id; empty for a dry run.
     :ivar settled: letters whose events a ledger had taken when the run died, and that the next claim resolved.
     :ivar left: letters that were not touched, for the pipeline has none of the ledgers that owe them.
+    :ivar behind: letters that were not touched, for another one is before them in their lane.
     :ivar unknown_ledgers: by the name of a ledger that the pipeline no longer has, how many of these letters it still owes: the
         ones that were left, and others, which are delivered but for that and stay open.
     :ivar unanswered: of a dry run, letters at a step with effects, which it does not perform.
@@ -74,6 +76,7 @@ class ReplaySummary:
     left: int = 0
     unknown_ledgers: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
+    behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +159,11 @@ def summarise(progress: JobProgress) -> ReplaySummary:
     """The same, of its progress."""
     counts = progress.counts
     received, settled, left = counts.get("received", 0), counts.get("settled", 0), counts.get("left", 0)
-    unanswered = counts.get("unanswered", 0)
+    unanswered, behind = counts.get("unanswered", 0), counts.get(BEHIND, 0)
     unknown = {name.removeprefix(UNKNOWN): number for name, number in counts.items() if name.startswith(UNKNOWN)}
     return ReplaySummary(
         progress.job,
-        received + settled + left + unanswered,
+        received + settled + left + behind + unanswered,
         counts.get("delivered", 0),
         counts.get("filtered", 0),
         counts.get("deduplicated", 0),
@@ -169,6 +172,7 @@ def summarise(progress: JobProgress) -> ReplaySummary:
         left,
         Counter(unknown),
         unanswered,
+        behind,
     )
 
 

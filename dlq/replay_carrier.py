@@ -6,6 +6,7 @@ settled at the next claim, never by delivering twice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ from penstock.state.job_records import Job
 from penstock.state.lane_queries import LanePlace
 from penstock.state.records import LetterQuery, Status
 
+BEHIND = "behind"
+"""What a job counts of letters that another one is before in their lane."""
 REPLAYABLE: frozenset[Status] = frozenset({"open", "parked"})
 
 
@@ -88,7 +91,7 @@ class ReplayCarrier:
         left, undone = chosen, len(places)
         while left:
             groups, left = await self.reprocess.divide(left)
-            works = [await self.reprocess.process(group) for group in await self._take_up(groups)]
+            works = [await self.reprocess.process(group) for group in await self._take_up(groups, others)]
             if left:
                 done = sum(len(group.letters) for group in groups)
                 undone -= done
@@ -98,10 +101,10 @@ class ReplayCarrier:
         if not chosen:
             yield Portion([], encode_cursor(places[-1]), undone, self.reprocess.version, others)
 
-    async def _take_up(self, groups: Sequence[Letters]) -> list[Letters]:
+    async def _take_up(self, groups: Sequence[Letters], others: Counter[str]) -> list[Letters]:
         """Those that still wait to be delivered, once the live work has let go of their keys: from now on nobody else settles
         them. One may have been discarded since, or superseded by what the live work brought; one that would pass another in its
-        lane stays (Invariant 5)."""
+        lane stays (Invariant 5), which `others` is told."""
         if not self.reprocess.positional:
             await self.ground.in_flight.reserve(set().union(*(group.keys_given for group in groups)))
         ids = [letter.id for group in groups for letter in group.letters]
@@ -111,6 +114,8 @@ class ReplayCarrier:
         taken = await store.lanes.take_up(epoch, ids, self.job.id, REPLAYABLE)
         self.ground.assembly.surroundings.faults.hit("after_take_up")
         gone = set(ids).difference(taken)
+        if behind := sum(letter.lane is not None and letter.id in gone for group in groups for letter in group.letters):
+            others[BEHIND] += behind
         kept = [self.reprocess.without(group, gone) for group in groups] if gone else groups
         return [group for group in kept if group is not None]
 

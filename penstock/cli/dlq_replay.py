@@ -50,6 +50,7 @@ class Replayed(Protocol):
     left: int
     unknown_ledgers: Mapping[str, int]
     unanswered: int
+    behind: int
 
 
 class Replays(Protocol):
@@ -198,7 +199,7 @@ def _rate(text: str) -> float:
 
 def replay_document(pipeline: Pipeline, summary: Replayed, job: Job | None) -> dict[str, Any]:
     """What `--json` prints. A dry run has no job."""
-    names = ("selected", "delivered", "filtered", "deduplicated", "failed_again", "settled", "left", "unanswered")
+    names = ("selected", "delivered", "filtered", "deduplicated", "failed_again", "settled", "left", "behind", "unanswered")
     values = {name: getattr(summary, name) for name in names}
     unknown = dict(sorted(summary.unknown_ledgers.items()))
     head = {"pipeline": pipeline.name, "version": pipeline.version, "job": summary.job}
@@ -224,6 +225,7 @@ def replay_lines(pipeline: Pipeline, summary: Replayed, dry_run: bool, style: St
         (summary.failed_again, style.yellow(f"{numbers.count(summary.failed_again)} {again}")),
         (summary.settled, f"{numbers.count(summary.settled)} settled after a crash"),
         (summary.left, style.yellow(f"{numbers.count(summary.left)} left open")),
+        (summary.behind, style.yellow(f"{numbers.count(summary.behind)} left parked behind others")),
         (
             summary.unanswered,
             style.yellow(f"{numbers.count(summary.unanswered)} at a step with effects, which was not performed"),

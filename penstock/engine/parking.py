@@ -117,7 +117,7 @@ class Parking:
 
     async def _make_room(self, group: Group) -> None:
         """Lanes that were freed are forgotten before one too many is held."""
-        if len(self.known) + sum(len(work.batch.events) for work in group.works) > self.most:
+        if len(self.known) + sum(len(work.failures) for work in group.works) > self.most:
             self.known = set(await self.book.held())
 
     def _settle(self, group: Group, w: int, work: Work, heads: dict[Lane, bytes | None]) -> None:

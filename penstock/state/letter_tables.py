@@ -158,13 +158,14 @@ def _absorb(connection: Connection, seq: int, identity: str, ledgers: Collection
     delete(connection, [old[0]])
     is_held = old[6] in ("open", "parked", "replaying")  # then its place, and what it waits for, stay
     lane, arrival = old[7:9] if is_held and old[7] is not None else new[7:9]
-    retries, next_at = old[9:11] if is_held and not was_replayed else new[9:11]
+    status = "parked" if old[6] == "parked" else new[6]
+    retries, next_at = old[9:11] if is_held and not was_replayed and status != "parked" else new[9:11]
     connection.execute(
         """UPDATE letters SET pending = NULL, owed = ?, delivered = ?, attempts = attempts + ?, repeats = repeats + ?,
            first_at = ?, status = ?, lane = ?, arrival = ?, retries = ?, next_at = ? WHERE seq = ?""",
         (
-            *(_json(owed), _json(delivered), old[3], old[4], old[5], "parked" if old[6] == "parked" else new[6]),
-            *(lane, arrival, retries, next_at, seq),
+            *(_json(owed), _json(delivered), old[3], old[4], old[5]),
+            *(status, lane, arrival, retries, next_at, seq),
         ),
     )
 
