@@ -39,17 +39,14 @@ class Question:
     :ivar origin: index of the received event, whatever the batch at hand numbers.
     :ivar key: the idempotency key, where the step has one.
     :ivar data: digest of the event's data.
+    :ivar asked: what tells this question from others: digest of the key, or `data`.
     """
 
     event: Event
     origin: int
     key: str | None
     data: str
-
-    @property
-    def asked(self) -> str:
-        """What tells this question from others: the key, or the data."""
-        return self.data if self.key is None else key_digest(self.key)
+    asked: str
 
 
 Keep = Callable[[Sequence[int], Sequence[Result]], Awaitable[None]]
@@ -114,7 +111,8 @@ def _question(event: Event, origin: int, key: str | ComponentError | None) -> Qu
     if isinstance(key, ComponentError):
         return key
     try:
-        return Question(event, origin, key, data_digest(event))
+        data = data_digest(event)
+        return Question(event, origin, key, data, data if key is None else key_digest(key))
     except Permanent as error:
         return error
 

@@ -25,8 +25,8 @@ from penstock.spi import Result
 from penstock.state.answer_book import AnswerBook
 from penstock.state.answer_tables import FoundAnswer, KeptAnswer
 
-UNKNOWN = object()
-"""In the place of a result that the state store does not have."""
+Told = tuple[Result, bytes]
+"""A result, and its text (`answers`)."""
 LAST_WRITE = 5.0
 """Seconds that a run which ends waits for the state store to take what the world has answered."""
 
@@ -47,31 +47,38 @@ class Performing:
 
     async def answer(self, step: Effects, questions: Sequence[Question], ask: Ask, tally: Tally) -> list[Result]:
         if step.key is None:
-            return _remembered(step.name, questions, await ask(questions, keep_nothing), tally)
-        names = _names(step.name, questions)
+            told = [_told(*each) for each in zip(questions, await ask(questions, keep_nothing), strict=True)]
+        else:
+            told = await self._keyed(step.name, questions, ask, tally)
+        for question, (_, text) in zip(questions, told, strict=True):
+            tally.answered(question.origin).texts.setdefault(step.name, []).append(text)
+        return [result for result, _ in told]
+
+    async def _keyed(self, step: str, questions: Sequence[Question], ask: Ask, tally: Tally) -> list[Told]:
+        names = _names(step, questions)
         found = await self._surely(lambda: self.book.find(self.epoch, names))
-        results = [_stored(found.get(name), question) for name, question in zip(names, questions, strict=True)]
-        places = [n for n, result in enumerate(results) if result is UNKNOWN]
+        told = {n: each for n, question in enumerate(questions) if (each := _stored(found.get(names[n]), question)) is not None}
+        places = [n for n in range(len(questions)) if n not in told]
 
         async def keep(which: Sequence[int], made: Sequence[Result]) -> None:
-            chosen = [places[n] for n in which]
-            await self._keep(step.name, [names[n] for n in chosen], [questions[n] for n in chosen], made)
+            fresh = {places[n]: _told(questions[places[n]], result) for n, result in zip(which, made, strict=True)}
+            told.update(fresh)
+            await self._keep(step, [(names[n], questions[n], each) for n, each in fresh.items()])
 
         if places:
-            made = await ask([questions[n] for n in places], keep)
-            for n, result in zip(places, made, strict=True):
-                results[n] = result
+            await ask([questions[n] for n in places], keep)
         for name, question in zip(names, questions, strict=True):
             tally.answered(question.origin).names.append(name)
-        return _remembered(step.name, questions, results, tally)
+        return [told[n] for n in range(len(questions))]
 
-    async def _keep(self, step: str, names: Sequence[str], questions: Sequence[Question], made: Sequence[Result]) -> None:
+    async def _keep(self, step: str, told: Sequence[tuple[str, Question, Told]]) -> None:
         """What the world has answered, in one write. A failure is none: it is asked about again."""
-        at, kept = self.clock.now(), []
-        for name, question, result in zip(names, questions, made, strict=True):
-            result, text = _told(question, result)
-            if not isinstance(result, ComponentError):
-                kept.append(KeptAnswer(name, step, question.key or "", question.data, text, at))
+        at = self.clock.now()
+        kept = [
+            KeptAnswer(name, step, question.key or "", question.data, text, at)
+            for name, question, (result, text) in told
+            if not isinstance(result, ComponentError)
+        ]
         if kept:
             self.faults.hit("before_answers")
             await _to_its_end(self._surely(lambda: self.book.keep(self.epoch, kept)))
@@ -112,25 +119,17 @@ def _names(step: str, questions: Sequence[Question]) -> list[str]:
     return names
 
 
-def _stored(found: FoundAnswer | None, question: Question) -> Any:
-    """The result, or `UNKNOWN`. An answer that was set aside with a parked event is the answer to that event as it was then: it
+def _stored(found: FoundAnswer | None, question: Question) -> Told | None:
+    """None: it has to be asked. An answer that was set aside with a parked event is the answer to that event as it was then: it
     may have been edited since."""
     if found is None or (found.aside and found.data != question.data):
-        return UNKNOWN
-    return decode_answer(found.answer).result(question.event)
+        return None
+    return decode_answer(found.answer).result(question.event), found.answer
 
 
-def _told(question: Question, result: Result) -> tuple[Result, bytes]:
-    """The result with its text. What has no text is a failure of the step."""
+def _told(question: Question, result: Result) -> Told:
+    """What has no text is a failure of the step."""
     try:
         return result, answer_text(question.asked, question.event, result)
     except Permanent as error:
         return error, answer_text(question.asked, question.event, error)
-
-
-def _remembered(step: str, questions: Sequence[Question], results: Sequence[Result], tally: Tally) -> list[Result]:
-    """The results, which are told to the tally, for the journal."""
-    told = [_told(question, result) for question, result in zip(questions, results, strict=True)]
-    for question, (_, text) in zip(questions, told, strict=True):
-        tally.answered(question.origin).texts.setdefault(step, []).append(text)
-    return [result for result, _ in told]
