@@ -121,7 +121,7 @@ def rewind(connection: Connection, ledger: str, claim: Claim) -> int:
     for seq, _, _, owed, status in lost:
         others = _decode_owed(owed) if status in ("open", "parked", "replaying") else []
         connection.execute(
-            "UPDATE letters SET status = 'open', job = NULL, owed = ? WHERE seq = ?",
+            f"UPDATE letters SET status = {lane_tables.REOPENED}, job = NULL, owed = ? WHERE seq = ?",  # noqa: S608 - a constant
             (_json([*(name for name in others if name != ledger), ledger]), seq),
         )
     connection.execute('DELETE FROM replays WHERE ledger = ? AND "group" > ?', (ledger, claim.group))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from state_builders import letter, make_store_in, note, version
+from state_builders import claim_at, letter, make_store_in, note, version
 
 from penstock.errors import Fenced
 from penstock.state.lane_tables import PARKED
@@ -176,3 +176,13 @@ async def test_a_fenced_run_takes_nothing_up(store: Store) -> None:
 async def test_what_is_parked_never_expires(store: Store) -> None:
     await stand(store, head("e", 1), parked("f", 2))
     assert await store.expire_letters(2e9) == 0
+
+
+async def test_a_lane_that_a_restored_ledger_lacks_is_held_again_by_its_head(store: Store) -> None:
+    epoch = await stand(store, head("e", 1), parked("f", 2), parked("g", 3))
+    await store.note(epoch, note(2, resolved=["e", "f"], ledgers={"a": "i", "b": "i"}))
+    assert (await statuses(store))["g"] == ("parked", 0.0)
+    assert await store.rewind(epoch, "a", claim_at(9, group=1)) == 2
+    assert {name: status for name, (status, _) in (await statuses(store)).items()} == {"e": "open", "f": "parked", "g": "parked"}
+    job = (await store.jobs.create("release", "{}", "")).id
+    assert await store.lanes.take_up(epoch, ["g"], job, ("parked",)) == []
