@@ -85,7 +85,7 @@ class LiveCarrier:
         versions = await claimed.store.versions()
         self._had = await asyncio.to_thread(self._look_up, versions)
         self._recorded = {
-            ledger.name: {record.event for record in ledger.claim.jobs if record.job == self.job.id}
+            ledger.name: {record.event for record in ledger.claim.jobs}  # whichever job died at it
             for ledger in claimed.ledgers
             if ledger.claim is not None
         }

@@ -92,5 +92,5 @@ def _digest(line: Line) -> int:
 
 
 def event_name(line: Line) -> str:
-    """What the ledgers' records call the event of a line."""
-    return f"{_digest(line):016x}"
+    """What the ledgers' records call the event of a line, for every job alike."""
+    return f"event {_digest(line):016x}"

@@ -61,6 +61,7 @@ class Committer:
     journalling: Journalling | None = None
     parking: Parking | None = None
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _broken: BaseException | None = None
 
     async def commit(self, works: list[Work], *, drained: bool = False, turn: Turn | None = None) -> list[dict[int, Failure]]:
         """Deliver the works and make their outcomes durable. Whoever calls meanwhile waits.
@@ -68,11 +69,16 @@ class Committer:
         :param turn: of a job: its progress is that behind the works, when this returns.
         :returns: for each work, by origin, why a sink refused an event for good.
         :raises Fatal: the run must stop; nothing of the group counts then but what its ledgers committed, and a claim sorts that
-            out; with `lane: stop`, also what came before the event that failed.
+            out; with `lane: stop`, also what came before the event that failed. No further group is committed: each raises the same.
         """
         async with self._taking:
+            if self._broken is not None:  # what the group before has written is not committed: nobody may commit it along
+                raise self._broken
             try:
                 return await self._commit(works, drained, turn, last=True)
+            except BaseException as error:
+                self._broken = error
+                raise
             finally:
                 for sink in self.sinks:
                     sink.forget()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from backfill_parts import BEGAN, DAY, STEPS, desk_of, run_shop, write_events, write_shop
+from engine_parts import crash_at
 
 import penstock
 from penstock.config.model import Pipeline
@@ -236,3 +237,15 @@ async def test_the_key_of_a_filtered_event_does_not_stand_in_its_way(tmp_path: P
     append(13)
     summary = await penstock.run(changed, once=True)
     assert (summary.counts.deduplicated, lines("all").count(13)) == (1, 1)
+
+
+async def test_what_another_job_delivered_before_a_crash_is_not_delivered_again(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=20)
+    pipeline = add_sink(tmp_path, TABLE.replace("key: [id], ", ""))
+    first, second = await ask(pipeline), await ask(pipeline)
+    with pytest.raises(PenstockError, match="crashed at"):
+        await carry_out(pipeline, second, RunOptions(faults=crash_at("before_job_note")))
+    for job in (first, second):
+        assert (await carry_out(pipeline, job, RunOptions())).state == "done"
+    assert [row[0] for row in rows()] == delivered(20)
+    assert lines("all") == delivered(20)
