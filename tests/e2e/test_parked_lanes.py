@@ -88,3 +88,17 @@ def test_a_run_that_pauses_itself_says_why_and_is_resumed(project: Path) -> None
     pipe(project, "resume", "orders")
     pipe(project, "run", "--once", "orders.yaml")
     assert rows(project) == [9]
+
+
+def test_a_schedule_of_retries_that_could_put_older_rows_over_newer_ones_does_not_start(project: Path) -> None:
+    add(project, (0, "a", True))
+    keyed = {"sqlite": {"path": "out.db", "table": "orders", "create": True, "key": ["k"]}}
+    orders = {**PIPELINE, "sink": keyed, "dead_letter": {"retry": ["1h"]}}
+    (project / "orders.yaml").write_text(json.dumps(orders))
+    command = [sys.executable, "-P", "-m", "penstock.cli.main", "run", "--once", "orders.yaml"]
+    refused = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+    assert (refused.returncode, "sink.overwrites" in refused.stderr) == (3, True)
+    assert not (project / "out.db").exists()
+    (project / "orders.yaml").write_text(json.dumps({**orders, "dead_letter": {"retry": ["1h"], "lane": "park"}}))
+    pipe(project, "run", "--once", "orders.yaml")
+    assert rows(project) == [0]
