@@ -139,4 +139,4 @@ def show(settings: Settings, letter: str, pipeline: str | None, as_json: bool) -
     if as_json:
         terminal.show_json(found.document)
     else:
-        terminal.show(*show_lines(found.letter, position_teller(found.ref.source), terminal.style, found.history))
+        terminal.show(*show_lines(found.letter, position_teller(found.ref.source), terminal.style, found.history, found.lane))

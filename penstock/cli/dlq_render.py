@@ -10,6 +10,7 @@ from dataclasses import replace
 import msgspec
 
 from penstock.cli import numbers
+from penstock.cli.lane_lines import held_words
 from penstock.cli.positions import Tell
 from penstock.cli.sparkline import BLOCKS, sparkline
 from penstock.cli.table import Column, table
@@ -17,7 +18,7 @@ from penstock.cli.terminal import Style
 from penstock.cloudevents import from_structured
 from penstock.observe.text import printable
 from penstock.state.lane_tables import PARKED
-from penstock.state.records import DeadLetter, Group, Happening, Timeline
+from penstock.state.records import DeadLetter, Group, Happening, ParkedLane, Timeline
 
 SHORT_ID = 10
 SHORT_FINGERPRINT = 9
@@ -115,12 +116,14 @@ def _next_retry(letter: DeadLetter) -> str | None:
     return numbers.utc(letter.next_at) if letter.next_at is not None and letter.status == "open" else None
 
 
-def show_lines(letter: DeadLetter, tell: Tell, style: Style, history: Sequence[Happening] = ()) -> list[str]:
-    """All about one letter, and what was done with it."""
+def show_lines(
+    letter: DeadLetter, tell: Tell, style: Style, history: Sequence[Happening] = (), lane: ParkedLane | None = None
+) -> list[str]:
+    """All about one letter, what was done with it, and the lane that it holds or waits in."""
     status = (style.yellow if letter.status in ("open", "parked", "replaying") else style.green)(letter.status)
     lines = [f"{style.bold('dead letter ' + letter.id)}  {status}  pipeline {printable(letter.pipeline)}", ""]
     lines += section("what is wrong", _wrong(letter, style), style)
-    lines += section("where", _pairs(_where(letter, tell), style), style)
+    lines += section("where", _pairs(_where(letter, tell, lane), style), style)
     lines += section("how often", _pairs(_how_often(letter), style), style)
     lines += section("history", history_lines(letter, history, style), style)
     lines += section("data, as it was received", data_lines(letter), style)
@@ -147,7 +150,7 @@ def _wrong(letter: DeadLetter, style: Style) -> list[str]:
     return lines + [f"{style.dim(label + ':')} {printable(text)}" for label, text in reasons if text]
 
 
-def _where(letter: DeadLetter, tell: Tell) -> list[tuple[str, str]]:
+def _where(letter: DeadLetter, tell: Tell, lane: ParkedLane | None) -> list[tuple[str, str]]:
     pairs = [
         ("step", letter.step),
         ("event", f"{letter.event_id}  ({letter.type})"),
@@ -157,7 +160,7 @@ def _where(letter: DeadLetter, tell: Tell) -> list[tuple[str, str]]:
         ("event time", letter.time or "none"),
     ]
     if letter.lane is not None:
-        pairs.append(("lane", letter.lane))
+        pairs.append(("lane", letter.lane if lane is None else held_words(lane, letter.id)))
     if letter.owed:
         pairs.append(("owed to", ", ".join(letter.owed)))
     if letter.delivered:

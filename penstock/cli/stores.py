@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from penstock.builtins import room
+from penstock.cli.lane_lines import held_document
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
 from penstock.config.secret import Secret
@@ -17,7 +18,17 @@ from penstock.errors import EnvironmentFault, Transient, UsageError
 from penstock.faults import Faults
 from penstock.state.letter_desk import Act
 from penstock.state.open import open_store
-from penstock.state.records import DeadLetter, Group, Happening, LetterQuery, LetterStats, Timeline
+from penstock.state.records import (
+    UNSETTLED,
+    DeadLetter,
+    Group,
+    Happening,
+    Lane,
+    LetterQuery,
+    LetterStats,
+    ParkedLane,
+    Timeline,
+)
 from penstock.state.store import StateStore
 
 T = TypeVar("T")
@@ -42,12 +53,13 @@ class Letters(Protocol):
 
 
 class Found(NamedTuple):
-    """One dead letter, and where it is."""
+    """One dead letter, where it is, and the lane that it holds or waits in."""
 
     ref: StoreRef
     letter: DeadLetter
     history: list[Happening]
     document: dict[str, Any]
+    lane: ParkedLane | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +159,13 @@ async def letter_anywhere(refs: Sequence[StoreRef], prefix: str) -> Found:
     :raises UsageError: `dlq.unknown`, `dlq.ambiguous`.
     """
 
-    async def show(store: StateStore) -> tuple[DeadLetter, list[Happening], dict[str, Any]] | None:
+    async def show(store: StateStore) -> tuple[DeadLetter, list[Happening], dict[str, Any], ParkedLane | None] | None:
         queue = letters_of(store)
         letter = await queue.show(prefix)
         history = await queue.history(letter)
-        return letter, history, queue.document(letter, history)
+        key = letter.lane if letter.status in UNSETTLED else None
+        lane = None if key is None else await store.lanes.find(Lane(letter.partition, key))
+        return letter, history, {**queue.document(letter, history), "held_lane": held_document(lane)}, lane
 
     all_of_them = zip(refs, await each_store(refs, show, None), strict=True)
     found = [Found(ref, *shown) for ref, (_, shown) in all_of_them if shown is not None]

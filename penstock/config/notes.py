@@ -32,8 +32,8 @@ def _dedup(form: PipelineFile, source: typed.Component) -> Iterator[str]:
 def _laneless(form: PipelineFile, event: typed.EventFields) -> Iterator[str]:
     if form.dead_letter.lane == "park" and event.partition_key is None:
         yield (
-            "`lane: park` without `event.partition_key`: an event that brings no `partitionkey` of its own is in no lane, and ends "
-            "the run when it fails, as with `lane: stop`"
+            "`lane: park` without `event.partition_key`: an event that brings no `partitionkey` of its own is in no lane, and "
+            "ends the run when it fails, as with `lane: stop`"
         )
 
 

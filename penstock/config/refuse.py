@@ -55,10 +55,9 @@ def refuse_later(document: Document) -> Iterator[ConfigProblem]:
             yield _later(document, (name,), f"`{name}`", "leave it out")
             del data[name]
     letters = data.get("dead_letter")
-    if isinstance(letters, dict):
-        if letters.get("retry") == "webhook":
-            yield _later(document, ("dead_letter", "retry"), "`retry: webhook`", "write the delays, such as [5s, 5m, 30m, 2h]")
-            del letters["retry"]
+    if isinstance(letters, dict) and letters.get("retry") == "webhook":
+        yield _later(document, ("dead_letter", "retry"), "`retry: webhook`", "write the delays, such as [5s, 5m, 30m, 2h]")
+        del letters["retry"]
     if isinstance(data.get("registry"), str) and re.match(r"https?:", data["registry"]):
         yield _later(document, ("registry",), "a registry behind HTTP", "name a directory")
         del data["registry"]

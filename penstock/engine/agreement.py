@@ -21,7 +21,7 @@ TRANSFORMS = "transforms"
 class Agreement:
     """What a comparison found.
 
-    :ivar verdict: `beyond`: what was recorded is no matter of the steps (a repetition, a sink that refused, a lane that was held).
+    :ivar verdict: `beyond`: what was recorded is no matter of the steps (a repetition, a sink that refused, a held lane).
     :ivar why: what differs, or why it was not compared; None where there is nothing to say.
     """
 

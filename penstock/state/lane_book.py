@@ -52,6 +52,10 @@ class LaneBook:
         """How many lanes are held, and those with most behind their head."""
         return await self._database.read(lambda db: (lane_tables.count_held(db), lane_tables.parked(db, limit)))
 
+    async def find(self, lane: Lane) -> ParkedLane | None:
+        """One lane; None where nothing holds it."""
+        return await self._database.look(lambda db: lane_tables.held_lane(db, *lane))
+
     async def count(self) -> int:
         """How many lanes are held."""
         return await self._database.look(lane_tables.count_held)

@@ -165,6 +165,16 @@ def parked(connection: Connection, limit: int) -> list[ParkedLane]:
     return found
 
 
+def held_lane(connection: Connection, partition: str, lane: str) -> ParkedLane | None:
+    """One lane; None where nothing holds it."""
+    first = first_of(connection, partition, lane, 1)
+    if not first:
+        return None
+    query = f'SELECT count(*) FROM letters AS l WHERE {HELD} AND l."partition" = ? AND l.lane = ?'  # noqa: S608 - constants
+    (number,) = connection.execute(query, (partition, lane)).fetchone()
+    return ParkedLane(partition, lane, first[0][1], int(number) - 1)
+
+
 def count_held(connection: Connection) -> int:
     """How many lanes are held."""
     query = f'SELECT count(*) FROM (SELECT DISTINCT l."partition", l.lane FROM letters AS l WHERE {HELD}) AS h'  # noqa: S608

@@ -66,7 +66,11 @@ def test_a_parked_lane_is_shown_with_its_head_and_released_when_somebody_hurries
         ("open", "a", True), ("parked", "a", False), ("parked", "a", False),
     ]  # fmt: skip
     head = next(letter["id"] for letter in listed if letter["status"] == "open")
-    assert "next retry" in pipe(project, "dlq", "show", head)
+    shown = pipe(project, "dlq", "show", head)
+    assert "next retry" in shown
+    assert "a  (held by this one, 2 behind it)" in shown
+    behind = json.loads(pipe(project, "dlq", "show", listed[1]["id"], "--json"))
+    assert behind["held_lane"] == {"head": head, "behind": 2}
     assert "1 lane parked" in pipe(project, "dlq", "stats", "orders")
     assert "lane.parked" in pipe(project, "dlq", "groups", "orders")
 

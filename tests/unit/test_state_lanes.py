@@ -57,6 +57,8 @@ async def test_heads_are_the_first_unsettled_of_their_lanes(store: Store) -> Non
     assert sorted(await store.lanes.held()) == [Lane("p", "k"), Lane("p", "other")]
     assert await store.lanes.parked(1) == (2, [ParkedLane("p", "k", "e", 1)])
     assert await store.lanes.count() == 2
+    assert await store.lanes.find(Lane("p", "k")) == ParkedLane("p", "k", "e", 1)
+    assert await store.lanes.find(Lane("p", "none")) is None
     assert await store.lanes.versions_held() == ["v1"]
 
 
