@@ -7,7 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("penstock", "connectors")
-_CODE = re.compile(r'"((?:doctor|environment|journal|machine|postgres|publication|signals|sink|slot|snapshot|source|state)\.[a-z_]+)"')
+_CODE = re.compile(
+    r'"((?:doctor|environment|journal|machine|postgres|publication|signals|sink|slot|snapshot|source|state)\.[a-z_]+)"'
+)
 _FOUND = re.compile(r'Finding\(\s*(?:"warning"|"error"|[^"\n]*?),\s*"([a-z_]+\.[a-z_]+)"')
 _FAULT = re.compile(
     r'EnvironmentFault\(\s*"((?:doctor|environment|journal|machine|postgres|publication|sink|slot|source|state)\.[a-z_]+)"'

@@ -145,6 +145,4 @@ async def test_what_is_no_matter_of_the_steps_is_told(recompute: Recompute) -> N
     assert (await judged(recompute, line({"n": 2}, outcome="dead_lettered", step="all"))) == Agreement(
         "different", "it was dead-lettered at all; now it is filtered at sold"
     )
-    assert (await judged(recompute, line({"n": 1}))).why == (
-        "its outputs, which the journal does not keep, are not compared"
-    )
+    assert (await judged(recompute, line({"n": 1}))).why == ("its outputs, which the journal does not keep, are not compared")
