@@ -49,3 +49,17 @@ def parked_document(number: int, lanes: Sequence[ParkedLane]) -> dict[str, Any]:
 def retries_document(retries: Retries) -> dict[str, Any]:
     """How many dead letters wait for a retry, and when the first of these is due."""
     return {"waiting": retries.waiting, "next_at": None if retries.next_at is None else rfc3339(retries.next_at)}
+
+
+def held_document(lane: ParkedLane | None) -> dict[str, Any] | None:
+    """The lane that a letter holds or waits in: the letter that holds it, and how many are behind that one."""
+    return None if lane is None else {"head": lane.head, "behind": lane.behind}
+
+
+def held_words(lane: ParkedLane, letter: str) -> str:
+    """The same for people.
+
+    :param letter: id of the letter that is shown.
+    """
+    whose = "held by this one" if lane.head == letter else f"held by {lane.head[:_SHORT_ID]}"
+    return f"{lane.lane}  ({whose}, {numbers.count(lane.behind)} behind it)"
