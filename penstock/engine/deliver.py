@@ -69,7 +69,8 @@ class Committer:
         :param turn: of a job: its progress is that behind the works, when this returns.
         :returns: for each work, by origin, why a sink refused an event for good.
         :raises Fatal: the run must stop; nothing of the group counts then but what its ledgers committed, and a claim sorts that
-            out; with `lane: stop`, also what came before the event that failed. No further group is committed: each raises the same.
+            out; with `lane: stop`, also what came before the event that failed. No further group is committed: each raises
+            the same.
         """
         async with self._taking:
             if self._broken is not None:  # what the group before has written is not committed: nobody may commit it along

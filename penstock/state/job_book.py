@@ -90,8 +90,8 @@ class JobBook:
     # ---- carriers
 
     async def recover(self, epoch: int) -> list[Job]:
-        """At a claim: the open jobs that a run carries out, oldest first, all of them waiting or paused. What they had taken up of
-        dead letters, and not replayed, is open again.
+        """At a claim: the open jobs that a run carries out, oldest first, all of them waiting or paused. What they had taken up
+        of dead letters, and not replayed, is open again.
 
         :raises Fenced: a higher epoch was issued.
         """
