@@ -236,6 +236,36 @@ def carry_backfill(job: Job, ground: Ground) -> LiveCarrier:
     return LiveCarrier(job, ground, request, JournalReader(journal.directory), event_filter(request.filter))
 
 
+async def settle_backfill(job: Job, ground: Ground) -> list[Work]:
+    """What ledgers took of a backfill's portion that was never noted, for the journal to say so: no sink gets any of it again.
+
+    :raises PenstockError: as `carry_backfill`.
+    """
+    unsettled = {
+        ledger.name: names
+        for ledger in ground.claimed.ledgers
+        if ledger.claim is not None and (names := {record.event for record in ledger.claim.jobs if record.job == job.id})
+    }
+    if not unsettled or ground.pipeline.journal is None:
+        return []
+    carrier, left = carry_backfill(job, ground), set().union(*unsettled.values())
+    had, works = Had(list(ground.assembly.sinks)), list[Work]()
+    clock = ground.assembly.surroundings.clock
+    for record in carrier.reader.range(carrier.request.start, carrier.request.end, after=decode_cursor(job.progress.cursor)):
+        name = event_name(record.line)
+        if name in left:
+            left.discard(name)
+            mask = sum(had.mask(ledger.sinks) for ledger in ground.claimed.ledgers if name in unsettled.get(ledger.name, ()))
+            event = record.line.received()
+            work = Work(Batch(record.line.partition, [event]), clock.monotonic(), moment_of(clock), [event])
+            work.outputs, work.routes, work.due, work.names = [event], [mask], {0: mask}, {0: name}
+            work.verdicts.held = {ledger.name: {0} for ledger in ground.claimed.ledgers}
+            works.append(work)
+        if not left:
+            break
+    return works
+
+
 def encode_cursor(mark: Mark) -> bytes:
     """Behind this line."""
     return msgspec.json.encode(mark)

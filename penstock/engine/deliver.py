@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.clock import Clock
@@ -275,6 +275,17 @@ class Committer:
             await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, fresh, superseded))
         group.repeats, group.superseded = repeats, superseded
 
+    def _recorded(self, ledger: LedgerState, work: Work, failed: set[int]) -> Iterator[str]:
+        """The names under which a ledger records the events of a job: all that it did not refuse are behind it, where they are
+        dead letters; of past events those alone that it takes something of, for another job may be for what it did not get."""
+        taken: Collection[int] = work.names
+        if not work.letters:
+            bits = [bit for bit, end in enumerate(self.sinks) if end.ledger == ledger.name]
+            taken = {event.origin for bit in bits for event in work.for_sink(bit, ledger.name)}
+        for origin, name in work.names.items():
+            if origin in taken and origin not in failed and origin not in work.failures:
+                yield name
+
     def _commit_for(self, ledger: LedgerState, group: Group, number: int) -> Commit:
         keys: list[Key] = []
         settled: list[Key] = []
@@ -283,11 +294,7 @@ class Committer:
             failed = group.refused_by(ledger, w)
             keys.extend(finished_keys(work, ledger.name, failed))  # Invariant 4: with the delivery, never before it
             settled.extend(settled_keys(work, ledger.name, failed))
-            jobs.extend(
-                JobRecord(group.job, name)
-                for origin, name in work.names.items()
-                if origin not in failed and origin not in work.failures
-            )
+            jobs.extend(JobRecord(group.job, name) for name in self._recorded(ledger, work, failed))
         positions = ledger.forward(group.positions)  # Invariant 2: of this group, with its outcomes, and never backwards
         return Commit(
             epoch=self.epoch,

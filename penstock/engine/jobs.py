@@ -109,6 +109,7 @@ class Jobs:
             if job.alone or (self.only not in (None, job.id) and job.kind != "release"):
                 continue
             if job.asked == "cancel":
+                await self._settle(job)
                 await self._end(job.id, "cancelled")
             elif job.asked == "run":
                 return job
@@ -164,6 +165,7 @@ class Jobs:
             await self._end(job.id, "done")
             self.options.log(Incident("info", "job.done", f"{name}: job {job.id}, {job.kind}: done"))
         elif verdict == "cancel":
+            await self._settle(await self._patiently(partial(self._book.find, job.id)))
             await self._end(job.id, "cancelled")
             self.options.log(Incident("info", "job.cancelled", f"{name}: job {job.id}, {job.kind}: cancelled"))
         else:
@@ -265,7 +267,18 @@ class Jobs:
     async def _fail(self, job: Job, error: PenstockError) -> None:
         said = f"{self.ground.pipeline.name}: job {job.id}, {job.kind}, failed: {error}"
         self.options.log(Incident("error", error.code, said, error.help, why=error.why))
+        await self._settle(await self._patiently(partial(self._book.find, job.id)))
         await self._end(job.id, "failed", JobError(error.code, error.message, error.why, error.help))
+
+    async def _settle(self, job: Job) -> None:
+        """Before the records of a job go that does not go on: what its last carrier died at, some ledgers may have taken; where
+        its kind keeps that elsewhere, it is noted there."""
+        if f"settle_{job.kind}" not in ROOMS:
+            return
+        works = await room(f"settle_{job.kind}")(job, self.ground)
+        if works:
+            progress = job.progress
+            await self._commit(Portion(works, progress.cursor, 0, self.ground.pipeline.version), progress)
 
     async def _end(self, identity: str, ending: Ending, error: JobError | None = None) -> None:
         """Its records in the ledgers go last (rule 10)."""

@@ -249,3 +249,39 @@ async def test_what_another_job_delivered_before_a_crash_is_not_delivered_again(
         assert (await carry_out(pipeline, job, RunOptions())).state == "done"
     assert [row[0] for row in rows()] == delivered(20)
     assert lines("all") == delivered(20)
+
+
+UNKEYED = TABLE.replace("key: [id], ", "")
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "failed"])
+async def test_what_a_job_delivered_that_does_not_go_on_after_a_crash_is_remembered(tmp_path: Path, ending: str) -> None:
+    await run_shop(tmp_path, count=20)
+    pipeline = add_sink(tmp_path, UNKEYED)
+    job = await ask(pipeline)
+    with pytest.raises(PenstockError, match="crashed at"):
+        await carry_out(pipeline, job, RunOptions(faults=crash_at("before_job_note")))
+    if ending == "cancelled":
+        async with desk_of(pipeline) as desk:
+            await desk.store.jobs.cancel(job)
+        assert (await carry_out(pipeline, job, RunOptions())).state == "cancelled"
+    else:
+        write_shop(tmp_path, STEPS.replace("who: .who", "who: null"))
+        pipeline = add_sink(tmp_path, UNKEYED)
+        with pytest.raises(PenstockError, match="another version"):
+            await carry_out(pipeline, job, RunOptions())
+    counts = await backfill(pipeline)
+    assert ([row[0] for row in rows()], counts.get("delivered", 0)) == (delivered(20), 0)
+
+
+async def test_a_crash_in_a_backfill_of_one_sink_keeps_nothing_from_another(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=20)
+    pipeline = add_sink(tmp_path, UNKEYED + UNKEYED.replace("table,", "second,").replace("table: t", "table: u"))
+    one, both = await ask(pipeline, sinks=["table"]), await ask(pipeline)
+    with pytest.raises(PenstockError, match="crashed at"):
+        await carry_out(pipeline, one, RunOptions(faults=crash_at("before_job_note")))
+    for job in (both, one):
+        assert (await carry_out(pipeline, job, RunOptions())).state == "done"
+    with sqlite3.connect("out/shop.db") as database:
+        second = [row[0] for row in database.execute("SELECT id FROM u ORDER BY id")]
+    assert ([row[0] for row in rows()], second) == (delivered(20), delivered(20))
