@@ -199,7 +199,8 @@ def test_a_standby_outlasts_an_outage_that_is_longer_than_retry_allows_a_run(
     server.start()
     world.feed_and_wait(impatient)
     status, said = finish(impatient, terminate=True)
-    assert (status, said.count("cannot start yet: ")) == (0, 1), said
+    told = said.count("cannot start yet: ")
+    assert (status, told in (1, 2)) == (0, True), said  # by the lease, and by the store where its connection is found cut later
     world.judge()
 
 

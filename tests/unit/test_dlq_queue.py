@@ -130,6 +130,7 @@ async def test_an_export_holds_every_record_with_its_bytes_and_exact_numbers(sto
 def test_a_listed_letter_has_the_documented_keys_in_their_order() -> None:
     assert list(letter_document(letter("a1"))) == (
         "id pipeline fingerprint code step message event attempts repeats first_at last_at status version".split()
+        + "lane retries next_retry_at".split()
     )
 
 
