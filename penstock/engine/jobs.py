@@ -276,9 +276,12 @@ class Jobs:
         if f"settle_{job.kind}" not in ROOMS:
             return
         works = await room(f"settle_{job.kind}")(job, self.ground)
-        if works:
-            progress = job.progress
-            await self._commit(Portion(works, progress.cursor, 0, self.ground.pipeline.version), progress)
+        if not works:
+            return
+        try:
+            await self._commit(Portion(works, job.progress.cursor, 0, self.ground.pipeline.version), job.progress)
+        except _Stopped as stopped:
+            raise stopped.reason from stopped
 
     async def _end(self, identity: str, ending: Ending, error: JobError | None = None) -> None:
         """Its records in the ledgers go last (rule 10)."""
