@@ -10,7 +10,7 @@ import asyncio
 import io
 import pickle
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
 from backfill.portions import Portion
@@ -74,11 +74,13 @@ class Crew:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for worker in self._live:  # at once: whoever waits for their end may be cancelled before it has begun
+            worker.kill()
         await asyncio.gather(*(worker.end() for worker in self._live))
         self._live.clear()
 
-    async def results(self, portions: Iterator[Portion], pace: Pace) -> AsyncIterator[tuple[Portion, Result]]:
-        """What came of each portion, in order.
+    async def results(self, portions: Iterator[Portion], pace: Pace) -> AsyncGenerator[tuple[Portion, Result], None]:
+        """What came of each portion, in order. Close it before the crew ends: what is under way would look for another worker.
 
         :raises ComponentError: what stops the backfill.
         """

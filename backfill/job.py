@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -137,8 +137,12 @@ class Carrying:
     async def _run(self, owner: str, job: Job) -> Job:
         kept, started = self._kept(job), self.clock.monotonic()
         before, written = kept.result.seconds, started
-        async with Crew(self.rehearsal, self.size, self.clock) as crew:
-            async for portion, part in crew.results(self._portions(kept), Pace(self.rehearsal.request.rate, self.clock)):
+        pace = Pace(self.rehearsal.request.rate, self.clock)
+        async with (
+            Crew(self.rehearsal, self.size, self.clock) as crew,
+            aclosing(crew.results(self._portions(kept), pace)) as results,
+        ):
+            async for portion, part in results:
                 merge(kept.result, part)
                 kept.mark, now = portion.until, self.clock.monotonic()
                 kept.result.seconds = before + now - started

@@ -72,6 +72,8 @@ class WorkerPool:
             self._free.put_nowait(seat)
 
     async def close(self) -> None:
+        for worker in self._live:  # at once: whoever waits for their end may be cancelled before it has begun
+            worker.kill()
         await asyncio.gather(*(worker.end() for worker in self._live))
         self._live.clear()
 

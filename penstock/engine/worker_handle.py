@@ -75,10 +75,14 @@ class WorkerHandle:
             self._owes = False
             return reply, self._clock.monotonic() - started
 
-    async def end(self) -> None:
-        """Now, whatever it is doing."""
+    def kill(self) -> None:
+        """Now, whatever it is doing. `end` waits for it."""
         if self._process.returncode is None:
             self._process.kill()
+
+    async def end(self) -> None:
+        """Now, whatever it is doing."""
+        self.kill()
         await self._process.wait()
         self._process._transport.close()  # type: ignore[attr-defined]  # asyncio keeps a killed child's pipes open otherwise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,14 @@ from journal_parts import write, writer
 
 import penstock
 from backfill import job as jobs
+from backfill.crew import Crew
 from backfill.job import request_of, result_of
+from backfill.rehearsal import Rehearsal
+from backfill.request import Request
+from penstock.clock import SystemClock
 from penstock.config.model import DeadLetters
 from penstock.config.model import Journal as Declared
+from penstock.engine.pool import without_ends
 from penstock.engine.upkeep import Upkeep
 from penstock.errors import EnvironmentFault, Fatal, UsageError
 from penstock.faults import Faults
@@ -231,3 +237,19 @@ async def test_what_an_open_backfill_still_reads_does_not_expire(tmp_path: Path)
         await upkeep.expire_journal()
         assert len(segment_numbers(tmp_path / "j")) == 1
     await journal.close()
+
+
+async def test_a_crew_whose_end_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    pipeline = await run_shop(tmp_path, count=3)
+    assert pipeline.journal is not None
+    request = Request(mode="dry_run", file="", version=pipeline.version, **RANGE)
+    rehearsal = Rehearsal(pipeline.worker_memory, without_ends(pipeline), request, pipeline.journal.directory, {})
+    crew = Crew(rehearsal, 2, SystemClock())
+    await crew.__aenter__()
+    processes = [worker._process for worker in crew._live]
+    ending = asyncio.create_task(crew.__aexit__())
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+    assert [await asyncio.wait_for(process.wait(), 10) for process in processes] == [-signal.SIGKILL] * 2
+    await crew.__aexit__()
