@@ -4,7 +4,7 @@ A run journals the order lines first. Then each mode is timed by the clock on th
 memory of the command and its workers together is looked at all the while. Bound: a dry run of a million events within 45 s on two
 cores, below 200 MB for each process.
 
-    python bench/backfill.py [--lines 1000000] [--json FILE]
+    python bench/past_events.py [--lines 1000000] [--json FILE]
 """
 
 from __future__ import annotations
