@@ -19,31 +19,12 @@ from backfill.request import LetterGroup, Request, Result
 from backfill.results import merge
 from penstock.builtins import room
 from penstock.clock import Clock
-from penstock.engine.pool import START_TIMEOUT
+from penstock.engine.pace import Pace
 from penstock.engine.recompute import BATCH
 from penstock.engine.worker import Serve, Talk
-from penstock.engine.worker_handle import Exceeded, WorkerHandle
-from penstock.errors import EnvironmentFault
+from penstock.engine.worker_handle import Exceeded, WorkerHandle, end_all
 from penstock.journal.opened import Record
 from penstock.journal.reader import JournalReader, ids_of
-
-
-@dataclass(slots=True)
-class Pace:
-    """No more events a second than so many, counted as portions go out; None: as fast as it goes."""
-
-    rate: float | None
-    clock: Clock
-    _started: float | None = None
-    _given: int = 0
-
-    async def wait(self, portion: Portion) -> None:
-        """Until the portion may go out."""
-        if self._started is None:
-            self._started = self.clock.monotonic()
-        if self.rate:
-            await self.clock.sleep(max(0.0, self._started + self._given / self.rate - self.clock.monotonic()))
-        self._given += min(portion.lines, portion.most)
 
 
 @dataclass(slots=True)
@@ -74,10 +55,7 @@ class Crew:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for worker in self._live:  # at once: whoever waits for their end may be cancelled before it has begun
-            worker.kill()
-        await asyncio.gather(*(worker.end() for worker in self._live))
-        self._live.clear()
+        await end_all(self._live)
 
     async def results(self, portions: Iterator[Portion], pace: Pace) -> AsyncGenerator[tuple[Portion, Result], None]:
         """What came of each portion, in order. Close it before the crew ends: what is under way would look for another worker.
@@ -87,7 +65,8 @@ class Crew:
         under_way: deque[tuple[Portion, asyncio.Task[Result]]] = deque()
         try:
             for portion in portions:
-                await pace.wait(portion)
+                await self.clock.sleep(pace.wait(self.clock.monotonic()))
+                pace.did(min(portion.lines, portion.most), self.clock.monotonic())
                 under_way.append((portion, asyncio.create_task(self._run(portion), name="portion")))
                 while len(under_way) > self.size or (under_way and under_way[0][1].done()):
                     first, task = under_way.popleft()
@@ -133,16 +112,7 @@ class Crew:
         return await self._spawn()
 
     async def _spawn(self) -> WorkerHandle:
-        try:
-            worker = await WorkerHandle.start(self.rehearsal.pipeline.project, self.clock)
-        except OSError as error:
-            raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=str(error)) from error
-        self._live.add(worker)
-        try:
-            await worker.exchange(pickle.dumps(self.rehearsal), START_TIMEOUT)
-        except Exceeded as error:
-            raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=error.message) from error
-        return worker
+        return await WorkerHandle.ready(self.rehearsal.pipeline.project, self.clock, pickle.dumps(self.rehearsal), self._live)
 
 
 def _told(reply: bytes) -> Result:

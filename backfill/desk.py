@@ -77,7 +77,7 @@ class Desk:
         self._check(job, request, steps)
         versions = self._known(await self.store.versions()) if request.mode == "shadow" else {}
         rehearsal = Rehearsal(steps.worker_memory, without_ends(steps), request, self.journal, versions)
-        size = concurrency if concurrency is not None else self._size(rehearsal)
+        size = concurrency if concurrency is not None else _crew_size(job)
         return await Carrying(self.store.jobs, rehearsal, size, self.clock, random.Random(), tell).carry_out(job)
 
     async def promote(self, job: Job, steps: Pipeline, by: str, *, accept: bool) -> Promotion:
@@ -155,7 +155,7 @@ class Desk:
                 known[name] = KnownVersion(without_ends(stored.pipeline), dict(stored.doubts))
         return known
 
-    def _size(self, rehearsal: Rehearsal) -> int:
-        request = rehearsal.request
-        count = JournalReader(self.journal).count(request.start, request.end)
-        return 1 if min(count, request.limit or count) <= FEW else os.cpu_count() or 1
+
+def _crew_size(job: Job) -> int:
+    """Processes for as much as there was when it was made."""
+    return 1 if (job.progress.total or 0) <= FEW else os.cpu_count() or 1

@@ -17,12 +17,13 @@ from typing import TypeVar
 
 import msgspec
 
-from backfill.crew import Crew, Pace
+from backfill.crew import Crew
 from backfill.portions import LINES, Portion, behind, divide
 from backfill.rehearsal import Rehearsal
 from backfill.request import Request, Result
 from backfill.results import merge
 from penstock.clock import Clock
+from penstock.engine.pace import Pace
 from penstock.engine.retry import PATIENT, persistently
 from penstock.errors import Fenced, PenstockError
 from penstock.journal.opened import Mark
@@ -137,7 +138,7 @@ class Carrying:
     async def _run(self, owner: str, job: Job) -> Job:
         kept, started = self._kept(job), self.clock.monotonic()
         before, written = kept.result.seconds, started
-        pace = Pace(self.rehearsal.request.rate, self.clock)
+        pace = Pace(self.rehearsal.request.rate, started)
         async with (
             Crew(self.rehearsal, self.size, self.clock) as crew,
             aclosing(crew.results(self._portions(kept), pace)) as results,

@@ -248,22 +248,29 @@ async def settle_backfill(job: Job, ground: Ground) -> list[Work]:
     }
     if not unsettled or ground.pipeline.journal is None:
         return []
-    carrier, left = carry_backfill(job, ground), set().union(*unsettled.values())
+    lines = await asyncio.to_thread(_lines_of, carry_backfill(job, ground), set().union(*unsettled.values()))
     had, works = Had(list(ground.assembly.sinks)), list[Work]()
     clock = ground.assembly.surroundings.clock
-    for record in carrier.reader.range(carrier.request.start, carrier.request.end, after=decode_cursor(job.progress.cursor)):
-        name = event_name(record.line)
-        if name in left:
-            left.discard(name)
-            mask = sum(had.mask(ledger.sinks) for ledger in ground.claimed.ledgers if name in unsettled.get(ledger.name, ()))
-            event = record.line.received()
-            work = Work(Batch(record.line.partition, [event]), clock.monotonic(), moment_of(clock), [event])
-            work.outputs, work.routes, work.due, work.names = [event], [mask], {0: mask}, {0: name}
-            work.verdicts.held = {ledger.name: {0} for ledger in ground.claimed.ledgers}
-            works.append(work)
-        if not left:
-            break
+    for name, line in lines.items():
+        mask = sum(had.mask(ledger.sinks) for ledger in ground.claimed.ledgers if name in unsettled.get(ledger.name, ()))
+        event = line.received()
+        work = Work(Batch(line.partition, [event]), clock.monotonic(), moment_of(clock), [event])
+        work.outputs, work.routes, work.due, work.names = [event], [mask], {0: mask}, {0: name}
+        work.verdicts.held = {ledger.name: {0} for ledger in ground.claimed.ledgers}
+        works.append(work)
     return works
+
+
+def _lines_of(carrier: LiveCarrier, names: set[str]) -> dict[str, Line]:
+    """The lines of these events, by name, behind the cursor. Blocking."""
+    request, found = carrier.request, dict[str, Line]()
+    for record in carrier.reader.range(request.start, request.end, after=decode_cursor(carrier.job.progress.cursor)):
+        name = event_name(record.line)
+        if name in names:
+            found[name] = record.line
+        if len(found) == len(names):
+            break
+    return found
 
 
 def encode_cursor(mark: Mark) -> bytes:

@@ -18,8 +18,8 @@ from penstock.engine.assemble import Surroundings
 from penstock.engine.tally import Tally
 from penstock.engine.wire import Reply, Request, decode_reply, encode_request, packed
 from penstock.engine.worker import StepsDuty
-from penstock.engine.worker_handle import Bystander, Exceeded, WorkerHandle
-from penstock.errors import EnvironmentFault, Permanent
+from penstock.engine.worker_handle import Bystander, Exceeded, WorkerHandle, end_all
+from penstock.errors import Permanent
 from penstock.event import Event
 from penstock.observe.status import RunStatus
 
@@ -29,7 +29,6 @@ LARGEST_BLOCK = 1 << 20
 """Events a block may hold before its size has been found to matter; batches are far smaller."""
 Outputs = tuple[list[Event], list[int] | None]
 """Outputs in order with their routes."""
-START_TIMEOUT = 60.0
 
 
 class Task(NamedTuple):
@@ -72,10 +71,7 @@ class WorkerPool:
             self._free.put_nowait(seat)
 
     async def close(self) -> None:
-        for worker in self._live:  # at once: whoever waits for their end may be cancelled before it has begun
-            worker.kill()
-        await asyncio.gather(*(worker.end() for worker in self._live))
-        self._live.clear()
+        await end_all(self._live)
 
     async def run(self, events: list[Event], tally: Tally, *, now: float, prepare: bool) -> Outputs:
         """Outputs in order with their routes, as `Chain.run` gives them; failures and counts go to the tally.
@@ -157,16 +153,7 @@ class WorkerPool:
 
     async def _spawn(self) -> WorkerHandle:
         """A fresh worker, its programs compiled."""
-        try:
-            worker = await WorkerHandle.start(self._pipeline.project, self._clock)
-        except OSError as error:
-            raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=str(error)) from error
-        self._live.add(worker)
-        try:
-            await worker.exchange(self._task, START_TIMEOUT)
-        except Exceeded as error:
-            raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=error.message) from error
-        return worker
+        return await WorkerHandle.ready(self._pipeline.project, self._clock, self._task, self._live)
 
 
 def _alive(spawned: WorkerHandle | BaseException) -> WorkerHandle:

@@ -14,8 +14,10 @@ from pathlib import Path
 from penstock.clock import Clock
 from penstock.engine.wire import ANSWER, FRAME, LENGTH, STEP, WAITING
 from penstock.engine.worker import OUT_OF_MEMORY, PIPE_BYTES
+from penstock.errors import EnvironmentFault
 
 TICK = 0.05
+START_TIMEOUT = 60.0
 _HOME = str(Path(__file__).resolve().parents[2])
 _BOOT = f"import sys; sys.path.insert(0, {_HOME!r}); from penstock.engine.worker import main; main()"
 
@@ -55,6 +57,25 @@ class WorkerHandle:
             sys.executable, "-P", "-c", _BOOT, stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES, env={}, cwd=directory
         )
         return cls(process, clock)
+
+    @classmethod
+    async def ready(cls, directory: Path, clock: Clock, duty: bytes, live: set[WorkerHandle]) -> WorkerHandle:
+        """A fresh process that has begun its duty.
+
+        :param duty: a pickled `Duty`.
+        :param live: where it is kept from its first moment on, so that `end_all` finds it.
+        :raises EnvironmentFault: `worker.not_started`.
+        """
+        try:
+            worker = await cls.start(directory, clock)
+        except OSError as error:
+            raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=str(error)) from error
+        live.add(worker)
+        try:
+            await worker.exchange(duty, START_TIMEOUT)
+        except Exceeded as error:
+            raise EnvironmentFault("worker.not_started", "a worker process could not be started", why=error.message) from error
+        return worker
 
     async def exchange(self, body: bytes, seconds: float) -> tuple[bytes, float]:
         """Send a block, wait for its reply; also for how many seconds it took, not counting the blocks ahead of it.
@@ -127,6 +148,14 @@ class WorkerHandle:
             "worker_memory bounds what a step may allocate: look for a program that grows without end",
             self._step,
         )
+
+
+async def end_all(live: set[WorkerHandle]) -> None:
+    """End them all, and forget them."""
+    for worker in live:  # at once: whoever waits for their end may be cancelled before it has begun
+        worker.kill()
+    await asyncio.gather(*(worker.end() for worker in live))
+    live.clear()
 
 
 def _ending(status: int) -> str:
