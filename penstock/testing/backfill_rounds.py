@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from penstock.testing.backfill_verdict import judge_backfills
-from penstock.testing.oracle import Oracle, write_input
+from penstock.testing.oracle import Oracle
 from penstock.testing.processes import Launcher, ProcessOverdue
-from penstock.testing.replay_rounds import CHUNKS, FILE, Story, job_strikes
+from penstock.testing.replay_rounds import CHUNKS, FILE, Story, tell_twice
 from penstock.testing.replay_scenario import draw_settings
-from penstock.testing.rounds import RUN_TIMEOUT, Problem, RoundResult
+from penstock.testing.rounds import RUN_TIMEOUT, RoundResult
 from penstock.testing.scenario import Output, Scenario, Unreadable, file_output, table_output, write_pipeline
 from penstock.testing.strikes import Strike
 
@@ -71,32 +71,17 @@ def run_backfill_round(
 
     :param strikes: instead of those that the seed draws.
     """
-    started = time.monotonic()
     rng = random.Random(f"{scenario.name}/{seed}")
     settings = draw_settings(rng)
-    write_input(directory / "input", directory / "oracle.jsonl", rng, settings.plan)
-    oracle, result = Oracle.load(directory / "oracle.jsonl"), RoundResult(scenario.name, seed)
-    tale = rng.randrange(1 << 30)
     exact = scenario.one_ledger or not settings.plan.repetitions
 
-    def told(name: str, planned: Sequence[Strike]) -> BackfillStory:
-        story = BackfillStory(scenario, settings, directory, name, launcher, commands, random.Random(tale), list(planned), result)
-        story.tell()
-        if not result.problems:
-            when = "" if planned else "undisturbed: "
-            judge_backfills(scenario.first, scenario.late, story.project, oracle, result, when, exact=exact)
-        return story
+    def story(name: str, tale: random.Random, planned: list[Strike], result: RoundResult) -> BackfillStory:
+        return BackfillStory(scenario, settings, directory, name, launcher, commands, tale, planned, result)
 
-    calm = told("undisturbed", ())
-    if not result.problems:
-        passes = directory / "passes.json"
-        result.passed = json.loads(passes.read_text()) if passes.exists() else {}
-        result.strikes.clear()
-        told("disturbed", strikes or job_strikes(rng, seed, result.passed, calm.took))
-        if not result.problems and not result.killed_at:
-            result.problems.append(Problem("no_kill", "no strike hit a run: nothing is proved"))
-    result.seconds = time.monotonic() - started
-    return result
+    def judge(project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
+        judge_backfills(scenario.first, scenario.late, project, oracle, result, when, exact=exact)
+
+    return tell_twice(RoundResult(scenario.name, seed), directory, rng, settings, story, judge, strikes)
 
 
 @dataclass(slots=True)

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penstock.testing.oracle import Kind, Oracle, write_input
+from penstock.testing.oracle import Kind, Oracle
 from penstock.testing.park_verdict import count_unsettled, has_state, judge_lanes
 from penstock.testing.processes import Launcher, ProcessOverdue
-from penstock.testing.replay_rounds import DISTURBED, FILE, UNDISTURBED, Story, job_strikes
+from penstock.testing.replay_rounds import FILE, Story, tell_twice
 from penstock.testing.replay_scenario import draw_settings, refusing_table
-from penstock.testing.rounds import RUN_TIMEOUT, Problem, RoundResult
+from penstock.testing.rounds import RUN_TIMEOUT, RoundResult
 from penstock.testing.scenario import Output, Scenario, Settings, file_output, write_pipeline
 from penstock.testing.strikes import Strike
 
@@ -70,31 +69,17 @@ def run_park_round(
 
     :param strikes: instead of those that the seed draws.
     """
-    started = time.monotonic()
     rng = random.Random(f"{scenario.name}/{seed}")
     settings = draw_settings(rng)
     settings = replace(settings, plan=replace(settings.plan, weights=WEIGHTS))
-    write_input(directory / "input", directory / "oracle.jsonl", rng, settings.plan)
-    oracle, result = Oracle.load(directory / "oracle.jsonl"), RoundResult(scenario.name, seed)
-    tale = rng.randrange(1 << 30)
 
-    def told(name: str, planned: Sequence[Strike]) -> ParkStory:
-        story = ParkStory(scenario, settings, directory, name, launcher, commands, random.Random(tale), list(planned), result)
-        story.tell()
-        if not result.problems:
-            judge_lanes(scenario.outputs, story.project, oracle, result, when="" if planned else "undisturbed: ")
-        return story
+    def story(name: str, tale: random.Random, planned: list[Strike], result: RoundResult) -> ParkStory:
+        return ParkStory(scenario, settings, directory, name, launcher, commands, tale, planned, result)
 
-    calm = told(UNDISTURBED, ())
-    if not result.problems:
-        passes = directory / "passes.json"
-        result.passed = json.loads(passes.read_text()) if passes.exists() else {}
-        result.strikes.clear()
-        told(DISTURBED, strikes or job_strikes(rng, seed, result.passed, calm.took))
-        if not result.problems and not result.killed_at:
-            result.problems.append(Problem("no_kill", "no strike hit a run: nothing is proved"))
-    result.seconds = time.monotonic() - started
-    return result
+    def judge(project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
+        judge_lanes(scenario.outputs, project, oracle, result, when=when)
+
+    return tell_twice(RoundResult(scenario.name, seed), directory, rng, settings, story, judge, strikes)
 
 
 @dataclass(slots=True)

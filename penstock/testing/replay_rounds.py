@@ -55,18 +55,46 @@ def run_replay_round(
     :param launcher: starts the runs; `commands` what comes beside them.
     :param strikes: instead of those that the seed draws.
     """
-    started = time.monotonic()
     rng = random.Random(f"{scenario.name}/{seed}")
     settings = draw_settings(rng)
+
+    def story(name: str, tale: random.Random, planned: list[Strike], result: RoundResult) -> Story:
+        return Story(scenario, settings, directory, name, launcher, commands, tale, planned, result)
+
+    def judge(project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
+        judge_replays(scenario, project, oracle, result, when=when)
+
+    return tell_twice(RoundResult(scenario.name, seed), directory, rng, settings, story, judge, strikes)
+
+
+MakeStory = Callable[[str, random.Random, list[Strike], RoundResult], "Story"]
+"""Of a name, the chance that the tale is told with, its strikes, and where problems go."""
+Judge = Callable[[Path, Oracle, RoundResult, str], None]
+"""Of a project, what was written, where problems go, and which telling it was."""
+
+
+def tell_twice(
+    result: RoundResult,
+    directory: Path,
+    rng: random.Random,
+    settings: Settings,
+    make: MakeStory,
+    judge: Judge,
+    strikes: Sequence[Strike] = (),
+) -> RoundResult:
+    """A story over one input, undisturbed and then struck; what is found goes to the result.
+
+    :param strikes: instead of those that the seed draws.
+    """
+    started = time.monotonic()
     write_input(directory / "input", directory / "oracle.jsonl", rng, settings.plan)
-    oracle, result = Oracle.load(directory / "oracle.jsonl"), RoundResult(scenario.name, seed)
-    tale = rng.randrange(1 << 30)
+    oracle, tale = Oracle.load(directory / "oracle.jsonl"), rng.randrange(1 << 30)
 
     def told(name: str, planned: Sequence[Strike]) -> Story:
-        story = Story(scenario, settings, directory, name, launcher, commands, random.Random(tale), list(planned), result)
+        story = make(name, random.Random(tale), list(planned), result)
         story.tell()
         if not result.problems:
-            judge_replays(scenario, story.project, oracle, result, when="" if planned else "undisturbed: ")
+            judge(story.project, oracle, result, "" if planned else "undisturbed: ")
         return story
 
     calm = told(UNDISTURBED, ())
@@ -74,7 +102,7 @@ def run_replay_round(
         passes = directory / "passes.json"
         result.passed = json.loads(passes.read_text()) if passes.exists() else {}
         result.strikes.clear()
-        told(DISTURBED, strikes or job_strikes(rng, seed, result.passed, calm.took))
+        told(DISTURBED, strikes or job_strikes(rng, result.seed, result.passed, calm.took))
         if not result.problems and not result.killed_at:
             result.problems.append(Problem("no_kill", "no strike hit a run: nothing is proved"))
     result.seconds = time.monotonic() - started
