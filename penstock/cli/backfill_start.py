@@ -15,11 +15,11 @@ from penstock.cli.backfill_live import Delivery, deliver_live, live_lines
 from penstock.cli.backfill_parts import Counter, at_counter, carry_out, report_on
 from penstock.cli.backfill_render import report_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
+from penstock.cli.rates import rate_of
 from penstock.cli.sender import sender
 from penstock.cli.terminal import Terminal
 from penstock.cli.times import find_zone, parse_time
 from penstock.clock import rfc3339
-from penstock.config.units import parse_rate
 from penstock.errors import ExitStatus, UsageError
 
 MODES = ("dry_run", "shadow", "live")
@@ -105,7 +105,7 @@ def start(
         "filter": condition,
         "ignore": [_place(path) for path in ignore],
         "limit": limit or 0,
-        "rate": _rate(rate),
+        "rate": rate_of(rate),
         **_range(start, end, settings, terminal),
     }
 
@@ -156,12 +156,3 @@ def _place(path: str) -> str:
     if not path.startswith(".") or len(path) < 2:
         raise UsageError("usage.bad_path", f"{path!r} is no place in an event", help="as in jq: --ignore .data.ts")
     return path
-
-
-def _rate(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_rate(text)
-    except ValueError as error:
-        raise UsageError("usage.bad_rate", f"{text!r} is no rate", why=str(error), help="such as 1000/s") from error

@@ -19,12 +19,12 @@ from penstock.cli.job_bar import job_bar
 from penstock.cli.job_follow import Seeing, exit_status
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import load_named
+from penstock.cli.rates import rate_of
 from penstock.cli.running import make_log
 from penstock.cli.sender import sender
 from penstock.cli.terminal import Style, Terminal
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
-from penstock.config.units import parse_rate
 from penstock.engine.carry_out import open_state
 from penstock.engine.ledgers import STATE
 from penstock.engine.run import RunOptions
@@ -121,8 +121,12 @@ def replay(
         _check_now(filters.any or take_all or dry_run or overwrite or bool(rate or version or renamed))
     else:
         choose(filters, take_all)
-    how: dict[str, Any] = {"renamed": dict(map(_pair, renamed)), "version": version, "overwrite": overwrite}
-    how["rate"] = None if rate is None else _rate(rate)
+    how: dict[str, Any] = {
+        "renamed": dict(map(_pair, renamed)),
+        "version": version,
+        "overwrite": overwrite,
+        "rate": rate_of(rate),
+    }
     asked = Asked(only(filters.query(settings, terminal), "open", "parked"), how, dry_run, not no_wait, at_once)
     loaded = load_named(settings, pipeline, overrides)
     job, summary = asyncio.run(_replay(settings, loaded, asked, terminal))
@@ -188,13 +192,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not (old and new):
         raise UsageError("usage.bad_pair", f"{text!r} is not OLD=NEW", help="--renamed OLD=NEW, two names of sinks")
     return old, new
-
-
-def _rate(text: str) -> float:
-    try:
-        return parse_rate(text)
-    except ValueError as error:
-        raise UsageError("usage.bad_rate", f"{text!r} is no rate", why=str(error), help="--rate 1000/s, 30/min") from error
 
 
 def replay_document(pipeline: Pipeline, summary: Replayed, job: Job | None) -> dict[str, Any]:
