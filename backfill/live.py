@@ -15,13 +15,13 @@ from itertools import groupby, islice
 
 import msgspec
 
-from backfill.owed import Had, event_name
 from backfill.rehearsal import chosen_by, event_filter
 from backfill.request import Request
 from penstock.clock import moment_of
 from penstock.cloudevents import timestamp
 from penstock.engine.carrying import Ground, Portion
 from penstock.engine.letters import DECODE, SOURCE, letter_id
+from penstock.engine.owed import Had, event_name
 from penstock.engine.pool import WorkerPool
 from penstock.engine.recompute import BATCH, Recompute
 from penstock.engine.tally import Tally

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ from backfill.request import Request, Result, StepFlow
 from backfill.shadow import Shadow
 from penstock.builtins import room
 from penstock.config.model import Pipeline
-from penstock.engine.recompute import BATCH, Recompute, alike
+from penstock.engine.recompute import Recompute, batching
 from penstock.engine.stages import decide
 from penstock.engine.wire import WireError
 from penstock.engine.worker import Serve, Talk
@@ -37,7 +36,6 @@ class Reply(msgspec.Struct, array_like=True):
 
 encode_block = msgspec.json.Encoder().encode
 decode_reply = msgspec.json.Decoder(Reply).decode
-_NOW = re.compile(r"\bnow\b")
 _decode_block = msgspec.json.Decoder(Portion).decode
 
 
@@ -142,20 +140,6 @@ class Bench:
         result.deduplicated += len(lines) - len(seen)
         result.read += len(lines) - len(seen)
         return seen
-
-
-def batching(pipelines: Sequence[Pipeline]) -> Callable[[Iterable[Line]], Iterator[list[Line]]]:
-    """How lines are put together: those of one moment; where no program asks for `now`, all that one version handled."""
-    if any(_NOW.search(pipeline.content) for pipeline in pipelines):
-        return alike
-    return of_one_version
-
-
-def of_one_version(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """As `alike`, whatever moment they are of."""
-    for _, group in groupby(lines, lambda line: line.version):
-        while batch := list(islice(group, BATCH)):
-            yield batch
 
 
 @dataclass(slots=True)

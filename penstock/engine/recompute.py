@@ -15,6 +15,7 @@ matter of the steps, and not computed.
 from __future__ import annotations
 
 import random
+import re
 from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,8 @@ BATCH = 500
 Outcome = Literal["delivered", "filtered", "dead_lettered", "stopped", "unanswered"]
 """What the steps make of an event. `stopped`: the run would end at it (`on_error: stop`, or an error that is fatal);
 `unanswered`: nobody knows, for a step with effects is not asked now, and no answer of it was kept (rule 14)."""
+
+_NOW = re.compile(r"\bnow\b")
 
 ROUTE = "sinks"
 """Where an event is filtered that every step lets pass and no sink takes."""
@@ -278,4 +281,18 @@ def alike(lines: Iterable[Line], count: int = BATCH) -> Iterator[list[Line]]:
     events = (line for line in lines if line.is_event)
     for _, group in groupby(events, lambda line: (line.at, line.partition, line.version)):
         while batch := list(islice(group, count)):
+            yield batch
+
+
+def batching(pipelines: Sequence[Pipeline]) -> Callable[[Iterable[Line]], Iterator[list[Line]]]:
+    """How lines are put together: those of one moment; where no program asks for `now`, all that one version handled."""
+    if any(_NOW.search(pipeline.content) for pipeline in pipelines):
+        return alike
+    return of_one_version
+
+
+def of_one_version(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """As `alike`, whatever moment they are of."""
+    for _, group in groupby(lines, lambda line: line.version):
+        while batch := list(islice(group, BATCH)):
             yield batch
