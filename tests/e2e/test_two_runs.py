@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -53,6 +54,26 @@ def rows(project: Project) -> list[tuple[int]]:
         return project.rows(ROWS)
     except sqlite3.OperationalError:  # not made yet, or just being made
         return []
+
+
+def stop_at_rest(running: subprocess.Popen[bytes]) -> None:
+    """Stop a run between its commits: one that is stopped within, SQLite lets nobody write beside until it goes on, or dies."""
+
+    def is_stopped_at_rest() -> bool:
+        running.send_signal(signal.SIGSTOP)
+        os.waitpid(running.pid, os.WUNTRACED)
+        if _writes(running.pid):
+            running.send_signal(signal.SIGCONT)
+            return False
+        return True
+
+    until(is_stopped_at_rest)
+
+
+def _writes(pid: int) -> bool:
+    """Whether a process holds a lock to write to a database: SQLite's are POSIX locks, those of runs and journals are not."""
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(lock[1:5] == ["POSIX", "ADVISORY", "WRITE", str(pid)] for lock in locks)
 
 
 def append(project: Project, *lines: bytes) -> None:
@@ -119,7 +140,7 @@ def test_one_that_takes_over_fences_the_first_which_stops_and_says_why(
     commands: Commands, first: subprocess.Popen[bytes]
 ) -> None:
     project = commands.project
-    first.send_signal(signal.SIGSTOP)
+    stop_at_rest(first)
     second = commands.start("--take-over")
     append(project, b'{"n":2}')
     until(lambda: rows(project) == [(1,), (2,)], second)
