@@ -26,8 +26,8 @@ from penstock.errors import UsageError
 from penstock.journal.lines import VERSION_DIGITS
 from penstock.journal.reader import JournalReader
 from penstock.state.job_records import Job
+from penstock.state.pipeline_records import Version
 from penstock.state.promotions import Promotion
-from penstock.state.records import Version
 from penstock.state.store import StateStore
 
 FEW = 20_000

@@ -34,7 +34,8 @@ from penstock.journal.reader import JournalReader
 from penstock.ledger import Key
 from penstock.spi import Batch, Program
 from penstock.state.job_records import Job
-from penstock.state.records import LetterQuery, Version
+from penstock.state.pipeline_records import Version
+from penstock.state.records import LetterQuery
 
 HELD, LETTERS, REPEATED, LEFT_OUT = "held", "letters", "repeated", "left_out"
 """What the job counts beside outcomes: had by every sink before; left to its dead letter; a repetition; not of the filter."""

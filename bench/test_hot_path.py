@@ -26,7 +26,7 @@ from penstock.faults import Faults
 from penstock.ledger import Claimant, Commit, Counts, Key
 from penstock.spi import Batch, Context, Resume
 from penstock.state.open import open_store
-from penstock.state.records import Note, Version
+from penstock.state.pipeline_records import Note, Version
 
 BATCH = 500
 HERE = Path(__file__).resolve().parent

@@ -20,7 +20,7 @@ from penstock.engine.versions import Versions
 from penstock.errors import PenstockError, UsageError
 from penstock.journal.lines import Line
 from penstock.journal.reader import JournalReader, ids_of
-from penstock.state.records import Version
+from penstock.state.pipeline_records import Version
 
 JOURNAL = "journal"
 

@@ -18,8 +18,8 @@ from penstock.cli.terminal import Terminal
 from penstock.clock import Clock, SystemClock
 from penstock.components import Catalog
 from penstock.errors import ExitStatus, PenstockError, UsageError
-from penstock.state.records import Pause, SignalRecord
 from penstock.state.signal_box import SignalBox
+from penstock.state.signal_records import Pause, SignalRecord
 from penstock.state.signal_tables import PAUSE, RESUME
 
 PATIENCE = 5.0

@@ -12,7 +12,7 @@ from penstock.cli.table import Column, table
 from penstock.cli.terminal import Style
 from penstock.clock import rfc3339
 from penstock.observe.text import printable
-from penstock.state.records import Pause, SignalRecord
+from penstock.state.signal_records import Pause, SignalRecord
 from penstock.state.signal_tables import PAUSE, RESUME
 
 

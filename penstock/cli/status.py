@@ -28,7 +28,9 @@ from penstock.errors import EnvironmentFault, ExitStatus
 from penstock.ledger import Counts
 from penstock.observe.text import printable
 from penstock.state.job_records import Job
-from penstock.state.records import Inbox, Note, ParkedLane, Retries, RunRecord, Status
+from penstock.state.pipeline_records import Note, RunRecord
+from penstock.state.records import ParkedLane, Retries, Status
+from penstock.state.signal_records import Inbox
 from penstock.state.signal_tables import PAUSE, RESUME
 from penstock.state.store import StateStore
 

@@ -18,17 +18,7 @@ from penstock.errors import EnvironmentFault, Transient, UsageError
 from penstock.faults import Faults
 from penstock.state.letter_desk import Act
 from penstock.state.open import open_store
-from penstock.state.records import (
-    UNSETTLED,
-    DeadLetter,
-    Group,
-    Happening,
-    Lane,
-    LetterQuery,
-    LetterStats,
-    ParkedLane,
-    Timeline,
-)
+from penstock.state.records import UNSETTLED, DeadLetter, Group, Happening, Lane, LetterQuery, LetterStats, ParkedLane, Timeline
 from penstock.state.store import StateStore
 
 T = TypeVar("T")

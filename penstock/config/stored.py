@@ -35,7 +35,7 @@ _PYTHON = "python:"
 
 
 class Kept(NamedTuple):
-    """What is stored of a version: as `penstock.state.records.Version` has it."""
+    """What is stored of a version: as `penstock.state.pipeline_records.Version` has it."""
 
     version: str
     config: str

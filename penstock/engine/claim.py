@@ -31,7 +31,7 @@ from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
 from penstock.spi import Concluding, Identifying, Sink, Source
 from penstock.state.open import open_store
-from penstock.state.records import Version
+from penstock.state.pipeline_records import Version
 from penstock.state.store import StateStore
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ from penstock.faults import Faults
 from penstock.ledger import Commit, JobRecord, Key
 from penstock.observe.status import RunStatus
 from penstock.state.lane_tables import PARKED
-from penstock.state.records import DeadLetter, Note
+from penstock.state.pipeline_records import Note
+from penstock.state.records import DeadLetter
 from penstock.state.store import StateStore
 
 

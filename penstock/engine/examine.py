@@ -23,7 +23,7 @@ from penstock.places import look_at_room
 from penstock.spi import Context, Examined, Expressions, Finding, Position
 from penstock.state.examine import examine_directory, examine_server, examine_store
 from penstock.state.open import open_store
-from penstock.state.records import Note
+from penstock.state.pipeline_records import Note
 
 SECONDS = 120.0
 """How long one component may take to be looked at."""

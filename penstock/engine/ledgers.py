@@ -15,7 +15,7 @@ from penstock.errors import EnvironmentFault, Fenced
 from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord, Ledger, LedgerSink
 from penstock.observe.log import Incident, Log
 from penstock.spi import Position
-from penstock.state.records import Note
+from penstock.state.pipeline_records import Note
 from penstock.state.store import StateStore
 
 STATE = "state"

@@ -18,7 +18,7 @@ import msgspec
 from penstock.errors import UsageError
 from penstock.journal.lines import VERSION_DIGITS, Line
 from penstock.journal.reader import ids_of
-from penstock.state.records import Version
+from penstock.state.pipeline_records import Version
 
 
 @dataclass(slots=True)

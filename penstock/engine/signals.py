@@ -21,8 +21,8 @@ from penstock.engine.supervise import bug
 from penstock.errors import Fatal, PenstockError, Permanent, Transient
 from penstock.observe.log import Incident
 from penstock.spi import Signal, Signalled, Source
-from penstock.state.records import Pause, SignalOutcome, SignalRecord
 from penstock.state.signal_box import SignalBox
+from penstock.state.signal_records import Pause, SignalOutcome, SignalRecord
 from penstock.state.signal_tables import PAUSE, RESUME
 
 if TYPE_CHECKING:

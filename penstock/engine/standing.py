@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from penstock.journal.frames import furthest
 from penstock.ledger import Counts
 from penstock.spi import Position
-from penstock.state.records import Note
+from penstock.state.pipeline_records import Note
 
 if TYPE_CHECKING:
     from penstock.engine.ledgers import LedgerState

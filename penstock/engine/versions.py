@@ -11,7 +11,7 @@ from penstock.config.stored import Around, Kept, Stored, load_version
 from penstock.engine.recompute import Recompute
 from penstock.errors import ConfigurationError, PenstockError, UsageError
 from penstock.journal.lines import VERSION_DIGITS
-from penstock.state.records import Version
+from penstock.state.pipeline_records import Version
 
 
 def is_version(pipeline: Pipeline, digest: str) -> bool:

@@ -8,14 +8,11 @@ of an event that never comes again expires.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from penstock.state import answer_tables, pipeline_tables
 from penstock.state.answer_tables import FoundAnswer, KeptAnswer
+from penstock.state.database import Database
 from penstock.state.dialect import Connection
-
-if TYPE_CHECKING:
-    from penstock.state.sql_store import Database
 
 KEPT_FOR = 7 * 86400.0
 """Seconds after which nobody waits for an answer any more: its event was not read again."""

@@ -23,8 +23,8 @@ from penstock.errors import ComponentError, EnvironmentFault
 from penstock.places import look_at_file, look_at_room
 from penstock.postgres import Session
 from penstock.spi import Finding
+from penstock.state.pipeline_records import Note
 from penstock.state.postgres_database import WHAT, schema_of
-from penstock.state.records import Note
 from penstock.state.store import StateStore
 
 

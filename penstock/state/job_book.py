@@ -12,17 +12,15 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from penstock.clock import Clock
 from penstock.errors import EnvironmentFault
 from penstock.state import job_tables
+from penstock.state.database import Database
 from penstock.state.dialect import Connection
 from penstock.state.job_records import Carrier, Ending, Job, JobError, JobProgress
 from penstock.state.pipeline_tables import check_epoch
-
-if TYPE_CHECKING:
-    from penstock.state.sql_store import Database
 
 T = TypeVar("T")
 

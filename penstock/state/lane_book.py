@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from penstock.clock import Clock
 from penstock.state import due_queries, lane_tables, letter_tables
+from penstock.state.database import Database
 from penstock.state.dialect import Connection
 from penstock.state.lane_queries import LanePlace
 from penstock.state.pipeline_tables import check_epoch
 from penstock.state.records import Lane, ParkedLane, Retries, Status
-
-if TYPE_CHECKING:
-    from penstock.state.sql_store import Database
 
 
 class LaneBook:

@@ -6,17 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from penstock.clock import Clock
 from penstock.state import lane_tables, letter_groups, letter_history, letter_tables
+from penstock.state.database import Database
 from penstock.state.dialect import Connection
 from penstock.state.letter_queries import by_ids, page
 from penstock.state.letter_sieve import portions, sifted_page
 from penstock.state.records import DeadLetter, Group, Happening, LetterQuery, LetterStats, Status, Timeline
-
-if TYPE_CHECKING:
-    from penstock.state.sql_store import Database
 
 T = TypeVar("T")
 

@@ -12,7 +12,8 @@ import msgspec
 
 from penstock.ledger import Claim
 from penstock.state.dialect import Connection, dialect_of
-from penstock.state.records import Happening, Note
+from penstock.state.pipeline_records import Note
+from penstock.state.records import Happening
 
 HISTORY_TABLES = (
     """CREATE TABLE letter_history (

@@ -25,7 +25,7 @@ from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
 from penstock.state.letter_tables import LETTER_TABLES
 from penstock.state.letter_tally import TALLY_SCHEMA
 from penstock.state.migration import Schema
-from penstock.state.records import Note, RunRecord, Version
+from penstock.state.pipeline_records import Note, RunRecord, Version
 from penstock.state.replay_tables import REPLAYS_TABLE
 from penstock.state.signal_tables import SIGNAL_TABLES
 

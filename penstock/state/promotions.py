@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from penstock.clock import Clock
 from penstock.state import pipeline_tables
+from penstock.state.database import Database
 from penstock.state.dialect import Connection
-from penstock.state.records import Version
-
-if TYPE_CHECKING:
-    from penstock.state.sql_store import Database
+from penstock.state.pipeline_records import Version
 
 
 @dataclass(frozen=True, slots=True)

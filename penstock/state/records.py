@@ -1,4 +1,7 @@
-"""What the state store keeps: dead letters, the note of step 3, versions, epochs, signals. Stored formats are versioned."""
+"""What the state store keeps of dead letters and of lanes, and what can be asked of them. Stored formats are versioned.
+
+The note, versions and epochs are `pipeline_records`, jobs `job_records`, signals `signal_records`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from penstock.errors import Violation
-from penstock.ledger import Counts
-from penstock.spi import Position
-from penstock.state.job_records import JobProgress
 
 Status = Literal["open", "parked", "replaying", "resolved", "superseded", "discarded"]
 STATUSES: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
 UNSETTLED: tuple[Status, ...] = ("open", "parked", "replaying")
-SignalOutcome = Literal["accepted", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,73 +145,6 @@ class Repeat:
     position: bytes
 
 
-@dataclass(slots=True)
-class Note:
-    """What the state store notes after the ledgers have committed a group (step 3), and what it answers at a claim.
-
-    :ivar group: every ledger in `ledgers` holds, or owes nothing of, everything up to the end of this group.
-    :ivar positions: when written, of the partitions that moved; when read, of all.
-    :ivar ledgers: by name, the instance id of every ledger of the pipeline.
-    :ivar groups: by name, the last group committed to each ledger: one that stands before it was restored from a backup.
-    :ivar epoch: when read, under which it was written.
-    :ivar running: seconds of running time since the pipeline began; the time between runs that drained their source counts.
-    :ivar drained: the source had nothing more when this was noted.
-    :ivar at: wall time of the note.
-    :ivar journal: how far the journal reaches with the group; written empty, it leaves what stands there.
-    :ivar repeats, superseded, resolved: what the group did to older dead letters. `resolved`: all of `ledgers` have taken, by
-        replay, what they owed of these; one that another ledger owes as well stays as it is, owed by that one.
-    :ivar failed_again: replayed dead letters that failed once more, with their new reason and who of `ledgers` owes them now.
-    :ivar job: how far the job is whose group this was; None for the source's.
-    :ivar answered: names of the answers that were kept for the group's events (rule 14): they go. `set_aside`: of its parked
-        events; they stay until these are released.
-    """
-
-    group: int = 0
-    positions: Mapping[str, Position] = field(default_factory=dict)
-    counts: Counts = Counts()
-    ledgers: Mapping[str, str] = field(default_factory=dict)
-    groups: Mapping[str, int] = field(default_factory=dict)
-    epoch: int = 0
-    running: float = 0.0
-    drained: bool = False
-    at: float = 0.0
-    journal: str = ""
-    repeats: Sequence[Repeat] = ()
-    superseded: Sequence[str] = ()
-    resolved: Sequence[str] = ()
-    failed_again: Sequence[DeadLetter] = ()
-    job: JobProgress | None = None
-    answered: Sequence[str] = ()
-    set_aside: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A pipeline version: the content hash of the resolved pipeline, secrets excluded, and enough to run it again.
-
-    :ivar config: the resolved pipeline as canonical JSON, secrets masked.
-    :ivar schemas: text of every schema it names, by `subject@version`.
-    :ivar steps: digest of the source of each Python step, by step name.
-    """
-
-    version: str
-    config: str
-    schemas: Mapping[str, str]
-    steps: Mapping[str, str]
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One epoch as it was issued."""
-
-    epoch: int
-    pid: int
-    host: str
-    version: str
-    started_at: float
-
-
 @dataclass(frozen=True, slots=True)
 class LetterQuery:
     """Which dead letters; None means any. Times are seconds since 1970, half-open. `ids` and `fingerprint` may be prefixes.
@@ -321,45 +253,3 @@ class Happening:
     what: str
     by: str
     detail: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class SignalRecord:
-    """Something that was asked of a pipeline.
-
-    :ivar id: rises, and is never used again.
-    :ivar made_by: `user@host`.
-    :ivar taken_at: when a run began with it, the last one that did; None before.
-    :ivar outcome: None while it waits.
-    :ivar why: why it was refused, or what there is to say of it.
-    """
-
-    id: int
-    kind: str
-    arguments: tuple[str, ...]
-    made_at: float
-    made_by: str
-    taken_at: float | None = None
-    decided_at: float | None = None
-    outcome: SignalOutcome | None = None
-    why: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """A pipeline reads nothing.
-
-    :ivar by: `user@host`, or what else asked for it.
-    """
-
-    since: float
-    by: str
-    why: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Inbox:
-    """What a run follows: whether its pipeline is paused, and the signals without an outcome, oldest first."""
-
-    pause: Pause | None
-    waiting: Sequence[SignalRecord]

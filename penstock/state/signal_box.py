@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from penstock.clock import Clock
 from penstock.state import signal_tables
+from penstock.state.database import Database
 from penstock.state.dialect import Connection
 from penstock.state.pipeline_tables import check_epoch
-from penstock.state.records import Inbox, Pause, SignalOutcome, SignalRecord
-
-if TYPE_CHECKING:
-    from penstock.state.sql_store import Database
+from penstock.state.signal_records import Inbox, Pause, SignalOutcome, SignalRecord
 
 
 class SignalBox:

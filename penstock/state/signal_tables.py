@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from penstock.state.dialect import Connection
-from penstock.state.records import Inbox, Pause, SignalOutcome, SignalRecord
+from penstock.state.signal_records import Inbox, Pause, SignalOutcome, SignalRecord
 
 KEPT = 1000
 """Signals on record; one that waits is kept beyond it."""

@@ -11,7 +11,7 @@ import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from penstock.clock import Clock
 from penstock.faults import Faults
@@ -28,27 +28,19 @@ from penstock.state import (
 )
 from penstock.state import letter_queries as queries
 from penstock.state.answer_book import AnswerBook
+from penstock.state.database import Database
 from penstock.state.dialect import Connection
 from penstock.state.job_book import JobBook
 from penstock.state.lane_book import LaneBook
 from penstock.state.lane_queries import LanePlace
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.letter_desk import LetterDesk
+from penstock.state.pipeline_records import Note, RunRecord, Version
 from penstock.state.promotions import Promotions
-from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+from penstock.state.records import DeadLetter, Group, LetterQuery, OpenLetter, Repeat, Status
 from penstock.state.signal_box import SignalBox
 
 T = TypeVar("T")
-
-
-class Database(Protocol):
-    """Where the tables are: `sqlite_database.Database`, or `postgres_database.PostgresDatabase`. `run` is for one statement,
-    `write` for a transaction without another writer beside it, `read` sees one moment, `look` waits for no commit."""
-
-    async def run(self, work: Callable[[Connection], T]) -> T: ...
-    async def write(self, work: Callable[[Connection], T]) -> T: ...
-    async def read(self, work: Callable[[Connection], T]) -> T: ...
-    async def look(self, work: Callable[[Connection], T]) -> T: ...
 
 
 class SqlStateStore(ABC):
@@ -250,8 +242,7 @@ class SqlStateStore(ABC):
         self._no_letters = False
 
     async def has_open_letters(self) -> bool:
-        """While this object holds the pipeline nobody else makes letters, so "none" is
-        remembered until it writes one itself, and costs nothing."""
+        """While this object holds the pipeline nobody else makes letters: "none" is remembered until it writes one itself."""
         if self._no_letters:
             return False
         asked_at = self._letter_writes

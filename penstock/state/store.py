@@ -16,8 +16,9 @@ from penstock.state.job_book import JobBook
 from penstock.state.lane_book import LaneBook
 from penstock.state.lane_queries import LanePlace
 from penstock.state.letter_desk import LetterDesk
+from penstock.state.pipeline_records import Note, RunRecord, Version
 from penstock.state.promotions import Promotions
-from penstock.state.records import DeadLetter, Group, LetterQuery, Note, OpenLetter, Repeat, RunRecord, Status, Version
+from penstock.state.records import DeadLetter, Group, LetterQuery, OpenLetter, Repeat, Status
 from penstock.state.signal_box import SignalBox
 
 

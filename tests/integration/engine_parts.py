@@ -42,7 +42,8 @@ from penstock.faults import Faults
 from penstock.ledger import Counts
 from penstock.observe.status import RunSummary
 from penstock.spi import Context
-from penstock.state.records import DeadLetter, LetterQuery, Note, Status
+from penstock.state.pipeline_records import Note
+from penstock.state.records import DeadLetter, LetterQuery, Status
 from penstock.state.sqlite_store import SqliteStateStore
 from penstock.testing.clock import FakeClock
 

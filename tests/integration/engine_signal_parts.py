@@ -14,8 +14,8 @@ from waiting import until_async
 from penstock.config.model import Pipeline
 from penstock.engine import signals
 from penstock.engine.run import Run, RunOptions
-from penstock.state.records import SignalRecord
 from penstock.state.signal_box import SignalBox
+from penstock.state.signal_records import SignalRecord
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ from penstock.engine.upkeep import REPORT_AFTER
 from penstock.errors import Transient
 from penstock.ledger import Counts
 from penstock.observe.log import Incident
-from penstock.state.records import Inbox, Pause
+from penstock.state.signal_records import Inbox, Pause
 from penstock.testing.clock import FakeClock
 
 

@@ -20,7 +20,7 @@ from penstock.errors import Permanent
 from penstock.event import Event
 from penstock.ledger import Counts
 from penstock.spi import Batch
-from penstock.state.records import Pause
+from penstock.state.signal_records import Pause
 
 ONE_BATCH = Limits(in_flight_events=2)
 

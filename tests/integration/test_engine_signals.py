@@ -21,7 +21,7 @@ from penstock.engine.run import Run, RunOptions
 from penstock.errors import Fatal, Fenced, Permanent, Transient
 from penstock.observe.log import Incident
 from penstock.spi import Batch, Signal
-from penstock.state.records import Version
+from penstock.state.pipeline_records import Version
 
 
 @dataclass

@@ -15,7 +15,8 @@ from penstock.faults import Faults
 from penstock.ledger import Claimant
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.open import open_store
-from penstock.state.records import LetterQuery, Version
+from penstock.state.pipeline_records import Version
+from penstock.state.records import LetterQuery
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,8 @@ from penstock.faults import Faults
 from penstock.ledger import *
 from penstock.spi import *
 from penstock.state.open import open_store
-from penstock.state.records import *
+from penstock.state.pipeline_records import Note, Version
+from penstock.state.records import DeadLetter
 
 async def main(directory):
     faults = Faults.from_environment()

@@ -14,8 +14,10 @@ from penstock.config.secret import Secret
 from penstock.faults import Faults
 from penstock.ledger import Claim, Claimant, Commit, Counts, Key
 from penstock.spi import Position
+from penstock.state.pipeline_records import Note, RunRecord, Version
 from penstock.state.postgres_store import PostgresStateStore
-from penstock.state.records import DeadLetter, Inbox, LetterQuery, Note, RunRecord, Version
+from penstock.state.records import DeadLetter, LetterQuery
+from penstock.state.signal_records import Inbox
 from penstock.state.sqlite_store import SqliteStateStore
 from penstock.state.store import StateStore
 from penstock.testing.servers import Database

@@ -13,7 +13,7 @@ from cli_parts import Pipe
 
 from penstock.cli.signal_lines import answer_lines, pause_line, signal_lines
 from penstock.cli.terminal import Style
-from penstock.state.records import Pause, SignalRecord
+from penstock.state.signal_records import Pause, SignalRecord
 
 PLAIN = Style()
 RESUME_HINT = "  pipe resume shop  goes on"

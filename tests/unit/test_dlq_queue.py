@@ -16,7 +16,8 @@ from dlq.queue import DeadLetterQueue
 from dlq.shipping import Shipping
 from penstock.errors import UsageError, Violation
 from penstock.state.letter_desk import Act
-from penstock.state.records import Delivered, LetterQuery, Note
+from penstock.state.pipeline_records import Note
+from penstock.state.records import Delivered, LetterQuery
 from penstock.state.sqlite_store import SqliteStateStore
 
 ACT = Act("ann@here")

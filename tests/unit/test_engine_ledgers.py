@@ -15,7 +15,7 @@ from penstock.errors import EnvironmentFault, Fenced
 from penstock.ledger import Claim, Claimant, Commit, Counts
 from penstock.observe.log import Incident
 from penstock.spi import Position
-from penstock.state.records import Note
+from penstock.state.pipeline_records import Note
 
 TEN, TWENTY = Counts(received=10, delivered=10), Counts(received=20, delivered=20)
 THIRTY = Counts(received=30, delivered=30)

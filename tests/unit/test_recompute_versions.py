@@ -16,7 +16,7 @@ from penstock.engine.claim import version_of
 from penstock.engine.recompute import Recompute
 from penstock.engine.versions import find_version, load_stored
 from penstock.errors import UsageError
-from penstock.state.records import Version
+from penstock.state.pipeline_records import Version
 
 ALL = """\
 pipeline: p

@@ -10,8 +10,8 @@ from state_builders import make_store_in, version
 
 from penstock.errors import Fenced
 from penstock.state.answer_tables import FoundAnswer, KeptAnswer
+from penstock.state.pipeline_records import Note
 from penstock.state.postgres_store import PostgresStateStore
-from penstock.state.records import Note
 from penstock.state.sqlite_store import SqliteStateStore
 from penstock.testing.servers import Database
 

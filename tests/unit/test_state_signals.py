@@ -11,7 +11,7 @@ from state_builders import HandClock, make_store_in, version
 from penstock.errors import Fenced
 from penstock.state import signal_tables
 from penstock.state.postgres_store import PostgresStateStore
-from penstock.state.records import Inbox, Pause, SignalRecord
+from penstock.state.signal_records import Inbox, Pause, SignalRecord
 from penstock.state.sqlite_store import SqliteStateStore
 from penstock.testing.servers import Database
 
