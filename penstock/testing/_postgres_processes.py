@@ -24,6 +24,16 @@ PATIENCE = 10.0
 _PAUSE = 0.005
 
 
+def is_ready(data: Path, postmaster: int) -> bool:
+    """Whether this postmaster accepts connections. Its file in the data directory says so, as pg_ctl knows it too: line 1 has the
+    process id, line 8 the state."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) > 7 and lines[0] == str(postmaster) and lines[7].strip() == "ready"
+
+
 def crash(postmaster: int) -> None:
     """Kill a postmaster, which must be a child of this process, and all its children; return when they have ended.
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from penstock.errors import EnvironmentFault, MissingExtra
 from penstock.testing import _ports
 from penstock.testing._postgres_install import USER, VERSIONS, Account, installation, make_data, server_fault
-from penstock.testing._postgres_processes import SECONDS, crash, end_all, remove_shared_memory
+from penstock.testing._postgres_processes import SECONDS, crash, end_all, is_ready, remove_shared_memory
 
 NEWEST = max(VERSIONS)
 
@@ -255,11 +255,9 @@ class PostgresServer:
         )
 
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Its postmaster.pid says when, as pg_ctl knows it too: line 1 the process id, line 8 the state."""
         deadline = time.monotonic() + SECONDS
         while True:
-            lines = _lines(self.data / "postmaster.pid")
-            if len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
+            if is_ready(self.data, process.pid):
                 return
             if (status := process.poll()) is not None:
                 raise self._fault("server.start_failed", f"did not start: it ended with status {status}")
@@ -294,10 +292,3 @@ class Database:
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """As `PostgresServer.execute`, in this database."""
         return self.server.execute(sql, parameters, database=self.name)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
