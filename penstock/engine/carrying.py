@@ -13,7 +13,7 @@ from typing import Protocol
 
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
-from penstock.engine.claim import Claimed
+from penstock.engine.claimed import Claimed
 from penstock.engine.in_flight import InFlight
 from penstock.engine.work import Work
 from penstock.observe.status import RunStatus

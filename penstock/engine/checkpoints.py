@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly, Surroundings, assemble
-from penstock.engine.claim import Claimed, claim_pipeline
+from penstock.engine.claim import claim_pipeline
+from penstock.engine.claimed import Claimed
 from penstock.engine.run import RunOptions
 from penstock.ledger import Commit, Counts
 from penstock.observe.status import RunStatus

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 from penstock.builtins import room
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
+from penstock.engine.claimed import Claimed, states_alone
 from penstock.engine.deliver import Committer
 from penstock.engine.journalling import Journalling
 from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.letters import LetterMaker
 from penstock.engine.overwriting import refuse_overwriting_retries
 from penstock.engine.parking import claim_lanes
-from penstock.engine.performing import Performing
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing
@@ -26,10 +26,10 @@ from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable, Us
 from penstock.journal.journal import Journal
 from penstock.journal.lines import VERSION_DIGITS
 from penstock.journal.segments import roll_for
-from penstock.ledger import Commit, LedgerSink
+from penstock.ledger import LedgerSink
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
-from penstock.spi import Concluding, Identifying, Sink, Source
+from penstock.spi import Identifying, Sink, Source
 from penstock.state.open import open_store
 from penstock.state.pipeline_records import Version
 from penstock.state.store import StateStore
@@ -43,54 +43,6 @@ AGAIN = 0.5
 """Seconds until a stand-by looks again whether the run of an older program has ended."""
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Claimed:
-    """What a run holds once it has claimed: all that delivery needs."""
-
-    epoch: int
-    store: StateStore
-    ledgers: list[LedgerState]
-    standing: Standing
-    committer: Committer
-
-    @property
-    def performing(self) -> Performing:
-        """What lets steps with effects ask the world, for events that are delivered under this claim."""
-        by = self.committer
-        return Performing(self.store.answers, self.epoch, by.clock, by.random, by.faults, partial(by.status.wait, "answers"))
-
-    async def finish(self, *, drained: bool) -> None:
-        """The run ends by itself: sinks hear of it, and where the source was drained that is noted, so that the time until the
-        next run counts for the dedup window (rule 8)."""
-        committer = self.committer
-        states = await self._conclude()
-        if states:
-            ledger = next(ledger for ledger in self.ledgers if ledger.sink is None)
-            await self._patiently(partial(self.store.commit, _states_alone(self.epoch, ledger, states, committer.running())))
-        if drained:
-            final = replace(committer.note, running=committer.running(), drained=True, at=committer.clock.now())
-            await self._patiently(partial(self.store.note, self.epoch, final))
-        committer.status.wait("commit", None)
-
-    async def _conclude(self) -> dict[str, bytes]:
-        """What sinks that care say of their end."""
-        states: dict[str, bytes] = {}
-        for end in self.committer.sinks:
-            if end.ledger == STATE and isinstance(end.sink, Concluding):
-                said = await self._patiently(end.sink.conclude)
-                if said is not None:
-                    states[end.name] = said
-        return states
-
-    async def _patiently(self, action: Callable[[], Awaitable[T]]) -> T:
-        committer = self.committer
-
-        def tell(error: Transient) -> None:
-            committer.status.wait("commit", f"{error.code}: {error}")
-
-        return await persistently(action, committer.retry, committer.random, committer.clock, tell)
 
 
 async def claim_pipeline(
@@ -249,7 +201,7 @@ class _Start:
             if end.ledger == STATE and (found := await self._open_plain(end, state)) is not None:
                 fresh[end.name] = found
         if fresh:
-            commit = _states_alone(committer.epoch, state, fresh, committer.note.running)
+            commit = states_alone(committer.epoch, state, fresh, committer.note.running)
             await self.patiently(partial(committer.store.commit, commit))
 
     async def _open_plain(self, end: SinkEnd, state: LedgerState) -> bytes | None:
@@ -339,8 +291,3 @@ def _end(assembly: Assembly, name: str, status: RunStatus) -> SinkEnd:
         faults=surroundings.faults,
         status=status,
     )
-
-
-def _states_alone(epoch: int, ledger: LedgerState, states: dict[str, bytes], running: float) -> Commit:
-    """What sinks say of themselves outside any group: number, positions and totals stay as they are."""
-    return Commit(epoch, ledger.group, ledger.group, {}, ledger.counts, running=running, sink_states=states)

@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 
 from penstock.engine.assemble import Assembly
-from penstock.engine.claim import Claimed
+from penstock.engine.claimed import Claimed
 from penstock.engine.dedup import Verdicts, first_conflict, held_by_position, judge
 from penstock.engine.flow import Flow
 from penstock.engine.in_flight import InFlight

@@ -19,7 +19,8 @@ from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly, Surroundings, assemble
 from penstock.engine.beside import Beside
 from penstock.engine.carrying import Ground
-from penstock.engine.claim import Claimed, claim_pipeline
+from penstock.engine.claim import claim_pipeline
+from penstock.engine.claimed import Claimed
 from penstock.engine.failing import AUTHOR, FailureRow
 from penstock.engine.flow import Flow
 from penstock.engine.gathering import End, Gathering

@@ -10,7 +10,8 @@ from engine_parts import crash_at
 
 import penstock
 from penstock.engine.assemble import Surroundings, assemble
-from penstock.engine.claim import Claimed, claim_pipeline
+from penstock.engine.claim import claim_pipeline
+from penstock.engine.claimed import Claimed
 from penstock.engine.run import RunOptions
 from penstock.engine.work import Work
 from penstock.errors import PenstockError
