@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     )
     from penstock.event import Event, decode, encode
     from penstock.faults import Faults
+    from penstock.inspection import Absence, Inspection, Verifying
     from penstock.ledger import Claim, Claimant, Commit, Counts, JobRecord, Key, Ledger, LedgerSink
     from penstock.observe.status import RunSummary
     from penstock.spi import (
@@ -104,6 +105,7 @@ _HOMES = {
     ),
     "penstock.event": ("Event", "decode", "encode"),
     "penstock.faults": ("Faults",),
+    "penstock.inspection": ("Absence", "Inspection", "Verifying"),
     "penstock.ledger": ("Claim", "Claimant", "Commit", "Counts", "JobRecord", "Key", "Ledger", "LedgerSink"),
     "penstock.observe.status": ("RunSummary",),
     "penstock.spi": (
@@ -127,6 +129,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Absence",
     "Batch",
     "BatchError",
     "Batched",
@@ -157,6 +160,7 @@ __all__ = [
     "Finding",
     "Healthy",
     "Identifying",
+    "Inspection",
     "JobRecord",
     "Key",
     "Keyed",
@@ -199,6 +203,7 @@ __all__ = [
     "Transient",
     "Unavailable",
     "UsageError",
+    "Verifying",
     "View",
     "Violation",
     "__version__",

@@ -7,7 +7,8 @@ before any connection is opened, so constructors check and compile, and only `op
 Concurrency: one asyncio loop. No two calls of one component overlap, but `Source.ack`, `release` and `close` may be called while
 `batches()` waits, and `Signalled.signal` goes on beside all of them. A blocking client runs in a thread that its component owns.
 Errors are classified at this edge (`Transient`, `Permanent`, `Fatal` of `penstock.errors`), and a component never retries by
-itself what the engine retries. The contract of ledgers, a sink's own among them, is `penstock.ledger`.
+itself what the engine retries. The contract of ledgers, a sink's own among them, is `penstock.ledger`; that of sinks that can
+say what they lack (`Verifying`) is `penstock.inspection`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from penstock.clock import Clock
 from penstock.errors import ComponentError, PenstockError
 from penstock.event import Event
 from penstock.faults import Faults
+from penstock.inspection import Absence as Absence
+from penstock.inspection import Inspection as Inspection
+from penstock.inspection import Verifying as Verifying
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
