@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from penstock.clock import Clock, SystemClock, moment_of
 from penstock.config.model import Pipeline
+from penstock.engine.acknowledging import Acknowledging, ask_source
 from penstock.engine.assemble import Assembly, Surroundings, assemble
 from penstock.engine.beside import Beside
 from penstock.engine.carrying import Ground
@@ -29,13 +30,12 @@ from penstock.engine.jobs import Jobs
 from penstock.engine.overwriting import stale_of
 from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
-from penstock.engine.retry import persistently
 from penstock.engine.signals import Signals
 from penstock.engine.supervise import blaming, bug
 from penstock.engine.upkeep import Upkeep
 from penstock.engine.watchdog import Watchdog
 from penstock.engine.work import Work
-from penstock.errors import PenstockError, Transient
+from penstock.errors import PenstockError
 from penstock.faults import Faults
 from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus, RunSummary
@@ -145,7 +145,7 @@ class Run:
         stack.push_async_callback(source.close)
         set_batching(source, self.pipeline.batching, self.options.max_events)
         resume = Resume(claimed.epoch, claimed.standing.positions, self.options.once, self.options.take_over)
-        await self._persistently(lambda: source.open(resume))
+        await ask_source(lambda: source.open(resume), self.pipeline.retry, self.options, self.status)
         if isinstance(source, Progress):
             self.status.progress = source.progress
         if isinstance(source, Measured):
@@ -259,6 +259,7 @@ class Run:
         beside: Beside,
     ) -> None:
         committer = claimed.committer
+        acknowledging = Acknowledging(assembly.source, processor, self._flow, self.pipeline.retry, self.options, self.status)
         gathering = Gathering(self._ready, self._flow, self.pipeline.batching, self.options.clock, self.stopping)
         while True:
             works, end = await gathering.next()
@@ -267,7 +268,7 @@ class Run:
                     refusals = await committer.commit(works, drained=end is not None and end.drained)
                 if (why := self._row.after(works, refusals)) is not None:
                     await beside.signals.pause(AUTHOR, why)  # before there is room for more
-                await self._finish(works, assembly, processor)  # Invariant 1: after the commit, never before it
+                await acknowledging.finish(works)  # Invariant 1: after the commit, never before it
             if end is None:
                 continue
             if end.error is not None:
@@ -275,38 +276,3 @@ class Run:
             await beside.end_jobs(carry, self.stopping, finish=end.drained)
             await claimed.finish(drained=end.drained)
             return
-
-    async def _finish(self, works: list[Work], assembly: Assembly, processor: Processor) -> None:
-        """After the commit: the source is acknowledged (Invariant 1), credits and keys are free again."""
-        options, status = self.options, self.status
-        options.faults.hit("before_ack")
-        tokens = [work.batch.token for work in works if work.batch.token is not None]
-        await self._acknowledge(assembly, tokens)
-        options.faults.hit("after_ack")
-        now = options.clock.monotonic()
-        for work in works:
-            status.reread += len(work.verdicts.reread)
-            status.steps.update(work.steps)
-            status.batch_seconds.observe(now - work.started)
-        status.committed_at = options.clock.now()
-        processor.forget(works)
-        events = sum(len(work.batch.events) for work in works)
-        await self._flow.release(events, sum(work.batch.size for work in works), sum(work.whole for work in works))
-
-    async def _acknowledge(self, assembly: Assembly, tokens: list[object]) -> None:
-        if tokens:
-            await self._persistently(lambda: assembly.source.ack(tokens))
-
-    async def _persistently(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Something that the source is asked to do, until it is done."""
-
-        async def attempt() -> None:
-            with blaming("source"):
-                await action()
-
-        def tell(error: Transient) -> None:
-            self.status.retries["source"] += 1
-            self.status.wait("ack", f"source: {error}")
-
-        await persistently(attempt, self.pipeline.retry, self.options.random, self.options.clock, tell, "source")
-        self.status.wait("ack", None)
