@@ -72,7 +72,7 @@ def letters(count: int) -> Iterator[DeadLetter]:
             code=("validate.failed", "sink.refused", "jq.error")[rank % 3], message=f"the order {n} has no price",
             fingerprint=f"1{rank:016x}", position=n.to_bytes(8, "big"), event_id=str(n), type=kind, time=None, record=record,
             event=data + b"}", original=record, original_length=len(record), original_digest="0" * 32, reread=False,
-            owed=("bench",), key=n.to_bytes(16, "big"), brought_by=n.to_bytes(8, "big"), data_digest=b"0" * 8, first_at=at,
+            owed=("state",), key=n.to_bytes(16, "big"), brought_by=n.to_bytes(8, "big"), data_digest=b"0" * 8, first_at=at,
             last_at=at, status=status,
         )  # fmt: skip
 
@@ -113,7 +113,7 @@ def _generate(db: Connection, values: dict[str, int]) -> None:
                 SELECT lpad(to_hex(n), 16, '0'), 'v1', 'step-' || {rank} % 3,
                     (ARRAY['validate.failed', 'sink.refused', 'jq.error'])[{rank} % 3 + 1],
                     'the order ' || n || ' has no price', '[]', '1' || lpad(to_hex({rank}), 16, '0'), 'p', int8send(n),
-                    'bench', n, t, convert_to({head} || '}}', 'UTF8'), 150, '0', 0, '["bench"]', '[]',
+                    'bench', n, t, convert_to({head} || '}}', 'UTF8'), 150, '0', 0, '["state"]', '[]',
                     int8send(0) || int8send(n), int8send(n), int8send(0), 1, 0, {at}, {at},
                     CASE WHEN n % 10 = 3 THEN 'resolved' ELSE 'open' END FROM g RETURNING seq, event_id)
             INSERT INTO bodies (letter, record, original)

@@ -50,6 +50,7 @@ class Dialect:
     :ivar offsets: `n(i)`, the offsets, from 1, of entries of a size in the blob `:blob`.
     :ivar nested: joins so that the index of the right side is used.
     :ivar unindexed: before a column: no index is chosen for it.
+    :ivar by_index: behind a table: this index is chosen. PostgreSQL knows from its statistics how few rows a partial one has.
     :ivar tables: the tables of the store, by name.
     """
 
@@ -60,6 +61,7 @@ class Dialect:
     offsets: str
     nested: str
     unindexed: str
+    by_index: str
     tables: str
 
     def among(self, values: Iterable[str]) -> Any:
@@ -82,6 +84,7 @@ SQLITE = Dialect(
     offsets="WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + {size} FROM n WHERE i + {size} < length(:blob))",
     nested="CROSS JOIN",
     unindexed="+",
+    by_index="INDEXED BY {}",
     tables="SELECT name FROM sqlite_master WHERE type = 'table'",
 )
 
@@ -93,6 +96,7 @@ POSTGRES = _Postgres(
     offsets="WITH n(i) AS (SELECT generate_series(1, length(:blob), {size}))",
     nested="JOIN",
     unindexed="",
+    by_index="",
     tables="SELECT table_name AS name FROM information_schema.tables WHERE table_schema = current_schema()",
 )
 

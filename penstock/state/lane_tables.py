@@ -54,8 +54,13 @@ def heads(connection: Connection, partition: str, lanes: Sequence[str]) -> dict[
 
 def held(connection: Connection) -> list[Lane]:
     """All lanes that are held."""
-    rows = connection.execute(f'SELECT DISTINCT l."partition", l.lane FROM letters AS l WHERE {HELD}')  # noqa: S608 - a constant
+    rows = connection.execute(f'SELECT DISTINCT l."partition", l.lane FROM {_held(connection)}')  # noqa: S608 - a constant
     return [Lane(*row) for row in rows.fetchall()]
+
+
+def _held(connection: Connection) -> str:
+    """The letters of all held lanes, however many others there are."""
+    return f"letters AS l {dialect_of(connection).by_index.format('letters_held')} WHERE {HELD}"
 
 
 def free(connection: Connection, ids: Collection[str] | None = None) -> None:
@@ -136,7 +141,7 @@ def unpark(connection: Connection) -> int:
 
 def versions_held(connection: Connection) -> list[str]:
     """The pipeline versions under which the letters of held lanes failed."""
-    rows = connection.execute(f"SELECT DISTINCT l.version FROM letters AS l WHERE {HELD}")  # noqa: S608 - a constant
+    rows = connection.execute(f"SELECT DISTINCT l.version FROM {_held(connection)}")  # noqa: S608 - a constant
     return [version for (version,) in rows.fetchall()]
 
 
@@ -154,7 +159,7 @@ def retries(connection: Connection) -> Retries:
 def parked(connection: Connection, limit: int) -> list[ParkedLane]:
     """Lanes that are held, those with most behind their head first."""
     rows = connection.execute(
-        f"""SELECT l."partition", l.lane, count(*) FROM letters AS l WHERE {HELD}
+        f"""SELECT l."partition", l.lane, count(*) FROM {_held(connection)}
             GROUP BY l."partition", l.lane ORDER BY 3 DESC, 1, 2 LIMIT ?""",  # noqa: S608 - a constant
         (limit,),
     )
@@ -177,5 +182,5 @@ def held_lane(connection: Connection, partition: str, lane: str) -> ParkedLane |
 
 def count_held(connection: Connection) -> int:
     """How many lanes are held."""
-    query = f'SELECT count(*) FROM (SELECT DISTINCT l."partition", l.lane FROM letters AS l WHERE {HELD}) AS h'  # noqa: S608
+    query = f'SELECT count(*) FROM (SELECT DISTINCT l."partition", l.lane FROM {_held(connection)}) AS h'  # noqa: S608
     return int(connection.execute(query).fetchone()[0])

@@ -233,7 +233,7 @@ def set_status(
     :param among: only those that stand in one of these; None: in any.
     """
     dialect = dialect_of(connection)
-    limited = "" if among is None else " AND status IN (SELECT value FROM json_each(?))"
+    limited = "" if among is None else f" AND {dialect.unindexed}status IN (SELECT value FROM json_each(?))"  # the ids are few
     rows = connection.execute(
         f"""UPDATE letters SET status = ?, job = ?
             WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) AND (status <> ? OR job IS DISTINCT FROM ?){limited}
