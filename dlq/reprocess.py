@@ -5,30 +5,27 @@ Steps, workers and source are its own, so that a replay shares nothing with the 
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dlq.received import Portion, Received, keys_of_letters, received_event, still_failing, with_followers
 from penstock.builtins import room
 from penstock.clock import moment_of
 from penstock.components import build
 from penstock.config.model import Pipeline
-from penstock.config.stored import Around
 from penstock.engine.assemble import Assembly, Steps, Surroundings, assemble_steps, make_context
 from penstock.engine.dedup import judge
 from penstock.engine.effects import Answering, Withholding
 from penstock.engine.ledgers import LedgerState
 from penstock.engine.letters import SOURCE
+from penstock.engine.other_steps import Routing, refuse_other_keys, steps_of
 from penstock.engine.pool import WorkerPool
 from penstock.engine.tally import Tally
-from penstock.engine.versions import find_version, is_version, load_stored
 from penstock.engine.work import Work
 from penstock.errors import ComponentError, Permanent, UsageError
 from penstock.event import Event
-from penstock.observe.log import Incident
 from penstock.observe.status import RunStatus
 from penstock.spi import Batch, Readmitting, Rereadable, Resume, Source
 from penstock.state.records import DeadLetter
@@ -54,7 +51,7 @@ class Reprocess:
     _pool: WorkerPool | None = None
     _source: Source | None = None
     _reading: bool = False
-    _bits: Sequence[int] | None = None
+    _routing: Routing | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -70,13 +67,14 @@ class Reprocess:
     async def open(self) -> None:
         """:raises UsageError: `version.unknown`, `version.cannot_be_built`, `replay.other_sinks`, `replay.other_keys`."""
         today = self.assembly.pipeline
-        pipeline = today if not self.version or is_version(today, self.version) else await self._stored(today)
+        log = self._surroundings.log
+        pipeline = await steps_of(today, self.version, self.store, log) if self.version else today
         self.version = pipeline.version
         has_positions = self.assembly.source.has_positions
         self._steps = assemble_steps(pipeline, self._surroundings, has_positions=has_positions)
         self._steps.chain.answer_by(self.answering)
-        self._check_keys()
-        self._bits = _bits(pipeline, today)
+        refuse_other_keys(self.assembly.keys, self._steps.keys, self.version, "replay through today's version")
+        self._routing = _routing(pipeline, today)
         if pipeline.workers:
             self._pool = WorkerPool(pipeline, self._surroundings, self.status)
             self._stack.push_async_callback(self._pool.close)
@@ -85,26 +83,6 @@ class Reprocess:
     async def close(self) -> None:
         """Harmless when not open."""
         await self._stack.aclose()
-
-    async def _stored(self, today: Pipeline) -> Pipeline:
-        around = Around(today.file, today.project, today.state, os.environ, today)
-        stored = load_stored(find_version(await self.store.versions(), self.version), around)
-        for step, doubt in stored.doubts.items():
-            self._surroundings.log(Incident("warning", "version.doubt", f"{today.name}: step {step}: {doubt}"))
-        limits = {name: getattr(today, name) for name in ("workers", "worker_memory", "transform_timeout", "dedup")}
-        if any(step.effects for step in stored.pipeline.steps):
-            limits["workers"] = 0  # a worker has no state store, and may be killed between the world's answer and its reply
-        return replace(stored.pipeline, **limits)
-
-    def _check_keys(self) -> None:
-        ours, theirs = self.assembly.keys, self.steps.keys
-        if (ours and ours.space) != (theirs and theirs.space):
-            raise UsageError(
-                "replay.other_keys",
-                f"version {self.version[:12]} gives events other ids than today's pipeline, and so other dedup keys",
-                why="a repetition of what is replayed would not be known for one",
-                help="replay through today's version",
-            )
 
     # ---- from letters to portions
 
@@ -180,15 +158,9 @@ class Reprocess:
             outputs, routes = await self._pool.run(todo, tally, now=portion.at, prepare=False)
         else:
             outputs, routes = await self.steps.chain.run(todo, tally)
-        work.take(outputs, self._today(routes, len(outputs)), tally)
+        assert self._routing is not None, "opened before"
+        work.take(outputs, self._routing.today(routes, len(outputs)), tally)
         return work
-
-    def _today(self, routes: list[int] | None, outputs: int) -> list[int] | None:
-        """The routes of a stored version, by the sinks as they stand today."""
-        bits = self._bits
-        if bits is None or routes is None:
-            return routes
-        return [sum(1 << bits[bit] for bit in range(len(bits)) if route >> bit & 1) for route in routes]
 
     def _ledger_of(self, sink: str) -> str:
         return next(ledger.name for ledger in self.ledgers if sink in ledger.sinks)
@@ -239,14 +211,9 @@ class Reprocess:
         return self._source
 
 
-def _bits(pipeline: Pipeline, today: Pipeline) -> list[int] | None:
-    """By sink of the version, its number today; None where they are the same.
-
-    :raises UsageError: `replay.other_sinks`.
-    """
+def _routing(pipeline: Pipeline, today: Pipeline) -> Routing:
+    """:raises UsageError: `replay.other_sinks`."""
     theirs, ours = [sink.name for sink in pipeline.sinks], [sink.name for sink in today.sinks]
-    if theirs == ours:
-        return None
     if sorted(theirs) != sorted(ours):
         raise UsageError(
             "replay.other_sinks",
@@ -254,4 +221,4 @@ def _bits(pipeline: Pipeline, today: Pipeline) -> list[int] | None:
             why="what it routes to one that is gone, or what a new one is owed, would be lost",
             help="replay through today's version",
         )
-    return [ours.index(name) for name in theirs]
+    return Routing.between(pipeline, today)
