@@ -9,32 +9,30 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from penstock.testing.journal_check import journal_lines
 from penstock.testing.oracle import Oracle
-from penstock.testing.rounds import MINIMUM_ROWS, Problem, RoundResult
-from penstock.testing.scenario import JOURNAL, PIPELINE, SOURCE, Output, Unreadable
+from penstock.testing.rounds import MINIMUM_ROWS, Problem
+from penstock.testing.scenario import JOURNAL, SOURCE, Output, Unreadable
+from penstock.testing.story import Telling
 
 OUTCOMES = ("received", "delivered", "filtered", "deduplicated", "dead_lettered")
 
 
-def judge_backfills(
-    first: Output, late: Output, project: Path, oracle: Oracle, result: RoundResult, when: str, *, exact: bool
-) -> None:
-    """What is found goes to `result`.
+def judge_backfills(first: Output, late: Output, told: Telling, oracle: Oracle, when: str, *, exact: bool) -> None:
+    """What is found goes to the telling's result.
 
     :param exact: False where a ledger that came late may know a repetition for the first of its kind: how many were delivered and
         how many deduplicated depends on when it came.
     """
 
     def problem(kind: str, detail: str) -> None:
-        result.problems.append(Problem(kind, f"{when}{detail}"))
+        told.result.problems.append(Problem(kind, f"{when}{detail}"))
 
     for output in (first, late):
         try:
-            rows = output.rows(project)
+            rows = output.rows(told.project)
         except Unreadable as error:
             problem("unreadable", str(error))
             continue
@@ -45,25 +43,25 @@ def judge_backfills(
             problem("rows", f"{output.name}: {found}")
         if len(rows) < MINIMUM_ROWS:
             problem("idle", f"{output.name}: only {len(rows)} rows")
-        result.rows += len(rows)
-    _judge_state(project, oracle, exact, problem)
-    _judge_jobs(project, problem)
+        told.result.rows += len(rows)
+    _judge_state(told, oracle, exact, problem)
+    _judge_jobs(told, problem)
 
 
-def _judge_state(project: Path, oracle: Oracle, exact: bool, problem: Any) -> None:
+def _judge_state(told: Telling, oracle: Oracle, exact: bool, problem: Any) -> None:
     """What the state store and the journal say."""
-    ((text,),) = _query(project, "SELECT counts FROM note")
+    ((text,),) = told.state.query("SELECT counts FROM note")
     totals, expected = json.loads(text), oracle.totals(refuses=False)
     wanted = {name: getattr(expected, name) for name in (OUTCOMES if exact else ("received", "filtered"))}
     if (counted := {name: totals[name] for name in wanted}) != wanted:
         problem("totals", f"{counted} instead of {wanted}")
-    letters = _query(project, "SELECT source, original_digest, status FROM letters WHERE pending IS NULL")
+    letters = told.state.query("SELECT source, original_digest, status FROM letters WHERE pending IS NULL")
     found = Counter((str(source).removeprefix(SOURCE), digest) for source, digest, _ in letters)
     due = Counter(oracle.dead_letters(refuses=False).keys())
     if (found != due if exact else set(found) != set(due)) or any(status != "open" for *_, status in letters):
         problem("dead_letters", f"{len(letters)} instead of {len(oracle.dead_letters(refuses=False))}, or not open")
     first: dict[tuple[str, str], str] = {}
-    for line in journal_lines(project / ".penstock" / JOURNAL):
+    for line in journal_lines(told.project / ".penstock" / JOURNAL):
         if "job" not in line:
             first[line["partition"], line.get("position", "")] = line["outcome"]
     outcomes = Counter(first.values())
@@ -71,21 +69,15 @@ def _judge_state(project: Path, oracle: Oracle, exact: bool, problem: Any) -> No
         problem("journal", f"outcomes in the journal and in the totals: {differing}")
 
 
-def _judge_jobs(project: Path, problem: Any) -> None:
-    jobs = _query(project, "SELECT id, state, done, counts FROM jobs WHERE kind = 'backfill'")
+def _judge_jobs(told: Telling, problem: Any) -> None:
+    jobs = told.state.query("SELECT id, state, done, counts FROM jobs WHERE kind = 'backfill'")
     if failed := [row for row in jobs if row[1] != "done"]:
         problem("jobs", f"{failed[:3]}")
     if not any(json.loads(counts).get("delivered") for *_, counts in jobs):
         problem("idle", "no backfill delivered anything")
-    left = _query(project, "SELECT job, event FROM penstock_job_records")
-    for path in (project / "out").glob("*.db"):
+    left = told.state.query("SELECT job, event FROM penstock_job_records")
+    for path in (told.project / "out").glob("*.db"):
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
             left += database.execute("SELECT job, event FROM penstock_job_records").fetchall()
     if left:
         problem("records", f"{len(left)} records of jobs are left, such as {left[0]}")
-
-
-def _query(project: Path, query: str) -> list[tuple[Any, ...]]:
-    path = project / ".penstock" / f"{PIPELINE}.db"
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-        return database.execute(query).fetchall()

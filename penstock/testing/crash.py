@@ -30,19 +30,19 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from penstock.testing.backfill_rounds import BACKFILL_SCENARIOS, BackfillScenario, backfill_rounds
+from penstock.testing.backfill_rounds import BACKFILL_SCENARIOS
 from penstock.testing.cdc_scenario import CDC_SCENARIOS, CdcScenario
-from penstock.testing.park_rounds import PARK_SCENARIOS, ParkScenario, park_rounds
+from penstock.testing.park_rounds import PARK_SCENARIOS
 from penstock.testing.processes import Launcher, Program
-from penstock.testing.replay_rounds import replay_rounds
-from penstock.testing.replay_scenario import REPLAY_SCENARIOS, ReplayScenario
+from penstock.testing.replay_rounds import REPLAY_SCENARIOS
 from penstock.testing.rounds import RoundResult, run_round
 from penstock.testing.scenario import SCENARIOS, Scenario
+from penstock.testing.stories import StoryScenario, story_rounds
 
 LEDGERS = ("sqlite", "file", "both")
 """Scenarios run without being asked for: the sink's own ledger, the state store's, and both together."""
 
-AnyScenario = Scenario | CdcScenario | ReplayScenario | BackfillScenario | ParkScenario
+AnyScenario = Scenario | CdcScenario | StoryScenario
 
 ALL_SCENARIOS: Mapping[str, AnyScenario] = {
     **SCENARIOS,
@@ -110,16 +110,8 @@ def _rounds_of(scenario: AnyScenario, commands: Launcher) -> Iterator[Callable[[
     if isinstance(scenario, Scenario):
         yield partial(run_round, scenario)
         return
-    if isinstance(scenario, BackfillScenario):
-        with backfill_rounds(scenario, commands) as one:
-            yield one
-        return
-    if isinstance(scenario, ParkScenario):
-        with park_rounds(scenario, commands) as one:
-            yield one
-        return
-    if isinstance(scenario, ReplayScenario):
-        with replay_rounds(scenario, commands) as one:
+    if isinstance(scenario, StoryScenario):
+        with story_rounds(scenario, commands) as one:
             yield one
         return
     from penstock.testing.cdc_rounds import cdc_rounds  # needs a driver that other scenarios do without

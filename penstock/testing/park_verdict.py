@@ -14,21 +14,22 @@ from typing import Any
 
 from penstock.testing.journal_check import journal_lines
 from penstock.testing.oracle import Oracle, Row
-from penstock.testing.rounds import MINIMUM_ROWS, Problem, RoundResult
-from penstock.testing.scenario import JOURNAL, PIPELINE, SOURCE, Output, Unreadable
+from penstock.testing.rounds import MINIMUM_ROWS, Problem
+from penstock.testing.scenario import JOURNAL, SOURCE, Output, Unreadable
+from penstock.testing.story import Telling
 
 _UNSETTLED = "status IN ('open', 'parked', 'replaying')"
 
 
-def judge_lanes(outputs: Sequence[Output], project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
-    """What is found goes to `result`."""
+def judge_lanes(outputs: Sequence[Output], told: Telling, oracle: Oracle, when: str) -> None:
+    """What is found goes to the telling's result."""
 
     def problem(kind: str, detail: str) -> None:
-        result.problems.append(Problem(kind, f"{when}{detail}"))
+        told.result.problems.append(Problem(kind, f"{when}{detail}"))
 
     for output in outputs:
         try:
-            rows = output.rows(project)
+            rows = output.rows(told.project)
         except Unreadable as error:
             problem("unreadable", str(error))
             continue
@@ -39,24 +40,16 @@ def judge_lanes(outputs: Sequence[Output], project: Path, oracle: Oracle, result
             problem("order", f"{output.name}: {len(passed)} rows came before one of their lane, such as {passed[:3]}")
         if len(rows) < MINIMUM_ROWS:
             problem("idle", f"{output.name}: only {len(rows)} rows")
-        result.rows += len(rows)
-    _judge_letters(project, oracle, problem)
-    _judge_jobs(project, outputs[0].name, problem)
-    _judge_journal(project, problem)
+        told.result.rows += len(rows)
+    _judge_letters(told, oracle, problem)
+    _judge_jobs(told, outputs[0].name, problem)
+    _judge_journal(told, problem)
 
 
-def count_unsettled(project: Path) -> int:
+def count_unsettled(told: Telling) -> int:
     """Dead letters that wait for somebody or something."""
-    ((number,),) = _query(project, f"SELECT count(*) FROM letters WHERE {_UNSETTLED}")  # noqa: S608 - a constant
+    ((number,),) = told.state.query(f"SELECT count(*) FROM letters WHERE {_UNSETTLED}")  # noqa: S608 - a constant
     return int(number)
-
-
-def has_state(project: Path) -> bool:
-    """Whether the first run has made its store."""
-    try:
-        return count_unsettled(project) >= 0
-    except sqlite3.OperationalError:
-        return False
 
 
 def overtaken(rows: Iterable[Row], oracle: Oracle) -> list[tuple[str, int, int]]:
@@ -72,9 +65,9 @@ def overtaken(rows: Iterable[Row], oracle: Oracle) -> list[tuple[str, int, int]]
     return found
 
 
-def _judge_letters(project: Path, oracle: Oracle, problem: Any) -> None:
+def _judge_letters(told: Telling, oracle: Oracle, problem: Any) -> None:
     """What a step refuses is discarded, all else resolved; the first outcome of each is that it was dead-lettered."""
-    letters = _query(project, "SELECT id, source, original_digest, status, pending FROM letters")
+    letters = told.state.query("SELECT id, source, original_digest, status, pending FROM letters")
     if twice := [identity for identity, count in Counter(row[0] for row in letters).items() if count > 1]:
         problem("dead_letters", f"{twice[:3]} are there twice")
     if provisional := [row[0] for row in letters if row[4] is not None]:
@@ -84,7 +77,7 @@ def _judge_letters(project: Path, oracle: Oracle, problem: Any) -> None:
         kind = kinds.get((str(source).removeprefix(SOURCE), digest))
         if status != ("discarded" if kind == "error" else "resolved"):
             problem("dead_letters", f"{identity}, {kind or 'of no line'}, is {status}")
-    ((text,),) = _query(project, "SELECT counts FROM note")
+    ((text,),) = told.state.query("SELECT counts FROM note")
     totals = json.loads(text)
     repeated = sum(line.repeats is not None for line in oracle.lines)
     wanted = {"received": len(oracle.lines), "deduplicated": repeated, "dead_lettered": len(letters)}
@@ -94,38 +87,33 @@ def _judge_letters(project: Path, oracle: Oracle, problem: Any) -> None:
         problem("totals", f"{totals} do not add up")
 
 
-def _judge_jobs(project: Path, table: str, problem: Any) -> None:
-    jobs = _query(project, "SELECT id, kind, state FROM jobs")
+def _judge_jobs(told: Telling, table: str, problem: Any) -> None:
+    jobs = told.state.query("SELECT id, kind, state FROM jobs")
     if left := [row for row in jobs if row[2] not in ("done", "cancelled")]:
         problem("jobs", f"{left[:3]} have not ended well")
-    if not _query(project, "SELECT 1 FROM letters WHERE code = 'lane.parked' AND status = 'resolved' LIMIT 1"):
+    if not told.state.query("SELECT 1 FROM letters WHERE code = 'lane.parked' AND status = 'resolved' LIMIT 1"):
         problem("idle", "nothing that was parked was delivered")
-    records = _query(project, "SELECT job, event FROM penstock_job_records")
-    with closing(_read_only(project / f"out/{table}.db")) as database:
+    records = told.state.query("SELECT job, event FROM penstock_job_records")
+    with closing(_read_only(told.project / f"out/{table}.db")) as database:
         records += database.execute("SELECT job, event FROM penstock_job_records").fetchall()
     if records:
         problem("records", f"{len(records)} records of jobs are left, such as {records[0]}")
 
 
-def _judge_journal(project: Path, problem: Any) -> None:
+def _judge_journal(told: Telling, problem: Any) -> None:
     """One line an event, and with its first outcome what the totals count."""
     first: dict[tuple[str, str], str] = {}
-    for line in journal_lines(project / ".penstock" / JOURNAL):
+    for line in journal_lines(told.project / ".penstock" / JOURNAL):
         place = (line["partition"], line.get("position", ""))
         if "corrects" not in line and place in first:
             problem("journal", f"{place} has two lines")
         if "corrects" not in line or "job" not in line:
             first[place] = line["outcome"]
-    ((text,),) = _query(project, "SELECT counts FROM note")
+    ((text,),) = told.state.query("SELECT counts FROM note")
     totals, outcomes = json.loads(text), Counter(first.values())
     names = ("delivered", "filtered", "deduplicated", "dead_lettered")
     if differing := {name: (outcomes[name], totals[name]) for name in names if outcomes[name] != totals[name]}:
         problem("journal", f"outcomes in the journal and in the totals: {differing}")
-
-
-def _query(project: Path, query: str) -> list[tuple[Any, ...]]:
-    with closing(_read_only(project / ".penstock" / f"{PIPELINE}.db")) as database:
-        return database.execute(query).fetchall()
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

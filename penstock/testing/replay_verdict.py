@@ -14,17 +14,18 @@ from typing import Any
 
 from penstock.testing.journal_check import journal_lines
 from penstock.testing.oracle import Findings, Line, Oracle, Row
-from penstock.testing.replay_scenario import TABLE, ReplayScenario
-from penstock.testing.rounds import MINIMUM_ROWS, Problem, RoundResult
-from penstock.testing.scenario import JOURNAL, PIPELINE, SOURCE, Unreadable
+from penstock.testing.replay_scenario import TABLE
+from penstock.testing.rounds import MINIMUM_ROWS, Problem
+from penstock.testing.scenario import JOURNAL, SOURCE, Output, Unreadable
+from penstock.testing.story import Telling
 
 MENDED = ("refused", "refused_part")
 FAILING = ("error", "garbage", "oversized")
 
 
-def judge_replays(scenario: ReplayScenario, project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
-    """What is found goes to `result`."""
-    verdict = _Verdict(scenario, project, oracle, result, when)
+def judge_replays(outputs: Sequence[Output], told: Telling, oracle: Oracle, when: str) -> None:
+    """What is found goes to the telling's result."""
+    verdict = _Verdict(outputs, told, oracle, when)
     verdict.rows()
     letters = verdict.letters()
     totals = verdict.totals(len(letters))
@@ -32,32 +33,16 @@ def judge_replays(scenario: ReplayScenario, project: Path, oracle: Oracle, resul
     verdict.journal(totals, {letter["id"]: letter["status"] for letter in letters})
 
 
-def still_open(project: Path) -> list[str]:
-    """Jobs that have not ended."""
-    return [
-        f"{kind} {identity}, {state}"
-        for identity, kind, state in _query(project, "SELECT id, kind, state FROM jobs WHERE ended_at IS NULL")
-    ]
-
-
-def refused(project: Path) -> bool:
-    """Whether the table has refused anything yet."""
-    try:
-        return bool(_query(project, f"SELECT 1 FROM letters WHERE step = '{TABLE}' AND pending IS NULL LIMIT 1"))  # noqa: S608
-    except sqlite3.OperationalError:  # the first run has not made its store yet
-        return False
-
-
 class _Verdict:
-    def __init__(self, scenario: ReplayScenario, project: Path, oracle: Oracle, result: RoundResult, when: str) -> None:
-        self.scenario, self.project, self.oracle, self.result, self.when = scenario, project, oracle, result, when
+    def __init__(self, outputs: Sequence[Output], told: Telling, oracle: Oracle, when: str) -> None:
+        self.outputs, self.told, self.oracle, self.when = outputs, told, oracle, when
 
     def rows(self) -> None:
         """Each exactly once; those that nothing ever refused in order."""
         kinds = {(line.key, line.sequence): line.kind for line in self.oracle.lines}
-        for output in self.scenario.outputs:
+        for output in self.outputs:
             try:
-                rows = output.rows(self.project)
+                rows = output.rows(self.told.project)
             except Unreadable as error:
                 self.problem("unreadable", str(error))
                 continue
@@ -69,7 +54,7 @@ class _Verdict:
                 self.problem("order", f"{output.name}: {misordered}")
             if len(rows) < MINIMUM_ROWS:
                 self.problem("idle", f"{output.name}: only {len(rows)} rows")
-            self.result.rows += len(rows)
+            self.told.result.rows += len(rows)
 
     def _order(self, rows: Sequence[Row]) -> Findings | None:
         found = self.oracle.judge(rows, refuses=False)
@@ -78,7 +63,7 @@ class _Verdict:
     def letters(self) -> list[dict[str, Any]]:
         """Of each line that fails for good, one that is open; of each that was refused once, one that is resolved."""
         columns = "id, source, original_digest, status, job, pending"
-        rows = _query(self.project, f"SELECT {columns} FROM letters")  # noqa: S608 - constants
+        rows = self.told.state.query(f"SELECT {columns} FROM letters")  # noqa: S608 - constants
         letters = [dict(zip(columns.split(", "), row, strict=True)) for row in rows]
         if twice := [identity for identity, count in Counter(letter["id"] for letter in letters).items() if count > 1]:
             self.problem("dead_letters", f"{twice[:3]} are there twice")
@@ -106,7 +91,7 @@ class _Verdict:
 
     def totals(self, letters: int) -> dict[str, int]:
         """The first outcome stays: what became of a letter's event later is counted with its job alone."""
-        ((text,),) = _query(self.project, "SELECT counts FROM note")
+        ((text,),) = self.told.state.query("SELECT counts FROM note")
         totals: dict[str, int] = json.loads(text)
         calm = self.oracle.totals(refuses=False)
         never = calm.delivered + calm.dead_lettered
@@ -123,8 +108,8 @@ class _Verdict:
 
     def records(self) -> None:
         """Nothing of a job outlives it in a ledger."""
-        left = _query(self.project, "SELECT job, event FROM penstock_job_records")
-        with closing(_read_only(self.project / f"out/{TABLE}.db")) as database:
+        left = self.told.state.query("SELECT job, event FROM penstock_job_records")
+        with closing(_read_only(self.told.project / f"out/{TABLE}.db")) as database:
             left += database.execute("SELECT job, event FROM penstock_job_records").fetchall()
         if left:
             self.problem("records", f"{len(left)} records of jobs are left, such as {left[0]}")
@@ -134,7 +119,7 @@ class _Verdict:
         first: dict[tuple[str, str], str] = {}
         latest: dict[str, str] = {}
         places: dict[tuple[str, str], str] = {}
-        for line in journal_lines(self.project / ".penstock" / JOURNAL):
+        for line in journal_lines(self.told.project / ".penstock" / JOURNAL):
             place = (line["partition"], line.get("position", ""))
             if "corrects" not in line:
                 if place in first:
@@ -155,19 +140,14 @@ class _Verdict:
             self.problem("journal", f"outcomes in the journal and in the totals: {differing}")
         told = {"resolved": "delivered", "open": "dead_lettered"}
         ends = {identity: told.get(status) for identity, status in letters.items()}
-        if len(self.scenario.outputs) > 1:  # the window of rule 10: what a claim resolved may have no line that says so
+        if len(self.outputs) > 1:  # the window of rule 10: what a claim resolved may have no line that says so
             ends = {identity: end for identity, end in ends.items() if end != "delivered" or latest.get(identity) == end}
         wrong = [identity for identity, end in ends.items() if latest.get(identity, "dead_lettered") != end]
         if wrong:
             self.problem("journal", f"{wrong[:3]} ended otherwise than their last line says")
 
     def problem(self, kind: str, detail: str) -> None:
-        self.result.problems.append(Problem(kind, f"{self.when}{detail}"))
-
-
-def _query(project: Path, query: str) -> list[tuple[Any, ...]]:
-    with closing(_read_only(project / ".penstock" / f"{PIPELINE}.db")) as database:
-        return database.execute(query).fetchall()
+        self.told.result.problems.append(Problem(kind, f"{self.when}{detail}"))
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.testing.backfill_rounds import BACKFILL_SCENARIOS, run_backfill_round
+from penstock.testing.backfill_rounds import BACKFILL_SCENARIOS
 from penstock.testing.crash import run_rounds, summary
 from penstock.testing.processes import Launcher, Program
+from penstock.testing.stories import run_story_round
 from penstock.testing.strikes import Strike
 
 HERE = str(Path(__file__).parent)
@@ -38,7 +39,7 @@ def test_a_build_that_forgets_what_a_ledger_took_of_a_backfill_is_caught(tmp_pat
         for seed in range(6):
             directory = tmp_path / str(seed)
             directory.mkdir()
-            results.append(run_backfill_round(LATE_TABLE, seed, directory, runs, commands, strikes=strikes))
+            results.append(run_story_round(LATE_TABLE, seed, directory, runs, commands, strikes=strikes))
             found = [
                 problem.detail for problem in results[-1].problems if problem.kind == "rows" and "duplicate" in problem.detail
             ]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from penstock.testing.crash import run_rounds, summary
-from penstock.testing.park_rounds import PARK_SCENARIOS, run_park_round
+from penstock.testing.park_rounds import PARK_SCENARIOS
 from penstock.testing.processes import Launcher, Program
-from penstock.testing.replay_scenario import draw_settings
 from penstock.testing.rounds import RoundResult
+from penstock.testing.stories import draw_settings, run_story_round
 from penstock.testing.strikes import Strike
 
 HERE = str(Path(__file__).parent)
@@ -61,7 +61,7 @@ def test_a_build_that_lets_events_pass_the_head_of_their_lane_is_caught(build: s
         for seed in in_process(6):
             directory = tmp_path / str(seed)
             directory.mkdir()
-            results.append(run_park_round(PARK, seed, directory, runs, commands, strikes=strikes))
+            results.append(run_story_round(PARK, seed, directory, runs, commands, strikes=strikes))
             if shows(results[-1]):
                 return
     pytest.fail("\n".join(result.report() for result in results))

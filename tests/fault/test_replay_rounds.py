@@ -13,9 +13,9 @@ import pytest
 
 from penstock.testing.crash import run_rounds, summary
 from penstock.testing.processes import Launcher, Program
-from penstock.testing.replay_rounds import run_replay_round
-from penstock.testing.replay_scenario import REPLAY_SCENARIOS, draw_settings
+from penstock.testing.replay_rounds import REPLAY_SCENARIOS
 from penstock.testing.rounds import RoundResult
+from penstock.testing.stories import draw_settings, run_story_round
 from penstock.testing.strikes import Strike
 
 HERE = str(Path(__file__).parent)
@@ -67,7 +67,7 @@ def test_a_build_that_breaks_what_a_job_commits_is_caught(build: str, point: str
         for seed in undeduplicated(6):
             directory = tmp_path / str(seed)
             directory.mkdir()
-            results.append(run_replay_round(BESIDE, seed, directory, runs, commands, strikes=strikes))
+            results.append(run_story_round(BESIDE, seed, directory, runs, commands, strikes=strikes))
             if shows(results[-1], finding):
                 print(results[-1].report())
                 return

@@ -1,0 +1,288 @@
+"""One telling of a crash story: the input grows, a run lives beside it and is started again whenever it dies, somebody asks for
+something, and in the end everything is drained.
+
+What is asked for, and what else happens, is said by subclasses: `_write`, `_turn`, `_ask` and `_settle`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from penstock.faults import JOB_POINTS
+from penstock.testing.processes import Launcher, Process, ProcessOverdue
+from penstock.testing.rounds import RUN_TIMEOUT, Problem, RoundResult
+from penstock.testing.scenario import PIPELINE, Output, Scenario, Settings, write_pipeline
+from penstock.testing.story_state import NotYet, StoryState
+from penstock.testing.strikes import Strike
+
+CHUNKS = 14
+"""In how many pieces the input comes."""
+ASKING = 0.45
+"""How likely something is asked for after a piece."""
+DISTURBING = 0.5
+"""How likely connections are disturbed after a piece, or before a run in the end."""
+FILE = f"{PIPELINE}.yaml"
+UNDISTURBED, DISTURBED = "undisturbed", "disturbed"
+PAUSES = (0.02, 0.3)
+"""Seconds between two pieces."""
+
+
+@dataclass(slots=True)
+class Telling:
+    """What one telling has at hand; problems go to `result`.
+
+    :ivar commands: starts what comes beside the runs, which `launcher` starts.
+    :ivar strikes: those that are left.
+    """
+
+    settings: Settings
+    directory: Path
+    name: str
+    state: StoryState
+    launcher: Launcher
+    commands: Launcher
+    rng: random.Random
+    strikes: list[Strike]
+    result: RoundResult
+
+    @property
+    def project(self) -> Path:
+        """Where the pipeline lies."""
+        return self.directory / self.name
+
+    @property
+    def log(self) -> Path:
+        """What every process says."""
+        return self.directory / f"{self.name}.log"
+
+    def problem(self, kind: str, detail: str) -> None:
+        """With the end of the log."""
+        tail = self.log.read_text(errors="replace")[-1500:].strip() if self.log.exists() else "(no output)"
+        self.result.problems.append(Problem(kind, f"{self.name}: {detail}: {tail}"))
+
+    def asks(self, sql: str) -> list[tuple[Any, ...]]:
+        """Of the state store; nothing where there is none yet."""
+        try:
+            return self.state.query(sql)
+        except NotYet:
+            return []
+
+
+@dataclass(slots=True)
+class Story:
+    """The input grows, somebody asks for something; whatever dies is started again."""
+
+    told: Telling
+    took: float = 0.0
+    _run: Process | None = None
+    _strike: Strike = field(default_factory=Strike)
+    _begun: float = 0.0
+    _terminated: bool = False
+    _disturbances: list[str] = field(default_factory=list)
+
+    def tell(self) -> None:
+        """From the first piece of the input to the end of the last job."""
+        started, told = time.monotonic(), self.told
+        told.project.mkdir()
+        (told.project / "in").mkdir()
+        self._write()
+        try:
+            self._grow()
+            self._end()
+            if not told.result.problems:
+                self._settle()
+        finally:
+            if self._run is not None:
+                self._run.end()
+        self.took = time.monotonic() - started
+
+    def _grow(self) -> None:
+        """Piece after piece, with whatever happens between them."""
+        told = self.told
+        for number in range(CHUNKS):
+            self._add(number)
+            self._keep_alive()
+            self._turn(number)
+            if number and told.rng.random() < ASKING:
+                self._ask(alone=False)
+            self._disturb()
+            time.sleep(told.rng.uniform(*PAUSES))
+            if told.result.problems:
+                return
+
+    # ---- what subclasses say
+
+    def _write(self) -> None:
+        """The pipeline file."""
+        raise NotImplementedError
+
+    def _turn(self, number: int) -> None:
+        """What happens once, after this piece."""
+
+    def _ask(self, *, alone: bool) -> None:
+        """Ask for something beside the run, or, without one, in its stead: `_command` does it."""
+        raise NotImplementedError
+
+    def _settle(self) -> None:
+        """What is left to do when all input was read, and every job has ended."""
+
+    # ---- the input
+
+    def _write_for(self, name: str, outputs: Sequence[Output], change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+        """The pipeline file of other scenarios, over files that it follows."""
+        told = self.told
+        path = write_pipeline(told.project, Scenario(name, outputs), told.settings)
+        pipeline: dict[str, Any] = json.loads(path.read_text()) | told.state.lines
+        pipeline["source"]["file"]["follow"] = True
+        change(pipeline)
+        path.write_text(json.dumps(pipeline, indent=2))
+
+    def _add(self, number: int) -> None:
+        """The next piece of every file; lines may be torn between two of them."""
+        for path in sorted((self.told.directory / "input").iterdir()):
+            text = path.read_bytes()
+            start, end = (len(text) * n // CHUNKS for n in (number, number + 1))
+            with (self.told.project / "in" / path.name).open("ab") as file:
+                file.write(text[start:end])
+
+    # ---- the run
+
+    def _keep_alive(self) -> None:
+        """Start the run, under the next strike, where none is alive; before that, sometimes, a command in its stead."""
+        if self._run is not None and not self._struck():
+            return
+        if self._run is not None and self.told.rng.random() < 0.3:
+            self._ask(alone=True)
+        self._run, self._begun = self._start(["run", *self.told.state.taking_over, FILE]), time.monotonic()
+
+    def _keep_alive_until(self, true: Callable[[], bool], otherwise: str) -> None:
+        """What comes next would else come too early, where a run is slow on a loaded machine."""
+        deadline = time.monotonic() + RUN_TIMEOUT
+        while not true() and not self.told.result.problems:
+            self._keep_alive()
+            time.sleep(PAUSES[0])
+            if time.monotonic() > deadline:
+                self.told.problem("idle", otherwise)
+
+    def _start(self, arguments: Sequence[str]) -> Process:
+        told = self.told
+        self._strike, self._terminated = told.strikes.pop(0) if told.strikes else Strike(), False
+        environment = {"PENSTOCK_FAULT": self._strike.fault} if self._strike.fault else {}
+        passes = str(told.directory / "passes.json") if told.name == UNDISTURBED else ""
+        given = {**environment, **told.state.environment(through=True)}
+        return told.launcher.start(arguments, told.project, told.log, environment=given, passes=passes)
+
+    def _struck(self) -> bool:
+        """Whether the run has ended; one whose time has come is sent its signal."""
+        run, strike = self._run, self._strike
+        assert run is not None
+        if strike.delay is not None and time.monotonic() - self._begun >= strike.delay:
+            self._send(run, strike.signal)
+            return self._ended(run, RUN_TIMEOUT)
+        return self._ended(run, 0.0)
+
+    def _send(self, process: Process, number: signal.Signals) -> None:
+        self._terminated = number == signal.SIGTERM
+        process.send(number)
+
+    def _ended(self, process: Process, seconds: float) -> bool:
+        try:
+            status = process.wait(seconds)
+        except ProcessOverdue:
+            return False
+        self._judge(status)
+        return True
+
+    def _judge(self, status: int) -> None:
+        strike, result = self._strike, self.told.result
+        result.strikes.append((", ".join(filter(None, [str(strike), *self._disturbances])), status))
+        self._disturbances.clear()
+        if status == -signal.SIGKILL:
+            kills = [part.partition(":")[0] for part in strike.fault.split(",") if part.endswith(":kill")]
+            result.killed_at[kills[0] if kills and strike.delay is None else "moment"] += 1
+        elif self._terminated and status in (143, -signal.SIGTERM):  # it had not even begun to listen
+            return
+        elif status not in (0, 4) and not strike.may_fail:
+            self.told.problem("exit_status", f"{status} under {strike or 'no strike'}")
+
+    def _stop(self) -> None:
+        """As somebody does who wants to restart it, or is done."""
+        run = self._run
+        if run is not None and not self._struck():
+            self._send(run, signal.SIGTERM)
+            if not self._ended(run, RUN_TIMEOUT):
+                self.told.problem("hangs", "the run did not end on SIGTERM")
+                run.end()
+        self._run = None
+
+    def _disturb(self) -> None:
+        told = self.told
+        if told.name == DISTURBED and told.rng.random() < DISTURBING and (done := told.state.disturb(told.rng)):
+            self._disturbances.append(done)
+
+    # ---- the end
+
+    def _end(self) -> None:
+        """All of the input is there: drain, ask for what is left once more, and end every job."""
+        told = self.told
+        self._stop()
+        while told.strikes and not told.result.problems:
+            if told.rng.random() < ASKING:
+                self._ask(alone=False)
+            self._disturb()
+            self._once()
+        if told.name == DISTURBED and not told.result.killed_at:  # none came in time; there is always something left to do
+            self._ask(alone=False)
+            told.strikes.append(Strike(f"{JOB_POINTS[2]}:1:kill"))
+            self._once()
+        for _ in range(2):  # drain, then what is open by then
+            self._once()
+            self._ask(alone=False)
+        self._once()
+        left = told.asks("SELECT id, kind, state FROM jobs WHERE ended_at IS NULL")
+        if left and not told.result.problems:
+            told.problem("jobs", f"{left} have not ended")
+
+    def _once(self) -> None:
+        if self.told.result.problems:
+            return
+        process = self._start(["run", "--once", *self.told.state.taking_over, FILE])
+        self._begun = time.monotonic()
+        if self._strike.delay is not None:
+            try:
+                process.wait(self._strike.delay)
+            except ProcessOverdue:
+                self._send(process, self._strike.signal)
+        if not self._ended(process, RUN_TIMEOUT):
+            process.end()
+            self.told.problem("hangs", f"a run under {self._strike or 'no strike'}")
+
+    # ---- beside it
+
+    def _command(self, what: str, arguments: Sequence[str], *more: str, alone: bool) -> None:
+        """Carried out in a run's stead, under the next strike; or made, with these options more, and left to the run."""
+        told = self.told
+        if told.result.problems:
+            return
+        if alone:
+            process = self._start(arguments)
+            if not self._ended(process, RUN_TIMEOUT):
+                process.end()
+                told.problem("hangs", f"{what} under {self._strike or 'no strike'}")
+            return
+        direct = told.state.environment(through=False)
+        process = told.commands.start([*arguments, *more], told.project, told.log, environment=direct)
+        try:
+            status = process.wait(RUN_TIMEOUT)
+        except ProcessOverdue:
+            process.end()
+            status = -1
+        if status != 0:
+            told.problem("exit_status", f"making {what} ended with {status}")
