@@ -233,7 +233,8 @@ def set_status(
     :param among: only those that stand in one of these; None: in any.
     """
     dialect = dialect_of(connection)
-    limited = "" if among is None else f" AND {dialect.unindexed}status IN (SELECT value FROM json_each(?))"  # the ids are few
+    few = dialect.unindexed  # the ids are, the letters that stand in one status are not
+    limited = "" if among is None else f" AND {few}status IN (SELECT value FROM json_each(?))"  # noqa: S608 - a constant
     rows = connection.execute(
         f"""UPDATE letters SET status = ?, job = ?
             WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) AND (status <> ? OR job IS DISTINCT FROM ?){limited}

@@ -9,7 +9,7 @@ Source: docs/guarantees.md, rules 3 and 10.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from penstock.ledger import Claim, JobRecord
 from penstock.state import job_tables, lane_tables
 from penstock.state.dialect import Connection, dialect_of
+from penstock.state.letter_queries import numbered
 from penstock.state.letter_tables import LIVE, has_passed
 from penstock.state.records import DeadLetter, Status, inherited
 
@@ -35,26 +36,35 @@ def record(
 ) -> None:
     """What a replay's group did, before it changes the letters: of these ledgers, those that owed a letter have taken it, unless
     they still do."""
-    for identity, still in [(identity, ()) for identity in resolved] + [(one.id, tuple(one.owed)) for one in failed_again]:
-        row = connection.execute("SELECT owed FROM letters WHERE id = ? AND pending IS NULL", (identity,)).fetchone()
-        if row is not None:
-            owed = _decode_owed(row[0])
-            _took(connection, identity, [ledger for ledger in owed if ledger in ledgers and ledger not in still], group)
+    still: dict[str, Collection[str]] = {**dict.fromkeys(resolved, ()), **{one.id: one.owed for one in failed_again}}
+    if not still:
+        return
+    rows = connection.execute(
+        "SELECT id, owed FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?))",
+        (dialect_of(connection).among(still),),
+    )
+    owed = [(identity, name) for identity, text in rows.fetchall() for name in _decode_owed(text)]
+    _took(connection, [(identity, name) for identity, name in owed if name in ledgers and name not in still[identity]], group)
 
 
 def resolve(connection: Connection, ids: Sequence[str], ledgers: Collection[str]) -> None:
     """Letters that a replay got through to all these ledgers: no other may owe them still."""
-    for identity in ids:
-        row = connection.execute(
-            f"SELECT seq, owed FROM letters WHERE id = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
-            (identity,),
-        ).fetchone()
-        if row is not None:
-            owed = _decode_owed(row[1])
-            left = [name for name in owed if name not in ledgers]  # Invariant 13
-            _owe(connection, row[0], left or owed, None if left else "resolved")
-    if ids:
-        lane_tables.free(connection, ids)
+    if not ids:
+        return
+    dialect = dialect_of(connection)
+    rows = connection.execute(
+        "SELECT owed, seq FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) "  # noqa: S608 - constants
+        f"AND {dialect.unindexed}{LIVE}",
+        (dialect.among(ids),),
+    )
+    alike = defaultdict(list)
+    for text, seq in rows.fetchall():
+        alike[text].append(seq)
+    for text, seqs in alike.items():
+        owed = _decode_owed(text)
+        left = [name for name in owed if name not in ledgers]  # Invariant 13
+        _owe(connection, seqs, left or owed, None if left else "resolved")
+    lane_tables.free(connection, ids)
 
 
 def hand_over(connection: Connection, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None) -> None:
@@ -68,7 +78,7 @@ def hand_over(connection: Connection, heirs: Mapping[str, Sequence[str]], ids: S
         owed = _decode_owed(text)
         due = inherited(owed, heirs)
         if due != owed:
-            _owe(connection, seq, due, None)
+            _owe(connection, [seq], due, None)
 
 
 def settle(connection: Connection, claims: Mapping[str, Claim]) -> None:
@@ -90,22 +100,24 @@ def _settle_one(connection: Connection, ledger: str, group: int, one: JobRecord)
     ).fetchone()
     if row is None:  # settled before, or failed again since
         return False
-    _took(connection, one.event, [ledger], group)
+    _took(connection, [(one.event, ledger)], group)
     owed = [name for name in _decode_owed(row[1]) if name != ledger]
-    _owe(connection, row[0], owed, None if owed else "resolved")
+    _owe(connection, [row[0]], owed, None if owed else "resolved")
     return not owed
 
 
-def _owe(connection: Connection, seq: int, owed: Sequence[str], status: Status | None) -> None:
-    """These owe the letter from now on; None: it keeps its status."""
-    connection.execute("UPDATE letters SET owed = ?, status = ifnull(?, status) WHERE seq = ?", (_json(owed), status, seq))
+def _owe(connection: Connection, seqs: Sequence[int], owed: Sequence[str], status: Status | None) -> None:
+    """These owe the letters from now on; None: they keep their status."""
+    where, numbers = numbered(connection, seqs)
+    change = f"UPDATE letters AS l SET owed = ?, status = ifnull(?, status) WHERE {where}"  # noqa: S608 - a constant
+    connection.execute(change, (_json(owed), status, numbers))
 
 
-def _took(connection: Connection, letter: str, ledgers: Iterable[str], group: int) -> None:
-    """These ledgers took the letter's event, with this group or an earlier one."""
+def _took(connection: Connection, taken: Iterable[tuple[str, str]], group: int) -> None:
+    """Of these letters these ledgers took the event, with this group or an earlier one."""
     connection.executemany(
         'INSERT INTO replays VALUES (?, ?, ?) ON CONFLICT (letter, ledger) DO UPDATE SET "group" = excluded."group"',
-        [(letter, ledger, group) for ledger in ledgers],
+        [(letter, ledger, group) for letter, ledger in taken],
     )
 
 
@@ -137,7 +149,7 @@ def _leave_to_reading(connection: Connection, ledger: str, claim: Claim) -> None
         names = _decode_owed(owed)
         if ledger in names and not has_passed(claim, partition, position):
             others = [name for name in names if name != ledger]
-            _owe(connection, seq, others, None if others else "superseded")
+            _owe(connection, [seq], others, None if others else "superseded")
 
 
 def _json(names: Sequence[str]) -> str:
