@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from backfill.admission import admit
 from backfill.job import Carrying, create, request_of, result_of
 from backfill.page import page
 from backfill.rehearsal import KnownVersion, Rehearsal, event_filter
@@ -51,19 +52,18 @@ class Desk:
 
         :param steps: the pipeline whose steps are run.
         :param asked: fields of `backfill.request.Request`, but for file and version.
-        :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`; `backfill.unknown_sink`.
+        :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`; of a live one as `admission.admit`.
         """
         request = Request(file=str(self.around.file), version=steps.version, **asked)
         request = replace(request, segment=self._first_segment(request))
         if not request.start < request.end:
             raise UsageError("backfill.empty_range", "--from must be before --to", help="a range is half-open: [from, to)")
         event_filter(request.filter)
-        names = [sink.name for sink in steps.sinks]
-        for name in request.sinks:
-            if name not in names:
-                raise UsageError("backfill.unknown_sink", f"no sink is called {name!r}", help=f"there are {', '.join(names)}")
+        if request.mode == "live":
+            await admit(steps, request, self.around.today or steps, self.store)
         total = JournalReader(self.journal).count(request.start, request.end)
-        return await create(self.store.jobs, request, by, min(total, request.limit or total))
+        delivers = version_of(steps, self.clock.now()) if request.mode == "live" else None
+        return await create(self.store.jobs, request, by, min(total, request.limit or total), delivers)
 
     async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job:
         """Do it, or go on with it. As it stands when it is done, paused or cancelled.

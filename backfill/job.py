@@ -30,6 +30,7 @@ from penstock.journal.opened import Mark
 from penstock.journal.reader import JournalReader
 from penstock.state.job_book import BEAT, JobBook
 from penstock.state.job_records import Job, JobError, JobProgress
+from penstock.state.pipeline_records import Version
 
 T = TypeVar("T")
 
@@ -60,13 +61,15 @@ def result_of(job: Job) -> Result:
     return _decode_kept(job.progress.cursor).result if job.progress.cursor else Result()
 
 
-async def create(book: JobBook, request: Request, by: str, total: int) -> Job:
+async def create(book: JobBook, request: Request, by: str, total: int, delivers: Version | None = None) -> Job:
     """Store a backfill: one that touches no ledger stands alone.
 
     :param by: `user@host`.
     :param total: about how many events its range holds.
+    :param delivers: of a live one, the version of its steps: whatever asks for them later finds them in the state store.
     """
-    return await book.create(KIND, _encode(request).decode(), by, alone=request.mode != "live", total=total)
+    alone = request.mode != "live"
+    return await book.create(KIND, _encode(request).decode(), by, alone=alone, total=total, version=delivers)
 
 
 def spared(jobs: Sequence[Job]) -> int | None:

@@ -48,7 +48,7 @@ ROOMS = {
     "carry_release": "dlq.due_carrier:carry_release",
     "backfill": "backfill.desk:Desk",
     "carry_backfill": "backfill.live:carry_backfill",
-    "settle_backfill": "backfill.live:settle_backfill",
+    "settle_backfill": "backfill.settling:settle_backfill",
     "spared": "backfill.job:spared",
 }
 """What the core needs of the outer rooms, by the name it asks for."""

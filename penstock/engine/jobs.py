@@ -275,11 +275,11 @@ class Jobs:
         its kind keeps that elsewhere, it is noted there."""
         if f"settle_{job.kind}" not in ROOMS:
             return
-        works = await room(f"settle_{job.kind}")(job, self.ground)
-        if not works:
+        portion: Portion | None = await room(f"settle_{job.kind}")(job, self.ground)
+        if portion is None:
             return
         try:
-            await self._commit(Portion(works, job.progress.cursor, 0, self.ground.pipeline.version), job.progress)
+            await self._commit(portion, job.progress)
         except _Stopped as stopped:
             raise stopped.reason from stopped
 

@@ -57,7 +57,7 @@ class Parking:
                     event.origin: lane_key(event.partitionkey) for event in work.events if event.partitionkey is not None
                 }
             await self._make_room(group)
-        heads: dict[Lane, bytes | None] = {} if group.job else await self._heads(group)
+        heads: dict[Lane, bytes | None] = {} if _is_replay(group) else await self._heads(group)
         for w, work in enumerate(group.works):
             if heads or work.failures:
                 self._settle(group, w, work, heads)
@@ -98,6 +98,15 @@ class Parking:
         """
         lanes = {lane for w, work in enumerate(group.works) for origin in work.lanes if (lane := group.lane(w, origin))}
         await self._ask(lanes & self.known)
+
+    async def has_room(self) -> bool:
+        """Whether one more lane may be held: a job asks before each portion, and then holds those of that portion at most.
+
+        :raises Transient: the state store cannot be asked.
+        """
+        if len(self.known) >= self.most:
+            self.known = set(await self.book.held())
+        return len(self.known) < self.most
 
     # ---- inside
 
@@ -141,6 +150,12 @@ class Parking:
         if lane not in self.known and not group.job and len(self.known) >= self.most:
             raise LaneStops(w, _too_many(failure, self.most))
         self.known.add(lane)
+
+
+def _is_replay(group: Group) -> bool:
+    """Whether its events are dead letters, which stand in their lanes already, and were taken up from the head on. Past events
+    of a backfill come into their lanes as those of the source do."""
+    return any(work.letters for work in group.works)
 
 
 def _is_behind(position: bytes, head: bytes | None) -> bool:

@@ -179,7 +179,7 @@ class Recompute:
         :raises Permanent: a line holds no CloudEvent.
         :raises Fatal: where the world is asked, what would end a run.
         """
-        made, events = self._prepared(lines)
+        made, events = self.prepared(lines)
         watch = _Watch(made, self.clock, self.entering)
         self.chain.entering, self.chain.leaving = watch.enter, watch.leave
         try:
@@ -195,9 +195,10 @@ class Recompute:
 
     def begin(self, line: Line) -> tuple[Recomputed, list[Event]]:
         """One event before its first step: none, where it did not get there. For whoever runs the chain on its own."""
-        return self._prepared([line])
+        return self.prepared([line])
 
-    def _prepared(self, lines: Sequence[Line]) -> tuple[Recomputed, list[Event]]:
+    def prepared(self, lines: Sequence[Line]) -> tuple[Recomputed, list[Event]]:
+        """Some events before their first step, and those of them that get there. For whoever runs the steps elsewhere."""
         self._moment.at = timestamp(lines[0].at)
         if self._recalling is not None:
             self._recalling.begin(lines)

@@ -20,7 +20,8 @@ from penstock.state import job_tables
 from penstock.state.database import Database
 from penstock.state.dialect import Connection
 from penstock.state.job_records import Carrier, Ending, Job, JobError, JobProgress
-from penstock.state.pipeline_tables import check_epoch
+from penstock.state.pipeline_records import Version
+from penstock.state.pipeline_tables import check_epoch, keep_version
 
 T = TypeVar("T")
 
@@ -40,17 +41,33 @@ class JobBook:
 
     # ---- people
 
-    async def create(self, kind: str, options: str, by: str, *, alone: bool = False, total: int | None = None) -> Job:
+    async def create(
+        self,
+        kind: str,
+        options: str,
+        by: str,
+        *,
+        alone: bool = False,
+        total: int | None = None,
+        version: Version | None = None,
+    ) -> Job:
         """Store a job.
 
         :param options: JSON, the business of its kind.
         :param by: `user@host`.
         :param alone: it touches no ledger, and stands beside the run.
         :param total: how much there is to do, in the unit of its kind, where that is known.
+        :param version: the pipeline version whose steps it runs, which is kept, though it may never have run.
         """
         identity, now = secrets.token_hex(8), self._clock.now()
         job = Job(identity, kind, options, now, by, alone, changed_at=now, progress=JobProgress(identity, total=total))
-        await self._database.write(lambda db: job_tables.create(db, job))
+
+        def work(db: Connection) -> None:
+            if version is not None:
+                keep_version(db, version)
+            job_tables.create(db, job)
+
+        await self._database.write(work)
         return job
 
     async def latest(self, limit: int = 100) -> list[Job]:

@@ -1,0 +1,119 @@
+"""Which past events a live backfill delivers, and to which sinks: those that did not have them (rule 10).
+
+Collaborators: the journal's lines and what jobs did later (`penstock.engine.owed.Had`), the ledgers' dedup keys, and the dead
+letters, to which their events are left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backfill.request import Request
+from penstock.engine.carrying import Ground
+from penstock.engine.letters import DECODE, SOURCE, letter_id
+from penstock.engine.owed import Had
+from penstock.engine.tally import Tally
+from penstock.event import Event
+from penstock.journal.lines import Line
+from penstock.ledger import Key
+from penstock.spi import Batch
+from penstock.state.records import STATUSES, LetterQuery, Status
+
+HELD, LETTERS, REPEATED, LEFT_OUT = "held", "letters", "repeated", "left_out"
+"""What the job counts beside outcomes: had by every sink before; left to its dead letter; a repetition; not of the filter."""
+
+
+@dataclass(slots=True)
+class Owed:
+    """A past event, and the sinks that are to get it.
+
+    :ivar due: their bit mask; `recorded`: ledgers that have its key from itself already.
+    """
+
+    line: Line
+    due: int
+    key: Key | None = None
+    recorded: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Dues:
+    """See the module.
+
+    :ivar wanted: bit mask of the sinks that the job is for, and that its steps have.
+    :ivar filled: the event of a line as it goes into the steps.
+    """
+
+    ground: Ground
+    request: Request
+    had: Had
+    wanted: int
+    filled: Callable[[Line], Event]
+
+    async def of(self, lines: Sequence[Line], counted: Counter[str]) -> list[Owed]:
+        """Those of the lines' events that some sink is to get. Why the others are left is counted."""
+        letters = await self._letters(lines)
+        owed = [Owed(line, due) for line in lines if (due := self._due(line, letters, counted))]
+        await self._find_repetitions(owed)
+        left = [each for each in owed if each.due]
+        counted[REPEATED] += len(owed) - len(left)
+        return left
+
+    async def _letters(self, lines: Sequence[Line]) -> Mapping[str, Status]:
+        """The dead letters that there are of the lines' events."""
+        names = [self._letter(line) for line in lines if self.had.failed(line)]
+        if not names:
+            return {}
+        query = LetterQuery(ids=names, status=STATUSES)
+        letters, _ = await self.ground.claimed.store.letters(query, limit=len(names), bodies=False)
+        return {letter.id: letter.status for letter in letters}
+
+    def _letter(self, line: Line) -> str:
+        return line.letter or letter_id(self.ground.pipeline.name, line.received())
+
+    def _due(self, line: Line, letters: Mapping[str, Status], counted: Counter[str]) -> int:
+        """The sinks that are to get the event of a line, as a bit mask; where there are none, why not is counted."""
+        if line.outcome == "deduplicated":
+            counted[REPEATED] += 1
+            return 0
+        if self.had.failed(line) and self._is_left(line, letters.get(self._letter(line))):
+            counted[LETTERS] += 1
+            return 0
+        due = self.wanted if self.request.redeliver else self.wanted & ~self.had.before(line)
+        if not due:
+            counted[HELD] += 1
+        return due
+
+    def _is_left(self, line: Line, letter: Status | None) -> bool:
+        """Whether the event of a line is its dead letter's matter.
+
+        :param letter: its status; None: there is none. A job that died before its note has left a line, and no letter.
+        """
+        if letter is None and line.outcome != "dead_lettered":
+            return False
+        settled = letter in (None, "resolved", "superseded")
+        return not (settled and self.request.redeliver) or line.step in (SOURCE, DECODE)
+
+    async def _find_repetitions(self, owed: Sequence[Owed]) -> None:
+        """What a sink has from another event of the same key by now, it does not get. A key that an event brought itself, when it
+        was delivered to other sinks, or filtered, does not stand in its way (rule 10)."""
+        keys = self.ground.assembly.keys
+        if keys is None or keys.positional or not owed:
+            return
+        for each in owed:
+            event = self.filled(each.line)
+            (each.key,) = keys.of(Batch(each.line.partition, [event]), [event], Tally())
+        wanted = sorted({each.key.key for each in owed if each.key is not None})
+        await self.ground.in_flight.reserve(set(wanted))
+        for ledger in self.ground.claimed.ledgers:
+            brought, bits = dict(await ledger.seen(wanted)), self.had.mask(ledger.sinks)
+            before = set(brought)
+            for each in owed:
+                if each.key is None or not each.due & bits:
+                    continue
+                if brought.setdefault(each.key.key, each.key.brought_by) != each.key.brought_by:
+                    each.due &= ~bits
+                elif each.key.key in before:
+                    each.recorded.add(ledger.name)
