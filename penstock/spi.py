@@ -297,15 +297,22 @@ class Readmitting(Protocol):
 
 @runtime_checkable
 class RangeSource(Protocol):
-    """A source that can give what happened in a range of time, beside or without `batches()`: what a backfill reads."""
+    """A source whose past can be read again by time: what native backfills and `pipe verify` read. Asked of a source of its own,
+    in place of `open` and `batches`; `close` follows. Changes nothing: no slot, no cursor, no lock of a live run's."""
 
-    def read_range(self, start: datetime, end: datetime) -> AsyncIterator[Batch]:
-        """Events whose time is in `[start, end)`, as `batches()` gives them, with the same ids; `open` is not needed.
+    def read_range(self, span: tuple[datetime, datetime] | None, known: Mapping[str, Position]) -> AsyncIterator[Batch]:
+        """Everything there still is whose time may lie in `span`, as `batches()` gives it: with the same ids, in the same
+        partitions.
 
-        Partitions and positions are the range's own: they rise as those of `batches()` do, and are compared with none of them.
+        Of events whose own `time` lies outside of the span, a source may leave out what it can; what has no time, and what no
+        event can be made of (`Batch.rejects`), it gives. Whoever asks chooses by the time that `event:` gives.
 
-        :param start: with a time zone, like `end`.
-        :raises EnvironmentFault: `source.no_time`, where records have no time.
+        `Event.position` is the one that `batches()` gives the event, so that it can be compared with a checkpoint, though it need
+        not rise here; it is empty where that cannot be told. `end`, `token` and `cut` of a batch mean nothing.
+
+        :param span: half-open, with time zones; None: everything, whatever its time.
+        :param known: the pipeline's checkpoint: what it takes to give what was read the ids that it had.
+        :raises EnvironmentFault: `source.no_time`, where a span is given and records have no time.
         """
         ...
 

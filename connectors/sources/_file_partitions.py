@@ -69,7 +69,11 @@ class Partitions:
         """
         known = self._known.get(name)
         try:
-            reader = self._opener.begin(name, known, wait=not self._once) if known is not None else self._first(name)
+            wait = not self._once
+            if known is None:
+                reader = first_file(self._opener, self._discovery, name, wait=wait)
+            else:
+                reader = self._opener.begin(name, known, wait=wait)
             with located(name):
                 self._vanished.look(name, known, reader, self._opener.home(name))
         except EnvironmentFault as error:
@@ -78,16 +82,6 @@ class Partitions:
         if reader is not None:
             self._adopt(reader)
         return reader
-
-    def _first(self, name: str) -> Reader | None:
-        """The file at a path that is seen for the first time, if it belongs to no other partition."""
-        for _ in range(LOOKS):
-            seen = self._discovery.look(name)
-            reader = None if seen.renamed else self._opener.begin(name, None, wait=not self._once)
-            if reader is None or reader.inode == seen.inode:
-                return reader
-            reader.close()  # another file took its place in between, and may be a renamed one
-        raise unreadable(name, "it cannot be told from a renamed file")
 
     def vanished(self) -> list[Batch]:
         """See `Vanished.batches`."""
@@ -195,3 +189,14 @@ class Partitions:
     def _know(self, name: str, known: Known) -> None:
         self._known[name] = known
         self._discovery.remember_known(name, known)
+
+
+def first_file(opener: Opener, discovery: Discovery, name: str, *, wait: bool) -> Reader | None:
+    """The file at a path that is seen for the first time, if it belongs to no other partition. Raises as `Opener.begin`."""
+    for _ in range(LOOKS):
+        seen = discovery.look(name)
+        reader = None if seen.renamed else opener.begin(name, None, wait=wait)
+        if reader is None or reader.inode == seen.inode:
+            return reader
+        reader.close()  # another file took its place in between, and may be a renamed one
+    raise unreadable(name, "it cannot be told from a renamed file")

@@ -54,6 +54,7 @@ class Reader:
     :ivar columns: what is sorted by; all of the shape's `order` are among them.
     :ivar after: the values of the last row that was read; empty at the beginning.
     :ivar limits: SQL conditions with `{}` for the number of each parameter, and their parameters, that rows must fulfil as well.
+    :ivar also: further conditions, which have no parameter.
     """
 
     shape: Shape
@@ -63,6 +64,7 @@ class Reader:
     after: tuple[str, ...] = ()
     upto: tuple[str, ...] = ()
     limits: tuple[tuple[str, str], ...] = ()
+    also: tuple[str, ...] = ()
     rows: int = _FIRST_ROWS
 
     def read(self, connection: psycopg.Connection[Any]) -> tuple[list[Row], bool]:
@@ -111,7 +113,7 @@ class Reader:
         names += [part.send for part in self.columns]
         if shape.time is not None:
             names.append(f"q.{_plain(shape.time.name)}")
-        where = []
+        where = list(self.also)
         for sign, values in ((">", self.after), ("<=", self.upto)):
             if values:
                 casts = ", ".join(f"${len(parameters) + n + 1}::{part.type.cast}" for n, part in enumerate(self.columns))
@@ -135,7 +137,8 @@ class Reader:
         texts = [result.get_value(n, i) for i in range(width)]
         values = self._values(result, n, width)
         sent = [a2b_hex(result.get_value(n, width + parts + i)[2:]) for i in range(parts)]
-        order = b"".join(field(part.type.tag, data) for part, data in zip(self.columns, sent, strict=True))
+        fields = [field(part.type.tag, data) for part, data in zip(self.columns, sent, strict=True)]
+        order = b"".join(fields)
         time = None if shape.time is None else _moment(result.get_value(n, width + 2 * parts))
         data: dict[str, Any] = {}
         fault = None
@@ -145,7 +148,7 @@ class Reader:
             except (ValueError, Permanent) as error:
                 fault = _fault(name, error)
                 break
-        event = Event(self._id(values), self.labels.source, self.labels.type, time=time, position=order)
+        event = Event(self._id(values), self.labels.source, self.labels.type, time=time, position=self._place(fields, order))
         if fault is None:
             event.decoded = data
         else:
@@ -153,6 +156,13 @@ class Reader:
                 {k: None if v is None else v.decode(errors="backslashreplace") for k, v in zip(shape.names, texts, strict=True)}
             )
         return Row(event, order, values, _ROW_BYTES + sum(len(text) for text in texts if text is not None), fault)
+
+    def _place(self, fields: Sequence[bytes], order: bytes) -> bytes:
+        """The position in the shape's own order, whatever the order is that rows are read in."""
+        if self.columns == self.shape.order:
+            return order
+        by_name = dict(zip((part.name for part in self.columns), fields, strict=True))
+        return b"".join(by_name[part.name] for part in self.shape.order)
 
     def _values(self, result: Any, n: int, first: int) -> tuple[str, ...]:
         found = [result.get_value(n, first + i) for i in range(len(self.columns))]

@@ -13,6 +13,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -22,6 +23,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from connectors.sources._file_discovery import Discovery
 from connectors.sources._file_open import Opener
 from connectors.sources._file_partitions import Partitions
+from connectors.sources._file_range import PastFiles
 from connectors.sources._file_reader import Reader
 from connectors.sources._marks import Known, from_position, order_text, restarted
 from connectors.sources._records import Limits
@@ -113,6 +115,7 @@ class FileSource:
         self._once = True
         self._partitions = self._made({})
         self._thread: ThreadPoolExecutor | None = None
+        self._past: PastFiles | None = None
 
     @staticmethod
     def position_text(order: bytes) -> str:
@@ -149,15 +152,17 @@ class FileSource:
             `source.unknown_checkpoint`.
         """
         self._once = resume.once or not self.config.follow
-        self._partitions = self._made({name: from_position(name, position) for name, position in resume.positions.items()})
+        self._partitions = self._made(_known(resume.positions))
         self._thread = ThreadPoolExecutor(1, "penstock-file-source")
         await self._run(self._partitions.survey)
 
     def _made(self, known: dict[str, Known]) -> Partitions:
+        return Partitions(*self._tools(), known, follow=self.config.follow, once=self._once)
+
+    def _tools(self) -> tuple[Opener, Discovery]:
         limits = Limits(self.batch_count, self.batch_bytes, self.config.max_record)
         opener = Opener(self.context.project, self.config.format, limits)
-        discovery = Discovery(self.context.project, self.config.paths)
-        return Partitions(opener, discovery, known, follow=self.config.follow, once=self._once)
+        return opener, Discovery(self.context.project, self.config.paths)
 
     async def batches(self) -> AsyncIterator[Batch]:
         """Batches file by file; followed, in turn.
@@ -168,6 +173,23 @@ class FileSource:
         """
         async for batch in self._read_once() if self._once else self._follow():
             yield batch
+
+    async def read_range(self, span: tuple[datetime, datetime] | None, known: Mapping[str, Position]) -> AsyncIterator[Batch]:
+        """See `RangeSource`: all that the files hold, for lines have no time of their own. Rotated files have the generation that
+        the checkpoint says.
+
+        :raises EnvironmentFault: as `batches`, after all else was read; `source.unknown_checkpoint`.
+        :raises Fatal: `source.rewritten`.
+        """
+        self._past = past = PastFiles(*self._tools(), _known(known), follow=self.config.follow)
+        self._thread = ThreadPoolExecutor(1, "penstock-file-source")
+        batches = past.batches()
+        try:
+            while (batch := await self._run(partial(next, batches, None))) is not None:
+                yield batch
+        finally:
+            await self._run(batches.close)
+            await self.close()
 
     async def ack(self, tokens: Sequence[Token]) -> None:
         """Nothing to do: files do not forget, and the ledger holds the position."""
@@ -186,7 +208,7 @@ class FileSource:
 
     def progress(self) -> tuple[int, int] | None:
         """Bytes read and bytes there are, compressed where the files are."""
-        return self._partitions.progress()
+        return self._partitions.progress() if self._past is None else self._past.progress()
 
     async def reread(self, partition: str, position: bytes) -> Event:
         """The record that ends at `position`, read with today's `max_record`. Reads the file from its start.
@@ -260,3 +282,7 @@ class FileSource:
         if self._thread is None:
             raise Fatal("source.closed", "the file source is not open")
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _known(positions: Mapping[str, Position]) -> dict[str, Known]:
+    return {name: from_position(name, position) for name, position in positions.items()}

@@ -203,27 +203,29 @@ class PostgresSource:
                 return
             await self.context.clock.sleep(self.config.poll)
 
-    async def read_range(self, start: datetime, end: datetime) -> AsyncIterator[Batch]:
-        """See `RangeSource`: rows with `start` <= `time` < `end`, in the order of time; those of one moment by cursor and key.
+    async def read_range(self, span: tuple[datetime, datetime] | None, known: Mapping[str, Position]) -> AsyncIterator[Batch]:
+        """See `RangeSource`: rows with their `time` in the span, in its order, and those of one moment by cursor and key; then
+        those without one. Without a span all rows by cursor and key.
 
-        :raises EnvironmentFault: `source.no_time`, where no `time` column is declared.
+        :raises EnvironmentFault: `source.no_time`, where no `time` column is declared; `source.null_cursor`.
         """
-        if self.config.time is None:
+        if span is not None and self.config.time is None:
             raise EnvironmentFault(
                 "source.no_time", "rows have no time to choose them by", help="name the column: time: created_at"
             )
-        session = make_session(self.config, self.context, what=WHAT, deadline=DEADLINE)
-        await session.open()
+        await self._session.open()
         try:
-            shape = await session.run(self._survey)
-            reader = self._range_reader(shape, start, end)
-            done = False
-            while not done:
-                rows, done = await session.run(reader.read)
-                for batch in batches(rows, self.batch_count, self.batch_bytes):
-                    yield batch
+            shape = await self._session.run(self._survey)
+            if not await self._session.run(self._reader(shape).bound):
+                return
+            for reader in [self._reader(shape)] if span is None else self._span_readers(shape, *span):
+                done = False
+                while not done:
+                    rows, done = await self._session.run(reader.read)
+                    for batch in batches(rows, self.batch_count, self.batch_bytes):
+                        yield batch
         finally:
-            await session.close()
+            await self._session.close()
 
     async def ack(self, tokens: Sequence[Token]) -> None:
         """Nothing to do: the table keeps its rows, and the ledger holds the position."""
@@ -301,7 +303,8 @@ class PostgresSource:
     def _reader(self, shape: Shape) -> Reader:
         return Reader(shape, self._labels, shape.order, self.config.batch_rows, self._after)
 
-    def _range_reader(self, shape: Shape, start: datetime, end: datetime) -> Reader:
+    def _span_readers(self, shape: Shape, start: datetime, end: datetime) -> list[Reader]:
+        """Of the rows of a span, and of those whose time is none."""
         if shape.time is None or start.tzinfo is None or end.tzinfo is None:
             raise EnvironmentFault("source.no_time", "a range needs a `time` column, and bounds with a time zone")
         time = f"q.{quoted(shape.time.name)}"
@@ -310,7 +313,9 @@ class PostgresSource:
             for sign, bound in ((">=", _iso(start)), ("<", _iso(end)))
         )
         columns = tuple(dict.fromkeys((shape.time, *shape.order)))
-        return Reader(shape, self._labels, columns, self.config.batch_rows, limits=limits)
+        timeless = self._reader(shape)
+        timeless.also = (f"({time} IS NULL OR NOT pg_catalog.isfinite({time}))",)
+        return [Reader(shape, self._labels, columns, self.config.batch_rows, limits=limits), timeless]
 
 
 def _iso(moment: datetime) -> str:

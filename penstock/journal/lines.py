@@ -34,7 +34,9 @@ import msgspec
 from penstock.cloudevents import ATTRIBUTES, from_structured, to_structured
 from penstock.event import UNSET, Event, decode, encode
 
-Outcome = Literal["delivered", "filtered", "deduplicated", "dead_lettered"]
+Outcome = Literal["delivered", "filtered", "deduplicated", "dead_lettered", "unknown"]
+"""`unknown` is of lines alone that a native range has copied from the source, where the pipeline's journal does not tell of the
+event: no run writes it."""
 
 _text = msgspec.json.Encoder().encode
 VERSION_DIGITS = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -38,7 +38,9 @@ class Record(NamedTuple):
 class OpenSegment:
     """A segment, open for reading: retention may remove it meanwhile."""
 
-    def __init__(self, directory: Path, number: int, file: BinaryIO, ids: BinaryIO | None, newest: bool) -> None:
+    def __init__(
+        self, directory: Path, number: int, file: BinaryIO, ids: BinaryIO | None, newest: bool, end: int | None = None
+    ) -> None:
         import zstandard
 
         self.directory = directory
@@ -46,15 +48,17 @@ class OpenSegment:
         self._file = file
         self._ids = ids
         self._newest = newest
+        self._end = end
         self._entries = read_entries(directory, number)
         self._decompressor = zstandard.ZstdDecompressor()
         self._error: type[Exception] = zstandard.ZstdError
 
     @classmethod
-    def open(cls, directory: Path, number: int, *, newest: bool) -> OpenSegment | None:
+    def open(cls, directory: Path, number: int, *, newest: bool, end: int | None = None) -> OpenSegment | None:
         """None where retention has removed it.
 
         :param newest: it may be written to: behind its index lies what is not committed.
+        :param end: what lies before it is committed, as a ledger says, whatever its index says; and nothing behind it is read.
         """
         try:
             file = segment_path(directory, number).open("rb")
@@ -64,7 +68,7 @@ class OpenSegment:
             ids = ids_path(directory, number).open("rb")
         except FileNotFoundError:
             ids = None
-        return cls(directory, number, file, ids, newest)
+        return cls(directory, number, file, ids, newest, end)
 
     def __enter__(self) -> OpenSegment:
         return self
@@ -78,6 +82,10 @@ class OpenSegment:
     def frames(self) -> list[Frame]:
         """All that are committed, in order."""
         named = list(frames_in(self._entries or b"", self.number))
+        if self._end is not None:
+            named = [frame for frame in named if frame.end <= self._end]
+            last = named[-1] if named else None
+            return [*named, *(frame for frame, _ in rebuilt(self._file, self.number, last, self._end))]
         if self._entries is not None and len(named) * ENTRY_SIZE == len(self._entries):
             return named
         last = named[-1] if named else None
@@ -94,16 +102,18 @@ class OpenSegment:
         """None where it is torn."""
         return frame_of((self._entries or b"")[number * ENTRY_SIZE : (number + 1) * ENTRY_SIZE], self.number)
 
-    def records(self, frame: Frame) -> Iterator[Record]:
+    def records(self, frame: Frame, only: Container[int] | None = None) -> Iterator[Record]:
         """The lines of a frame.
 
+        :param only: those at these places in it; None: all.
         :raises EnvironmentFault: `journal.damaged`.
         """
         self._file.seek(frame.offset)
         try:
             texts = self._decompressor.decompress(self._file.read(frame.length)).split(b"\n")[:-1]
             for place, text in enumerate(texts):
-                yield Record(Mark(frame.segment, frame.offset, place), decode_line(text))
+                if only is None or place in only:
+                    yield Record(Mark(frame.segment, frame.offset, place), decode_line(text))
         except (self._error, MemoryError, msgspec.MsgspecError) as error:
             path = segment_path(self.directory, self.number)
             raise EnvironmentFault(

@@ -11,15 +11,15 @@ one segment.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 import msgspec
 
 from penstock.cloudevents import is_time, timestamp
-from penstock.journal.frames import ENTRY_SIZE, Frame, count_lines, digests
+from penstock.journal.frames import ENTRY_SIZE, Frame, Place, count_lines, digests
 from penstock.journal.index import disk_size, end_frame, frames_in, read_entries, segment_numbers
 from penstock.journal.lines import Line
 from penstock.journal.opened import Mark as Mark
@@ -54,10 +54,15 @@ class Extent:
 
 
 class JournalReader:
-    """Reads the journal of one pipeline."""
+    """Reads the journal of one pipeline.
 
-    def __init__(self, directory: Path) -> None:
+    :param place: read up to here, as ledgers keep it: also what a commit had not yet put into the index, or a crash kept out of
+        it, and nothing that was committed later. None: what is in the index.
+    """
+
+    def __init__(self, directory: Path, place: Place | None = None) -> None:
         self.directory = directory
+        self.place = place
 
     def extent(self, *, count: bool = True) -> Extent:
         """How much there is.
@@ -122,6 +127,23 @@ class JournalReader:
                 if behind and not frame.corrects and frame.time.overlaps(*span) and is_among(frame, share):
                     yield frame
 
+    def lines_of(self, frames: Iterable[Frame], only: Sequence[Container[int]] | None = None) -> Iterator[tuple[int, Record]]:
+        """Events of these frames, as `range` gives them, whatever their time, each with the number of its frame among them. What
+        retention has removed meanwhile is left out.
+
+        :param frames: in order.
+        :param only: of each frame, the places of the lines that are wanted; None: all.
+        :raises EnvironmentFault: `journal.damaged`.
+        """
+        groups = {number: list(group) for number, group in groupby(enumerate(frames), lambda each: each[1].segment)}
+        for segment, following in self._segments(among=groups) if groups else ():
+            corrections, offsets = _Corrections(segment, following), [frame.offset for frame in segment.frames]
+            for number, frame in groups[segment.number]:
+                corrected = corrections.behind(bisect_left(offsets, frame.offset))
+                for record in segment.records(frame, None if only is None else only[number]):
+                    if record.line.is_event:
+                        yield number, Record(record.mark, corrected_line(record.line, corrected))
+
     def outcomes_of_jobs(self) -> Iterator[Record]:
         """What jobs made of events later, in order: lines that correct others, wherever these lie.
 
@@ -143,16 +165,22 @@ class JournalReader:
             for frame in segment.holding(wanted):
                 yield from (record for record in segment.records(frame) if identity in ids_of(record.line))
 
-    def _segments(self, first: int = 0, last: int = _ANY) -> Iterator[tuple[OpenSegment, int | None]]:
+    def _segments(
+        self, first: int = 0, last: int = _ANY, among: Container[int] | None = None
+    ) -> Iterator[tuple[OpenSegment, int | None]]:
         """Segments from one number to another, each open as long as it is the current one, with the number of the next."""
         numbers = segment_numbers(self.directory)
         for number, following in zip_longest(numbers, numbers[1:]):
-            if not first <= number <= last:
+            if not first <= number <= last or (among is not None and number not in among) or self._is_behind(number):
                 continue
-            segment = OpenSegment.open(self.directory, number, newest=following is None)
+            end = self.place.end if self.place is not None and number == self.place.segment else None
+            segment = OpenSegment.open(self.directory, number, newest=following is None, end=end)
             if segment is not None:
                 with segment:
                     yield segment, following
+
+    def _is_behind(self, number: int) -> bool:
+        return self.place is not None and number > self.place.segment
 
 
 def is_among(frame: Frame, share: float) -> bool:

@@ -29,6 +29,7 @@ from penstock.spi import (
     Notes,
     Position,
     Program,
+    RangeSource,
     Resume,
     Revertible,
     Sink,
@@ -101,6 +102,17 @@ def events_of(batches: Sequence[Batch]) -> list[Event]:
     return [event for batch in batches for event in batch.events]
 
 
+def _placed(batches: Sequence[Batch]) -> list[tuple[str, str, str, bytes, Any]]:
+    """Events with their partitions and positions, sorted: in which order a range comes is the source's matter."""
+    found = [
+        (batch.partition, event.source, event.id, event.position, event.data)
+        for batch in batches
+        for place, event in enumerate(batch.events)
+        if place not in batch.rejects
+    ]
+    return sorted(found, key=lambda each: each[:4])
+
+
 class SourceContract:
     """What every source holds to. Override `prepare` and `build`."""
 
@@ -147,6 +159,17 @@ class SourceContract:
         if source.has_positions:
             again = events_of(await self._batches(tmp_path))
             assert [(e.source, e.id, e.position, e.data) for e in again] == [(e.source, e.id, e.position, e.data) for e in first]
+
+    async def test_a_range_without_bounds_is_all_that_was_read_under_the_same_ids_and_positions(self, tmp_path: Path) -> None:
+        await self.prepare(tmp_path, self.COUNT)
+        source = self.build(make_context(tmp_path, component="source"))
+        if not isinstance(source, RangeSource):
+            return
+        whole = await read_all(source)
+        again = self.build(make_context(tmp_path, component="source"))
+        assert isinstance(again, RangeSource)
+        known = {batch.partition: batch.end for batch in whole if batch.end is not None}
+        assert _placed([batch async for batch in again.read_range(None, known)]) == _placed(whole)
 
     async def test_resuming_after_any_batch_gives_exactly_the_rest(self, tmp_path: Path) -> None:
         await self.prepare(tmp_path, self.COUNT)

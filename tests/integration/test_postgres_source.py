@@ -182,14 +182,44 @@ async def test_a_range_is_half_open_and_gives_the_events_of_the_source(database:
         "FROM generate_series(1, 9) i"
     )
     source = make_source(tmp_path, database.dsn, table="items", cursor="id", time="at", batch_count=2, batch_rows=3)
-    everything = {event.id: event.data for event in events_of(await read_all(source))}
+    everything = {event.id: (event.data, event.position) for event in events_of(await read_all(source))}
     start, end = datetime(2026, 1, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, 7, tzinfo=UTC)
-    found = [batch async for batch in source.read_range(start, end)]
-    events = events_of(found)
+    events = events_of([batch async for batch in source.read_range((start, end), {})])
     assert [event.id for event in events] == ["7", "6", "5", "4", "3"]
-    assert all(everything[event.id] == event.data for event in events)
-    positions = [event.position for event in events]
-    assert positions == sorted(positions)
+    assert all(everything[event.id] == (event.data, event.position) for event in events)
+
+
+async def test_a_range_gives_rows_without_a_time_as_well_for_they_may_have_one_by_event(
+    database: Database, tmp_path: Path
+) -> None:
+    database.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz); INSERT INTO t VALUES (1, NULL), (2, '2026-01-01Z'), "
+        "(3, 'infinity'), (4, '2026-01-02Z'), (5, NULL), (6, '-infinity'), (7, '2026-01-01Z')"
+    )
+    span = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    source = make_source(tmp_path, database.dsn, table="t", time="at", batch_rows=1)
+    events = events_of([batch async for batch in source.read_range(span, {})])
+    assert [(event.id, event.time is None) for event in events] == [
+        ("2", False),
+        ("7", False),
+        ("1", True),
+        ("3", True),
+        ("5", True),
+        ("6", True),
+    ]
+
+
+async def test_a_range_refuses_what_a_run_would_refuse(database: Database, tmp_path: Path) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, at timestamptz); INSERT INTO t VALUES (1, NULL), (2, '2026-01-01Z')")
+    span = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    for fields, wanted, code in (
+        ({}, span, "source.no_time"),
+        ({"cursor": "at"}, None, "source.null_cursor"),
+    ):
+        with pytest.raises(EnvironmentFault) as caught:
+            async for _ in make_source(tmp_path, database.dsn, table="t", **fields).read_range(wanted, {}):
+                pass
+        assert caught.value.code == code
 
 
 async def test_columns_that_are_added_are_read_from_the_next_look_on(database: Database, tmp_path: Path) -> None:
