@@ -43,9 +43,9 @@ class Had:
         found: dict[int, array[int]] = {}
         for line in corrections:
             if line.outcome == "dead_lettered":
-                had._failed.add(_digest(line))
+                had._failed.add(event_digest(line))
             elif line.outcome == "delivered":
-                mask, digest = had.mask(line.sinks) if line.sinks is not None else had._of_version(line), _digest(line)
+                mask, digest = had.mask(line.sinks) if line.sinks is not None else had._of_version(line), event_digest(line)
                 found.setdefault(mask, array("Q")).append(digest)
                 had._failed.discard(digest)
         had._later = {mask: array("Q", sorted(digests)) for mask, digests in found.items()}
@@ -63,7 +63,7 @@ class Had:
         """
         mask = self._of_version(line) if line.outcome == "delivered" else 0
         if self._later:
-            digest = _digest(line)
+            digest = event_digest(line)
             for later, digests in self._later.items():
                 at = bisect_left(digests, digest)
                 if at < len(digests) and digests[at] == digest:
@@ -72,7 +72,7 @@ class Had:
 
     def failed(self, line: Line) -> bool:
         """Whether the event has a dead letter: of the run, or of the last job that had it."""
-        return line.outcome == "dead_lettered" or (bool(self._failed) and _digest(line) in self._failed)
+        return line.outcome == "dead_lettered" or (bool(self._failed) and event_digest(line) in self._failed)
 
     def _of_version(self, line: Line) -> int:
         try:
@@ -85,12 +85,12 @@ class Had:
             ) from None
 
 
-def _digest(line: Line) -> int:
-    """Of the event as the source gave it."""
+def event_digest(line: Line) -> int:
+    """Of the event as the source gave it, by partition, position and id: a job's line has that of the event's own."""
     name = "\0".join((line.partition, line.position, ids_of(line)[-1]))
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def event_name(line: Line) -> str:
     """What the ledgers' records call the event of a line, for every job alike."""
-    return f"event {_digest(line):016x}"
+    return f"event {event_digest(line):016x}"

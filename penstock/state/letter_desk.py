@@ -59,6 +59,11 @@ class LetterDesk:
         ids = [letter.id for letter in letters]
         return await self._database.read(lambda db: by_ids(db, self._pipeline, ids, bodies=True))
 
+    async def found(self, ids: Sequence[str]) -> dict[str, DeadLetter]:
+        """The letters with these whole ids that there are, by id, whatever their status; without bodies."""
+        letters = await self._database.read(lambda db: by_ids(db, self._pipeline, ids, bodies=False))
+        return {letter.id: letter for letter in letters}
+
     async def portion(self, query: LetterQuery, after: str | None) -> tuple[list[list[DeadLetter]], str | None]:
         """One page without bodies, in portions of which `whole` may be asked (Invariant 8), and the next page's cursor."""
         letters, cursor = await self.page(query, after, _PAGE, bodies=False)
