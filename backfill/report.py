@@ -31,7 +31,7 @@ def live_document(about: About, progress: JobProgress) -> dict[str, Any]:
     """Of a live backfill: what was read = the four outcomes + `held` (every sink had it) + `letters` (left to its dead letter) +
     `repeated` + `left_out` by the filter."""
     counts = {name: progress.counts.get(name, 0) for name in _LIVE}
-    extra = {"sinks": list(about.request.sinks), "redeliver": about.request.redeliver}
+    extra = {"against": about.request.against, "sinks": list(about.request.sinks), "redeliver": about.request.redeliver}
     return {**_head(about), **extra, "read": progress.done, "in_range": progress.total, **counts}
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from penstock.cli import numbers
+from penstock.cli.backfill_options import Delivery
 from penstock.cli.backfill_parts import at_counter, report_on
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.job_bar import job_bar
@@ -39,23 +39,17 @@ _SAID = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """How somebody wants it done."""
-
-    overwrite: bool
-    wait: bool
-    as_json: bool
-
-
-def deliver_live(settings: Settings, name: str, asked: Mapping[str, Any], delivery: Delivery, terminal: Terminal) -> int:
+def deliver_live(
+    settings: Settings, name: str, asked: Mapping[str, Any], delivery: Delivery, as_json: bool, terminal: Terminal
+) -> int:
     """:return: the exit status.
+    :raises UsageError: what was asked for cannot be (`backfill.admission`).
     :raises EnvironmentFault: `sink.overwrites`, where it was not asked for (rule 11).
     """
     job, report = asyncio.run(_deliver(settings, name, asked, delivery, terminal))
-    if delivery.as_json:
+    if as_json:
         terminal.show_json(report)
-    elif delivery.wait:
+    elif not delivery.no_wait:
         terminal.say(*live_lines(report, terminal.err_style))
     else:
         hints = [(f"pipe backfill report {job.id}", "how far it is"), (f"pipe backfill cancel {job.id}", "ends it")]
@@ -63,7 +57,7 @@ def deliver_live(settings: Settings, name: str, asked: Mapping[str, Any], delive
         terminal.say(
             f"{printable(report['pipeline'])}: job {job.id} backfills about {total}", *hint_lines(hints, terminal.err_style)
         )
-    return int(exit_status(job, bool(report["dead_lettered"])) if delivery.wait else ExitStatus.DONE)
+    return int(ExitStatus.DONE if delivery.no_wait else exit_status(job, bool(report["dead_lettered"])))
 
 
 async def _deliver(
@@ -78,14 +72,15 @@ async def _deliver(
     options = RunOptions(clock=SystemClock(), faults=Faults.from_environment(), log=warn)
     async with at_counter(settings, name) as counter:
         pipeline = counter.pipeline
+        steps = await counter.steps(asked["against"], terminal)
         async with open_state(pipeline, options) as (store, assembly):
-            wanted = asked["sinks"]
-            named = {name: sink for name, sink in assembly.sinks.items() if not wanted or name in wanted}
+            wanted = set(asked["sinks"] or assembly.sinks) & {sink.name for sink in steps.sinks}
+            named = {name: sink for name, sink in assembly.sinks.items() if name in wanted}
             asking = [] if delivery.overwrite else overwriting_sinks(named)
             if asking:
                 raise overwrite_needed(asking)
-            job = await counter.desk.create(pipeline, asked, sender())
-            if delivery.wait:
+            job = await counter.desk.create(steps, asked, sender())
+            if not delivery.no_wait:
                 with job_bar(terminal, "backfill") as show:
                     job = await Seeing(pipeline, store, options, terminal, show).through(job)
         return job, report_on(job, pipeline.name, None)
@@ -96,4 +91,5 @@ def live_lines(report: Report, style: Style) -> list[str]:
     parts = [(report[name], f"{numbers.count(report[name])} {said}") for name, said in _SAID.items()]
     said = ", ".join(style.yellow(text) if "dead-" in text else text for count, text in parts if count)
     name = style.bold(printable(report["pipeline"]))
-    return [f"{name}: {numbers.plural(report['read'], 'event')} of the range: {said or 'none'}"]
+    steps = f", through the steps of {printable(report['against'])}" if report["against"] else ""
+    return [f"{name}: {numbers.plural(report['read'], 'event')} of the range{steps}: {said or 'none'}"]

@@ -10,8 +10,9 @@ import click
 
 from penstock.builtins import room
 from penstock.cli import complete
+from penstock.cli.backfill_options import Output
 from penstock.cli.backfill_parts import Backfills, at_counter, carry_out, report_on
-from penstock.cli.backfill_start import Output, show_report
+from penstock.cli.backfill_start import show_report
 from penstock.cli.job_find import find_job
 from penstock.cli.jobs_ask import go_on
 from penstock.cli.jobs_look import list_jobs
