@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from typing import ClassVar, TypeVar
 
 from pydantic import Field, field_validator
 
+from connectors.sinks import _file_inspection
 from connectors.sinks._appender import Appender, disk_error
 from connectors.sinks._columns import read_columns
 from connectors.sinks._file_state import MAX_UNFLUSHED, FileState, decode_state, shorter, tail_too_large
@@ -23,7 +24,7 @@ from penstock.config.base import ComponentConfig, ProjectPath
 from penstock.errors import BatchError, ComponentError, Fatal, Permanent, Unavailable
 from penstock.event import Event
 from penstock.places import look_at_file, look_at_room
-from penstock.spi import Context, Finding, Position
+from penstock.spi import Context, Finding, Inspection, Position
 
 T = TypeVar("T")
 
@@ -81,6 +82,10 @@ class FileSink:
         """See `Examined`."""
         path = self.context.project / self.config.path
         return [look_at_file(path, "sink.place", "the file"), look_at_room(path, "sink.room")]
+
+    def inspection(self) -> AbstractAsyncContextManager[Inspection]:
+        """See `Verifying`: each line is looked for as often as it was delivered."""
+        return _file_inspection.inspection(self._file.path, self.config.path, self.config.format)
 
     async def open(self, recovered: bytes | None) -> None:
         """Take the file and cut off what was never committed. Without `recovered`, call `flush` next and commit what it returns
