@@ -137,19 +137,25 @@ class _Lines:
     """Blocks to lines."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._pieces: list[bytes] = []
+        self._held = 0
 
     def feed(self, block: bytes) -> list[bytes]:
         """The lines that end in it."""
-        lines = (self._rest + block).split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > MAX_UNFLUSHED:  # Invariant 8
-            self._rest = _TOO_LONG
-        return lines
+        first, *others = block.split(b"\n")
+        self._pieces.append(first)
+        self._held += len(first)
+        if self._held > MAX_UNFLUSHED:  # Invariant 8
+            self._pieces, self._held = [_TOO_LONG], 0
+        if not others:
+            return []
+        line, rest = b"".join(self._pieces), others.pop()
+        self._pieces, self._held = [rest], len(rest)
+        return [line, *others]
 
     def finish(self) -> list[bytes]:
         """The last line, whether or not it is ended: somebody may have edited the file."""
-        return [self._rest]
+        return [b"".join(self._pieces)]
 
 
 class _Rows(_Lines):
