@@ -19,6 +19,7 @@ from penstock.engine.ledgers import STATE, Claims, LedgerState, claim_all
 from penstock.engine.letters import LetterMaker
 from penstock.engine.overwriting import refuse_overwriting_retries
 from penstock.engine.parking import claim_lanes
+from penstock.engine.patience import Patience
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing
@@ -163,11 +164,10 @@ class _Start:
             epoch=epoch,
             note=standing.note,
             letters=LetterMaker(pipeline.name, pipeline.version, room("fingerprint"), pipeline.dead_letter.retry),
-            retry=pipeline.retry,
+            patience=Patience(pipeline.retry, options.random, clock, self.status),
             lane=pipeline.dead_letter.lane,
             status=self.status,
             clock=clock,
-            random=options.random,
             faults=options.faults,
             running=lambda: standing.note.running + clock.monotonic() - started,
         )

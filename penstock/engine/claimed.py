@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 from penstock.engine.deliver import Committer
 from penstock.engine.ledgers import STATE, LedgerState
 from penstock.engine.performing import Performing
-from penstock.engine.retry import persistently
 from penstock.engine.standing import Standing
-from penstock.errors import Transient
 from penstock.ledger import Commit
 from penstock.spi import Concluding
 from penstock.state.store import StateStore
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -33,8 +27,8 @@ class Claimed:
     @property
     def performing(self) -> Performing:
         """What lets steps with effects ask the world, for events that are delivered under this claim."""
-        by = self.committer
-        return Performing(self.store.answers, self.epoch, by.clock, by.random, by.faults, partial(by.status.wait, "answers"))
+        by, tell = self.committer, partial(self.committer.status.wait, "answers")
+        return Performing(self.store.answers, self.epoch, by.clock, by.patience.random, by.faults, tell)
 
     async def finish(self, *, drained: bool) -> None:
         """The run ends by itself: sinks hear of it, and where the source was drained that is noted, so that the time until the
@@ -43,29 +37,21 @@ class Claimed:
         states = await self._conclude()
         if states:
             ledger = next(ledger for ledger in self.ledgers if ledger.sink is None)
-            await self._patiently(partial(self.store.commit, states_alone(self.epoch, ledger, states, committer.running())))
+            commit = states_alone(self.epoch, ledger, states, committer.running())
+            await committer.patience.until_done(partial(self.store.commit, commit))
         if drained:
             final = replace(committer.note, running=committer.running(), drained=True, at=committer.clock.now())
-            await self._patiently(partial(self.store.note, self.epoch, final))
-        committer.status.wait("commit", None)
+            await committer.patience.until_done(partial(self.store.note, self.epoch, final))
 
     async def _conclude(self) -> dict[str, bytes]:
         """What sinks that care say of their end."""
         states: dict[str, bytes] = {}
         for end in self.committer.sinks:
             if end.ledger == STATE and isinstance(end.sink, Concluding):
-                said = await self._patiently(end.sink.conclude)
+                said = await self.committer.patience.until_done(end.sink.conclude)
                 if said is not None:
                     states[end.name] = said
         return states
-
-    async def _patiently(self, action: Callable[[], Awaitable[T]]) -> T:
-        committer = self.committer
-
-        def tell(error: Transient) -> None:
-            committer.status.wait("commit", f"{error.code}: {error}")
-
-        return await persistently(action, committer.retry, committer.random, committer.clock, tell)
 
 
 def states_alone(epoch: int, ledger: LedgerState, states: dict[str, bytes], running: float) -> Commit:

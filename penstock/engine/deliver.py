@@ -8,34 +8,36 @@ commit waits for a disk or a server, further batches are processed and become th
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 from penstock.clock import Clock
-from penstock.config.model import Retry
+from penstock.engine.commit_contents import Common, commit_of, note_of
 from penstock.engine.group import Group
 from penstock.engine.journalling import Journalling
 from penstock.engine.lanes import LANE, LaneStops, parked_error, stop_at_failures, works_before
-from penstock.engine.ledgers import STATE, LedgerState, groups_of, names_of
+from penstock.engine.ledgers import STATE, LedgerState
 from penstock.engine.letters import LetterMaker
-from penstock.engine.outcomes import finished_keys, settled_keys
 from penstock.engine.parking import Parking
-from penstock.engine.retry import Waits, gave_up
-from penstock.engine.sinks import FlushNeeded, SinkEnd
+from penstock.engine.patience import Patience
+from penstock.engine.sinks import FlushNeeded, SinkEnd, batch_too_large
 from penstock.engine.tally import Failure
 from penstock.engine.turn import Turn
 from penstock.engine.work import Work
-from penstock.errors import BatchError, Fatal, Transient
+from penstock.errors import BatchError, Fatal
 from penstock.event import Event
 from penstock.faults import Faults
-from penstock.ledger import Commit, JobRecord, Key
+from penstock.ledger import Commit
 from penstock.observe.status import RunStatus
 from penstock.state.lane_tables import PARKED
 from penstock.state.pipeline_records import Note
 from penstock.state.records import DeadLetter
 from penstock.state.store import StateStore
+
+P = TypeVar("P")
 
 
 @dataclass(slots=True)
@@ -52,11 +54,10 @@ class Committer:
     epoch: int
     note: Note
     letters: LetterMaker
-    retry: Retry
+    patience: Patience
     lane: str
     status: RunStatus
     clock: Clock
-    random: random.Random
     faults: Faults
     running: Callable[[], float]
     journalling: Journalling | None = None
@@ -90,7 +91,7 @@ class Committer:
         try:
             if self._stops(group):
                 stop_at_failures(works)
-            await self._park(lambda parking: parking.settle(group))
+            await self._ask(self.parking, lambda parking: parking.settle(group))
             self.faults.hit("before_sink_write")
             await self._write_plain_sinks(group)
             self.faults.hit("after_sink_write")
@@ -111,12 +112,7 @@ class Committer:
     async def _commit_halves(self, works: list[Work], drained: bool, turn: Turn | None, last: bool) -> list[dict[int, Failure]]:
         """A sink cannot take the group before a commit: two smaller ones."""
         if len(works) == 1:
-            raise Fatal(
-                "sink.batch_too_large",
-                "one batch makes more output than a sink may hold before a commit",
-                where=f"partition {works[0].batch.partition}",
-                help="lower batching.count or batching.bytes",
-            )
+            raise batch_too_large(works[0].batch.partition)
         await self._take_back()
         half = len(works) // 2
         first = await self._commit(works[:half], False, turn, last=False)
@@ -134,7 +130,7 @@ class Committer:
             await self._commit(before, False, None, last=True)
 
     async def _take_back(self) -> None:
-        await self._journal(Journalling.rollback)
+        await self._ask(self.journalling, Journalling.rollback)
         for sink in self.sinks:
             if sink.ledger == STATE:
                 await sink.take_back()
@@ -171,13 +167,11 @@ class Committer:
 
     async def _commit_ledgers(self, group: Group, drained: bool, last: bool) -> None:
         number = self.note.group + 1
-        await self._journal(lambda journalling: journalling.write(group))  # step 0
+        await self._ask(self.journalling, lambda journalling: journalling.write(group))  # step 0
         self.faults.hit("after_journal")
         own = [ledger for ledger in self.ledgers if ledger.sink is not None]
         letters = [] if group.job else list(self._letters(group, number).values())
-        self.faults.hit("before_commit")
-        if group.job:
-            self.faults.hit("before_job_commit")
+        self._hit(group, "before_commit", "before_job_commit")
         if own:
             await self._put(group, number, letters)  # step 1
             for ledger in own:  # step 2
@@ -189,21 +183,22 @@ class Committer:
         """The state store's own ledger, last of step 2, and the note of step 3, in one transaction; with no other ledger, step 1
         as well."""
         state = next((ledger for ledger in self.ledgers if ledger.sink is None), None)
-        self.faults.hit("before_note")
-        if group.job:
-            self.faults.hit("before_job_note")
+        self._hit(group, "before_note", "before_job_note")
         if state is None:
-            await self._patiently(lambda: self.store.note(self.epoch, note))
+            await self.patience.until_done(lambda: self.store.note(self.epoch, note))
         else:
             commit = self._commit_for(state, group, note.group)
-            await self._surely(state, note.group, lambda: self.store.commit_group(commit, letters, note))
+            write = partial(self.store.commit_group, commit, letters, note)
+            await self.patience.until_known(write, partial(self._stands, state, note.group))
             state.took(commit, group.positions)
             for sink in self.sinks:
                 sink.settle(commit.sink_states.get(sink.name))
-        self.faults.hit("after_note")
-        if group.job:
-            self.faults.hit("after_job_note")
-        await self._journal(Journalling.commit)
+        self._hit(group, "after_note", "after_job_note")
+        await self._ask(self.journalling, Journalling.commit)
+        await self._stand_at(note, group)
+
+    async def _stand_at(self, note: Note, group: Group) -> None:
+        """Everything is durable: what is known of the pipeline is as of this group."""
         self.status.counts = self.status.counts.plus(group.counts)
         self.status.totals = note.counts
         self.status.open_letters += group.new_letters() - len(note.superseded) - len(note.resolved)
@@ -211,10 +206,15 @@ class Committer:
             ledger.noted()
         if group.turn is not None and note.job is not None:
             group.turn.progress = note.job
-            await self._park(lambda parking: parking.released(group))
+            await self._ask(self.parking, lambda parking: parking.released(group))
         self.note = Note(
             group=note.group, counts=note.counts, ledgers=note.ledgers, groups=note.groups, running=note.running, at=note.at
         )
+
+    def _hit(self, group: Group, place: str, of_job: str) -> None:
+        self.faults.hit(place)
+        if group.job:
+            self.faults.hit(of_job)
 
     async def _commit_to_sink(self, ledger: LedgerState, group: Group, number: int) -> None:
         """Rows and ledger in one transaction. What can never go in becomes a dead letter first, then the others are offered."""
@@ -222,26 +222,18 @@ class Committer:
         assert sink is not None
         bit = next(b for b, end in enumerate(self.sinks) if end.name == ledger.name)
         while True:
-            offered = [
-                (w, event)
-                for w, work in enumerate(group.works)
-                for event in work.for_sink(bit, ledger.name)
-                if ledger.name not in group.failed.get((w, event.origin), ())
-            ]
+            offered = group.offered(bit, ledger.name)
             commit = self._commit_for(ledger, group, number)
-            positional = (
-                group.positions or group.job
-            )  # without positions all take part: equal groups say that all counted the same
-            if positional and not (offered or commit.keys or commit.jobs or ledger.catches_up(group.positions)):
+            if not (offered or _must_commit(ledger, group, commit)):
                 ledger.unwritten.update(group.positions)
                 return  # it owes nothing of this group, which the note says for it (rule 2)
-            events = [event for _, event in offered]
+            write = partial(sink.write_and_commit, [event for _, event in offered], commit)
             try:
-                await self._surely(ledger, number, lambda e=events, c=commit: sink.write_and_commit(e, c))  # type: ignore[misc]
+                await self.patience.until_known(write, partial(self._stands, ledger, number))
             except BatchError as error:
                 await self._refused(ledger.name, group, number, offered, error)
                 continue
-            self.status.sinks[ledger.name] += len(events)
+            self.status.sinks[ledger.name] += len(offered)
             ledger.took(commit, group.positions)
             return
 
@@ -263,7 +255,7 @@ class Committer:
             work, event = offered[index]
             group.refuse(work, name, Failure(event.origin, LANE, parked_error(), event, attempts=0))
             places.add((work, event.origin))
-        await self._journal(lambda journalling: journalling.correct(group, sorted(places)))
+        await self._ask(self.journalling, lambda journalling: journalling.correct(group, sorted(places)))
         made = {} if group.job else self._letters(group, number)  # a replay's letters are there, and told with the note
         again = [letter for place, letter in made.items() if place in places or letter.status == "parked"]
         await self._put(group, number, again)
@@ -273,111 +265,36 @@ class Committer:
         repeats, superseded = group.find_repeats(self.letters.pipeline), group.find_superseded()
         fresh = list((Counter(repeats) - Counter(group.repeats)).elements())
         if letters or fresh or superseded != group.superseded:
-            await self._patiently(lambda: self.store.put_dead_letters(self.epoch, number, letters, fresh, superseded))
+            await self.patience.until_done(lambda: self.store.put_dead_letters(self.epoch, number, letters, fresh, superseded))
         group.repeats, group.superseded = repeats, superseded
 
-    def _recorded(self, ledger: LedgerState, work: Work, failed: set[int]) -> Iterator[str]:
-        """The names under which a ledger records the events of a job: all that it did not refuse are behind it, where they are
-        dead letters; of past events those alone that it takes something of, for another job may be for what it did not get."""
-        taken: Collection[int] = work.names
-        if not work.letters:
-            bits = [bit for bit, end in enumerate(self.sinks) if end.ledger == ledger.name]
-            taken = {event.origin for bit in bits for event in work.for_sink(bit, ledger.name)}
-        for origin, name in work.names.items():
-            if origin in taken and origin not in failed and origin not in work.failures:
-                yield name
-
     def _commit_for(self, ledger: LedgerState, group: Group, number: int) -> Commit:
-        keys: list[Key] = []
-        settled: list[Key] = []
-        jobs: list[JobRecord] = []
-        for w, work in enumerate(group.works):
-            failed = group.refused_by(ledger, w)
-            keys.extend(finished_keys(work, ledger.name, failed))  # Invariant 4: with the delivery, never before it
-            settled.extend(settled_keys(work, ledger.name, failed))
-            jobs.extend(JobRecord(group.job, name) for name in self._recorded(ledger, work, failed))
-        positions = ledger.forward(group.positions)  # Invariant 2: of this group, with its outcomes, and never backwards
-        return Commit(
-            epoch=self.epoch,
-            previous=ledger.group,
-            group=number,
-            positions=positions,
-            counts=ledger.counted(positions, self.note.counts.plus(group.counts)),
-            keys=keys,
-            settled=settled,
-            running=self.running(),
-            sink_states=group.sink_states if ledger.sink is None else {},
-            jobs=jobs,
-            journal=group.journal,
-            forgotten=ledger.noted_records,
-        )
+        return commit_of(group, ledger, self.sinks, self._common(group, number))
 
     def _note(self, group: Group, number: int, drained: bool, last: bool) -> Note:
         again = list(self._letters(group, number).values()) if group.job else []
-        unresolved = {letter.id for letter in again}
-        return Note(
-            group=number,
-            positions=group.positions,
-            counts=self.note.counts.plus(group.counts),
-            ledgers=names_of(self.ledgers),
-            groups=groups_of(self.ledgers),
-            running=self.running(),
-            drained=drained,
-            at=self.clock.now(),
-            journal=group.journal,
-            repeats=[] if group.repeats else group.find_repeats(self.letters.pipeline),  # told once, in step 1 or here
-            superseded=[repeat.letter for repeat in group.find_superseded()],
-            resolved=[letter for work in group.works for letter in work.letters.values() if letter not in unresolved],
-            failed_again=again,
-            job=group.progress(last=last),
-            answered=group.answers(parked=False),
-            set_aside=group.answers(parked=True),
-        )
+        common = self._common(group, number)
+        return note_of(group, self.ledgers, self.letters.pipeline, again, common, drained=drained, last=last)
 
-    async def _park(self, action: Callable[[Parking], Awaitable[None]]) -> None:
-        """Something about held lanes, where they are parked."""
-        parking = self.parking
-        if parking is not None:
-            await self._patiently(lambda: action(parking))
+    def _common(self, group: Group, number: int) -> Common:
+        return Common(self.epoch, number, self.note.counts.plus(group.counts), self.running(), self.clock.now())
 
     def _letters(self, group: Group, number: int) -> dict[tuple[int, int], DeadLetter]:
         maker = self.letters if group.turn is None else replace(self.letters, version=group.turn.version)
         return group.make_letters(self.ledgers, self.sinks, maker, self.clock.now(), number)
 
-    async def _journal(self, action: Callable[[Journalling], Awaitable[None]]) -> None:
-        """Something in the journal, where one is kept: retried until it is done, as a full disk is for the state store."""
-        journalling = self.journalling
-        if journalling is not None:
-            await self._patiently(lambda: action(journalling))
+    async def _ask(self, part: P | None, action: Callable[[P], Awaitable[None]]) -> None:
+        """Something that the journal, or what parks lanes, is to do, where there is one: a full disk is waited for as the state
+        store's is."""
+        if part is not None:
+            await self.patience.until_done(lambda: action(part))
 
-    # Waiting.
+    async def _stands(self, ledger: LedgerState, number: int) -> bool:
+        return await ledger.ledger.committed() == (self.epoch, number)
 
-    async def _patiently(self, action: Callable[[], Awaitable[None]]) -> None:
-        """A step in the state store: retried until it is done, for nothing can go on without it."""
-        await self._retried(action, None)
 
-    async def _surely(self, ledger: LedgerState, number: int, action: Callable[[], Awaitable[None]]) -> None:
-        """A commit: an unknown outcome is resolved by reading the ledger (Invariant 7)."""
-
-        async def stands() -> bool:
-            return await ledger.ledger.committed() == (self.epoch, number)
-
-        await self._retried(action, stands)
-
-    async def _retried(self, action: Callable[[], Awaitable[None]], done: Callable[[], Awaitable[bool]] | None) -> None:
-        waits = Waits(self.retry, self.random, self.clock)
-        attempted = False
-        while True:
-            try:
-                if not (attempted and done is not None and await done()):
-                    attempted = True
-                    await action()
-                self.status.wait("commit", None)
-                return
-            except Transient as error:
-                delay = waits.after(error)
-                if delay is None:
-                    raise gave_up(error) from error
-                self.status.wait("commit", f"{error.code}: {error}")
-                self.status.retries["commit"] += 1
-            await self.clock.sleep(delay)
+def _must_commit(ledger: LedgerState, group: Group, commit: Commit) -> bool:
+    """Whether a ledger that is offered nothing takes part all the same. Without positions all do: equal groups say that all
+    counted the same."""
+    positional = group.positions or group.job
+    return not positional or bool(commit.keys or commit.jobs) or ledger.catches_up(group.positions)

@@ -12,6 +12,7 @@ from penstock.engine.sinks import SinkEnd
 from penstock.engine.tally import Failure
 from penstock.engine.turn import Turn
 from penstock.engine.work import Work
+from penstock.event import Event
 from penstock.ledger import Counts
 from penstock.spi import Position
 from penstock.state.job_records import JobProgress
@@ -80,6 +81,15 @@ class Group:
         """A sink refused an event of a work for good."""
         self.failed.setdefault((work, failure.origin), {}).setdefault(sink, failure)
         self._counts = None
+
+    def offered(self, bit: int, name: str) -> list[tuple[int, Event]]:
+        """What goes to a sink with a ledger of its own, each with its work (its index): without what it refused for good."""
+        return [
+            (w, event)
+            for w, work in enumerate(self.works)
+            for event in work.for_sink(bit, name)
+            if name not in self.failed.get((w, event.origin), ())
+        ]
 
     @property
     def counts(self) -> Counts:

@@ -28,6 +28,16 @@ class FlushNeeded(Exception):  # no error of anything: a request to make the gro
     """A sink can hold no more before its next commit."""
 
 
+def batch_too_large(partition: str) -> Fatal:
+    """The reason of a run where a group of one batch is still more than a sink takes before a commit."""
+    return Fatal(
+        "sink.batch_too_large",
+        "one batch makes more output than a sink may hold before a commit",
+        where=f"partition {partition}",
+        help="lower batching.count or batching.bytes",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SinkFailure:
     """Why a sink did not take an event, after how many attempts."""
