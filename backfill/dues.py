@@ -19,7 +19,7 @@ from penstock.event import Event
 from penstock.journal.lines import Line
 from penstock.ledger import Key
 from penstock.spi import Batch
-from penstock.state.records import STATUSES, LetterQuery, Status
+from penstock.state.records import Status
 
 HELD, LETTERS, REPEATED, LEFT_OUT = "held", "letters", "repeated", "left_out"
 """What the job counts beside outcomes: had by every sink before; left to its dead letter; a repetition; not of the filter."""
@@ -63,12 +63,9 @@ class Dues:
 
     async def _letters(self, lines: Sequence[Line]) -> Mapping[str, Status]:
         """The dead letters that there are of the lines' events."""
-        names = [self._letter(line) for line in lines if self.had.failed(line)]
-        if not names:
-            return {}
-        query = LetterQuery(ids=names, status=STATUSES)
-        letters, _ = await self.ground.claimed.store.letters(query, limit=len(names), bodies=False)
-        return {letter.id: letter.status for letter in letters}
+        names = [self._letter(line) for line in lines if self._may_have_failed(line)]
+        found = await self.ground.claimed.store.desk.found(names) if names else {}
+        return {name: letter.status for name, letter in found.items()}
 
     def _letter(self, line: Line) -> str:
         return line.letter or letter_id(self.ground.pipeline.name, line.received())
@@ -78,13 +75,17 @@ class Dues:
         if line.outcome == "deduplicated":
             counted[REPEATED] += 1
             return 0
-        if self.had.failed(line) and self._is_left(line, letters.get(self._letter(line))):
+        if self._may_have_failed(line) and self._is_left(line, letters.get(self._letter(line))):
             counted[LETTERS] += 1
             return 0
         due = self.wanted if self.request.redeliver else self.wanted & ~self.had.before(line)
         if not due:
             counted[HELD] += 1
         return due
+
+    def _may_have_failed(self, line: Line) -> bool:
+        """Of an event that the journal does not tell of, the dead letters may."""
+        return line.outcome == "unknown" or self.had.failed(line)
 
     def _is_left(self, line: Line, letter: Status | None) -> bool:
         """Whether the event of a line is its dead letter's matter.

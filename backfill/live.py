@@ -19,6 +19,7 @@ import msgspec
 
 from backfill.admission import check_lanes, check_sinks
 from backfill.dues import LEFT_OUT, Dues, Owed
+from backfill.readers import own_journal, range_of
 from backfill.rehearsal import chosen_by, event_filter
 from backfill.request import Request
 from penstock.clock import moment_of
@@ -31,7 +32,7 @@ from penstock.engine.other_steps import Routing, refuse_other_keys, steps_of
 from penstock.engine.owed import Had, event_name
 from penstock.engine.pool import WorkerPool
 from penstock.engine.recompute import BATCH, Recompute, Recomputed
-from penstock.engine.work import Work
+from penstock.engine.work import Work, only_due
 from penstock.errors import UsageError
 from penstock.event import Event
 from penstock.journal.lines import Line
@@ -44,12 +45,17 @@ from penstock.state.pipeline_records import Version
 
 @dataclass(slots=True)
 class LiveCarrier:
-    """`JobCarrier` of the kind `backfill`."""
+    """`JobCarrier` of the kind `backfill`.
+
+    :ivar reader: of what its events lie in: the pipeline's journal, or the copy of a native range.
+    :ivar journal: the pipeline's own, which tells what jobs did; None: it keeps none.
+    """
 
     job: Job
     ground: Ground
     request: Request
     reader: JournalReader
+    journal: JournalReader | None
     filter: Program | None
     _dues: Dues | None = None
     _routing: Routing = field(default_factory=lambda: Routing((), same=True))
@@ -100,7 +106,7 @@ class LiveCarrier:
         return steps
 
     def _look_up(self, versions: Sequence[Version]) -> Had:
-        lines = (record.line for record in self.reader.outcomes_of_jobs())
+        lines = (record.line for record in self.journal.outcomes_of_jobs()) if self.journal is not None else ()
         return Had.of(list(self.ground.assembly.sinks), versions, lines)
 
     async def close(self) -> None:
@@ -161,6 +167,7 @@ class LiveCarrier:
         work = Work(Batch(lines[0].partition, made.received), clock.monotonic(), moment_of(clock), made.filled)
         work.names = dict(enumerate(map(event_name, lines)))
         work.due = {origin: each.due for origin, each in enumerate(owed) if each.due != had.mask(had.sinks)}
+        work.before = {origin: self._without(due, had) for origin, due in work.due.items()}
         work.keys = {origin: each.key for origin, each in enumerate(owed) if each.key is not None}
         work.sink_ledgers = tuple(next(one.name for one in ledgers if sink in one.sinks) for sink in had.sinks)
         if self.ground.claimed.committer.parking is not None:
@@ -171,11 +178,18 @@ class LiveCarrier:
             work.verdicts.held[ledger.name] = held
             work.verdicts.recorded[ledger.name] = {n for n, each in enumerate(owed) if ledger.name in each.recorded}
         routes = self._routing.today(made.routes, len(made.outputs))
-        if work.due:
-            masks = [-1] * len(made.outputs) if routes is None else routes
-            routes = [mask & owed[event.origin].due for event, mask in zip(made.outputs, masks, strict=True)]
-        work.take(made.outputs, routes, made.tally)
+        work.take(made.outputs, only_due(work.due, made.outputs, routes), made.tally)
         return work
+
+    def _without(self, due: int, had: Had) -> list[str]:
+        """The sinks that share the state store's ledger and are not to get an event."""
+        return [
+            name
+            for ledger in self.ground.claimed.ledgers
+            if ledger.sink is None
+            for name in ledger.sinks
+            if not due & had.mask([name])
+        ]
 
     async def _run(self, lines: Sequence[Line]) -> Recomputed:
         """:raises ComponentError: what would end a run."""
@@ -203,15 +217,15 @@ def _batches(owed: Sequence[Owed]) -> Iterator[list[Owed]]:
 
 
 def carry_backfill(job: Job, ground: Ground) -> LiveCarrier:
-    """:raises UsageError: `job.bad_options`, `backfill.no_journal`, `backfill.filter`."""
+    """:raises UsageError: `job.bad_options`, `backfill.no_journal`, `backfill.filter`.
+    :raises EnvironmentFault: `backfill.no_copy`.
+    """
     try:
         request = msgspec.json.decode(job.options, type=Request)
     except msgspec.MsgspecError as error:
         raise UsageError("job.bad_options", f"the options of job {job.id} cannot be read", why=str(error)) from error
-    journal = ground.pipeline.journal
-    if journal is None:
-        raise UsageError("backfill.no_journal", f"the pipeline {ground.pipeline.name} keeps no journal")
-    return LiveCarrier(job, ground, request, JournalReader(journal.directory), event_filter(request.filter))
+    today = ground.pipeline
+    return LiveCarrier(job, ground, request, range_of(request, today), own_journal(today), event_filter(request.filter))
 
 
 def encode_cursor(mark: Mark) -> bytes:

@@ -23,12 +23,12 @@ from penstock.engine.letters import SOURCE
 from penstock.engine.other_steps import Routing, refuse_other_keys, steps_of
 from penstock.engine.pool import WorkerPool
 from penstock.engine.tally import Tally
-from penstock.engine.work import Work
+from penstock.engine.work import Work, only_due
 from penstock.errors import ComponentError, Permanent, UsageError
 from penstock.event import Event
 from penstock.observe.status import RunStatus
 from penstock.spi import Batch, Readmitting, Rereadable, Resume, Source
-from penstock.state.records import DeadLetter
+from penstock.state.records import EVERY, DeadLetter
 from penstock.state.store import StateStore
 
 
@@ -147,7 +147,7 @@ class Reprocess:
         work.retries = {origin: letter.retries for origin, letter in enumerate(letters) if letter.retries}
         work.keys = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}
         work.sink_ledgers = tuple(self._ledger_of(name) for name in self.assembly.sinks)
-        work.taken = self._taken(letters)
+        work.taken, work.due = self._taken(letters), self._due(letters)
         held: dict[str, set[int] | range] = {
             ledger.name: {i for i, letter in enumerate(letters) if ledger.name not in letter.owed} for ledger in self.ledgers
         }
@@ -159,7 +159,8 @@ class Reprocess:
         else:
             outputs, routes = await self.steps.chain.run(todo, tally)
         assert self._routing is not None, "opened before"
-        work.take(outputs, self._routing.today(routes, len(outputs)), tally)
+        routes = self._routing.today(routes, len(outputs))
+        work.take(outputs, only_due(work.due, outputs, routes), tally)
         return work
 
     def _ledger_of(self, sink: str) -> str:
@@ -171,8 +172,17 @@ class Reprocess:
             (bits[taken.sink], origin, taken.output)
             for origin, letter in enumerate(letters)
             for taken in letter.delivered
-            if taken.sink in bits
+            if taken.sink in bits and taken.output != EVERY
         )
+
+    def _due(self, letters: Sequence[DeadLetter]) -> dict[int, int]:
+        """By origin, the sinks of today that are to get what a backfill was not for every sink of."""
+        due: dict[int, int] = {}
+        for origin, letter in enumerate(letters):
+            before = {taken.sink for taken in letter.delivered if taken.output == EVERY}
+            if before:
+                due[origin] = sum(1 << bit for bit, name in enumerate(self.assembly.sinks) if name not in before)
+        return due
 
     # ---- from letters to events
 

@@ -18,7 +18,7 @@ from penstock.cli.terminal import Style
 from penstock.cloudevents import from_structured
 from penstock.observe.text import printable
 from penstock.state.lane_tables import PARKED
-from penstock.state.records import DeadLetter, Group, Happening, ParkedLane, Timeline
+from penstock.state.records import EVERY, DeadLetter, Delivered, Group, Happening, ParkedLane, Timeline
 
 SHORT_ID = 10
 SHORT_FINGERPRINT = 9
@@ -164,8 +164,12 @@ def _where(letter: DeadLetter, tell: Tell, lane: ParkedLane | None) -> list[tupl
     if letter.owed:
         pairs.append(("owed to", ", ".join(letter.owed)))
     if letter.delivered:
-        pairs.append(("delivered to", ", ".join(f"{taken.sink} (output {taken.output})" for taken in letter.delivered)))
+        pairs.append(("delivered to", ", ".join(map(_delivered, letter.delivered))))
     return pairs
+
+
+def _delivered(taken: Delivered) -> str:
+    return taken.sink if taken.output == EVERY else f"{taken.sink} (output {taken.output})"
 
 
 def _how_often(letter: DeadLetter) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from penstock.engine.work import Work
 from penstock.errors import Oversized, Permanent, Violation
 from penstock.event import UNSET, Event, encode
 from penstock.state.lane_tables import PARKED
-from penstock.state.records import DeadLetter, Delivered
+from penstock.state.records import EVERY, DeadLetter, Delivered
 
 KEPT_OF_OVERSIZED = 4096
 SOURCE = "source"
@@ -73,7 +73,7 @@ class LetterMaker:
             else blake2b(original or b"", digest_size=16).hexdigest(),
             reread=oversized,
             owed=tuple(owed),
-            delivered=tuple(delivered),
+            delivered=(*delivered, *(Delivered(sink, EVERY) for sink in work.before.get(failure.origin, ()))),
             key=key.key if key else None,
             brought_by=key.brought_by if key else b"",
             data_digest=data_digest(read) if key and is_json else b"",

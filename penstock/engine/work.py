@@ -28,6 +28,8 @@ class Work:
     :ivar letters: for a replay, the dead letter that each received event comes from, by origin.
     :ivar taken: for a replay, the outputs that a sink took before, as (sink, origin, index among that event's): skipped (rule 9).
     :ivar due: of a job, by origin, the bit mask of the sinks that are to get an event; the others had it before. Absent: all.
+    :ivar before: of a live backfill, by origin, the names of sinks without a ledger of their own that had an event before: its
+        dead letter says so.
     :ivar lanes: where lanes are parked, by origin, the lane of each event that has one.
     :ivar retries: for a replay, by origin, how many retries of the schedule are behind the letter.
     :ivar sink_ledgers: for each sink, in order, the name of its ledger.
@@ -53,6 +55,7 @@ class Work:
     letters: Mapping[int, str] = field(default_factory=dict)
     taken: frozenset[tuple[int, int, int]] = frozenset()
     due: Mapping[int, int] = field(default_factory=dict)
+    before: Mapping[int, Sequence[str]] = field(default_factory=dict)
     lanes: Mapping[int, str] = field(default_factory=dict)
     retries: Mapping[int, int] = field(default_factory=dict)
     sink_ledgers: Sequence[str] = ()
@@ -109,3 +112,14 @@ class Work:
                 left.append(event)
             seen[event.origin] += 1
         return left
+
+
+def only_due(due: Mapping[int, int], outputs: Sequence[Event], routes: list[int] | None) -> list[int] | None:
+    """Routes without the sinks that are not to get an event.
+
+    :param due: as `Work.due`.
+    """
+    if not due:
+        return routes
+    masks = [-1] * len(outputs) if routes is None else routes
+    return [mask & due.get(event.origin, -1) for event, mask in zip(outputs, masks, strict=True)]

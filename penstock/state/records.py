@@ -18,10 +18,17 @@ UNSETTLED: tuple[Status, ...] = ("open", "parked", "replaying")
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """An output that a sink outside any ledger took although its event failed elsewhere: replay skips it (rule 9)."""
+    """An output that a sink outside any ledger took although its event failed elsewhere: replay skips it (rule 9).
+
+    :ivar output: its number among those for the sink; `EVERY`: the sink had the event before, so that a live backfill was not
+        for it, and nothing that is made of the event goes there.
+    """
 
     sink: str
     output: int
+
+
+EVERY = -1
 
 
 @dataclass(slots=True)
