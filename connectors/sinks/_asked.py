@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from connectors.sinks._order import OrderOf
+from connectors.sinks._order import Content, OrderOf
 from penstock.errors import ComponentError, Permanent
 from penstock.event import Event
 from penstock.spi import FieldsProgram, Program
 
 Kind = Literal["put", "delete", "truncate"]
-
-Content = Mapping[str, Any] | ComponentError
-"""An event's values by column name, or why there are none."""
+OnConflict = Literal["update", "ignore", "error"]
 
 Asked = tuple[Kind, Content]
 """An event as the configuration reads it: a bare tuple, for there is one an event."""
@@ -27,7 +25,8 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 class Reading:
     """The sink's programs.
 
-    :ivar names: of the columns that `columns` fills; none: those of the data. `keys` fills those of the key alone.
+    :ivar names: of the columns that `columns` fills, or those of the data that count; none: all of the data. `keys` fills those
+        of the key alone.
     """
 
     key: tuple[str, ...]
@@ -57,18 +56,22 @@ class Reading:
         return [found for found in asked if found is not None]
 
     def _contents(self, events: Sequence[Event]) -> list[Content]:
-        if self.columns is None:
-            return [_object(event) for event in events]
-        return [_named(self.names, result) for result in self.columns(events)] if events else []
+        return _filled(events, self.names, self.columns)
 
     def _keys(self, events: Sequence[Event]) -> list[Content]:
-        if self.keys is not None:
-            return [_named(self.key, result) for result in self.keys(events)] if events else []
-        contents = [_object(event) for event in events]
-        return [
-            content if isinstance(content, ComponentError) else {name: content.get(name) for name in self.key}
-            for content in contents
-        ]
+        return _filled(events, self.key, self.keys)
+
+
+def _filled(events: Sequence[Event], names: Sequence[str], fields: FieldsProgram | None) -> list[Content]:
+    """The values of columns of these names; without a program those of the data, all of them where no names are given."""
+    if fields is not None:
+        return [_named(names, result) for result in fields(events)] if events else []
+    contents = [_object(event) for event in events]
+    if not names:
+        return contents
+    return [
+        content if isinstance(content, ComponentError) else {name: content.get(name) for name in names} for content in contents
+    ]
 
 
 def _decide(

@@ -16,16 +16,18 @@ from connectors._postgres import make_session, parse_table
 from connectors.sinks._asked import Asked
 from connectors.sinks._postgres import ledger
 from connectors.sinks._postgres.columns import types_of
-from connectors.sinks._postgres.config import PostgresSinkConfig, declared_schema, needed_privileges, order_of, reading
+from connectors.sinks._postgres.config import PostgresSinkConfig, declared_schema, needed_privileges, order_of
 from connectors.sinks._postgres.create import create
 from connectors.sinks._postgres.doctor import WHAT, examine
-from connectors.sinks._postgres.events import Shaping, refused_without_table
+from connectors.sinks._postgres.events import Shaping, unfit_for_columns
 from connectors.sinks._postgres.keys import check_key
 from connectors.sinks._postgres.ordering import Ordering, check_order, ordering_of
 from connectors.sinks._postgres.refusals import Outdated
 from connectors.sinks._postgres.rows import Op
 from connectors.sinks._postgres.table import Table, check_columns, check_grants, load, signature_of
 from connectors.sinks._postgres.writer import Writer
+from connectors.sinks._table_config import reading
+from connectors.sinks._table_refusals import refused_without_table
 from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal, Permanent, Transient
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit
@@ -61,7 +63,7 @@ class PostgresSink:
         self._config = config
         self._context = context
         self._table = parse_table(config.table)
-        self._key = tuple(config.key or ())
+        self._key = config.names_of_key
         self._order = order_of(config)
         self._reading = reading(config, context)
         self._schema = declared_schema(config, context)
@@ -76,10 +78,8 @@ class PostgresSink:
 
     @property
     def overwrites(self) -> bool:
-        """See `Overwriting`: of rows that are only appended, or only ignored, none takes another's place."""
-        config = self._config
-        replaces = config.key is not None and config.on_conflict == "update"
-        return config.order_by is None and (replaces or config.delete is not None or config.truncate is not None)
+        """See `Overwriting`."""
+        return self._config.overwrites
 
     @property
     def stale(self) -> int | None:
@@ -272,7 +272,7 @@ class PostgresSink:
     def _shaped(self, asked: Sequence[Asked]) -> tuple[list[Op], dict[int, ComponentError]]:
         if self._shaping is not None:
             return self._shaping.shape(asked)
-        return [], refused_without_table(asked, self._key, ordered=self._order is not None)
+        return [], refused_without_table(asked, partial(unfit_for_columns, key=self._key), ordered=self._order is not None)
 
     def _create(self, asked: Sequence[Asked], connection: psycopg.Connection[Any]) -> _Known:
         """Make the table; None where no event says of which columns."""

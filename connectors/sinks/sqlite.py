@@ -17,10 +17,12 @@ from typing import ClassVar
 from connectors.sinks._asked import Asked
 from connectors.sinks._order import ORDER_COLUMN, order_column
 from connectors.sinks._sqlite.changes import Changes, OrderedChanges
-from connectors.sinks._sqlite.config import SqliteConfig, reading
-from connectors.sinks._sqlite.shaping import Shaping, refused_without_table, unfit_for_columns
+from connectors.sinks._sqlite.config import SqliteConfig
+from connectors.sinks._sqlite.shaping import Shaping, unfit_for_columns
 from connectors.sinks._sqlite.table import Row, Table, Writer, create, load, quote
 from connectors.sinks._sqlite.tombstones import Tombstones, collations
+from connectors.sinks._table_config import reading
+from connectors.sinks._table_refusals import refused_without_table
 from penstock.errors import BatchError, ComponentError, EnvironmentFault
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit
@@ -54,7 +56,7 @@ class SqliteSink:
     def __init__(self, config: SqliteConfig, context: Context) -> None:
         self._config = config
         self._context = context
-        self._key = tuple(config.key or ())
+        self._key = config.names_of_key
         self._reading = reading(config, context)
         self._order = order_column(config.order_by) if config.order_by else None
         self._path: Path = context.project / config.path
@@ -65,10 +67,8 @@ class SqliteSink:
 
     @property
     def overwrites(self) -> bool:
-        """See `Overwriting`: of rows that are only appended, or only ignored, none takes another's place."""
-        config = self._config
-        replaces = config.key is not None and config.on_conflict == "update"
-        return config.order_by is None and (replaces or config.delete is not None or config.truncate is not None)
+        """See `Overwriting`."""
+        return self._config.overwrites
 
     @property
     def stale(self) -> int | None:
@@ -115,8 +115,9 @@ class SqliteSink:
         changes = Changes(writer)
         if self._order is not None:
             tombstones = Tombstones(table, self._key, by, self._config.tombstones)
-            deletes = self._config.delete is not None or self._config.truncate is not None
-            changes = OrderedChanges(writer, self._order, tombstones if tombstones.prepare(connection, deletes=deletes) else None)
+            changes = OrderedChanges(
+                writer, self._order, tombstones if tombstones.prepare(connection, deletes=self._config.removes) else None
+            )
         return _Known(table, changes, Shaping(table, self._key))
 
     def _check(self, connection: sqlite3.Connection, table: Table) -> list[str]:
@@ -210,8 +211,8 @@ class SqliteSink:
     def _shape(self, asked: Sequence[Asked]) -> tuple[list[Row], dict[int, ComponentError]]:
         if self._known is not None:
             return self._known.shaping.shape(asked)
-        declared, ordered = self._config.columns is not None, self._order is not None
-        return [], refused_without_table(asked, self._key, declared=declared, ordered=ordered)
+        unfit = partial(unfit_for_columns, key=self._key, declared=self._config.columns is not None)
+        return [], refused_without_table(asked, unfit, ordered=self._order is not None)
 
     def _create(self, asked: Sequence[Asked], connection: sqlite3.Connection) -> _Known | None:
         """Make the table after the first event that can say its columns; None where there is none among these."""

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from connectors._postgres import LONGEST_NAME
-from connectors.sinks._asked import Asked, Content, Kind
+from connectors.sinks._asked import Asked, Content, Kind, OnConflict
 from connectors.sinks._postgres.create import is_column
 from connectors.sinks._postgres.ordering import Ordering
-from connectors.sinks._postgres.plan import OnConflict
-from connectors.sinks._postgres.rows import Op, Rows, missing_key
+from connectors.sinks._postgres.rows import Op, Rows
 from connectors.sinks._postgres.table import Table, identity_fault, identity_help, identity_text
 from connectors.sinks._postgres.values import Unfit
+from connectors.sinks._table_refusals import missing_key, no_columns, unknown_columns
 from penstock.errors import ComponentError, Permanent
 
 _MOST_SHAPES = 256
@@ -97,7 +96,7 @@ class Shaping:
     def _unknown(self, unknown: Sequence[str]) -> Permanent:
         table = self._table
         if not unknown:
-            return Permanent("sink.unknown_column", "the data is an empty object: there is no column to write")
+            return no_columns()
         generated = [name for name in unknown if name in table.generated]
         if generated:
             return Permanent(
@@ -105,12 +104,7 @@ class Shaping:
                 f"table {table.name} computes {generated[0]} itself",
                 help="leave it out, or choose the columns: columns: {NAME: JQ}",
             )
-        shown = ", ".join(name[:LONGEST_NAME] for name in unknown[:5])
-        return Permanent(
-            "sink.unknown_column",
-            f"table {table.name} has no column {shown}",
-            help="add it to the table, or choose the columns: columns: {NAME: JQ}",
-        )
+        return unknown_columns(unknown, table.name)
 
 
 def unfit_for_columns(content: Mapping[str, Any], key: Sequence[str]) -> str | None:
@@ -123,24 +117,3 @@ def unfit_for_columns(content: Mapping[str, Any], key: Sequence[str]) -> str | N
         )
     missing = [name for name in key if content.get(name) is None]
     return f"it has no {', '.join(missing)}, the table's key" if missing else None
-
-
-def refused_without_table(asked: Sequence[Asked], key: Sequence[str], *, ordered: bool) -> dict[int, ComponentError]:
-    """Where of no event a table could be made, by index why: there is nothing to put rows into, nor to delete from.
-
-    :param ordered: deletions count for what comes later, and there is no table yet that says of which types their keys are.
-    """
-    failed: dict[int, ComponentError] = {}
-    for place, (kind, content) in enumerate(asked):
-        if isinstance(content, ComponentError):
-            failed[place] = content
-        elif kind == "put":
-            why = unfit_for_columns(content, key)
-            failed[place] = Permanent("sink.unknown_column", f"no table can be made of the event: {why}")
-        elif ordered:  # Invariant 13
-            failed[place] = Permanent(
-                "sink.missing_table",
-                f"the {'deletion' if kind == 'delete' else 'truncation'} cannot be remembered: there is no table yet",
-                help="make the table; or replay the dead letter once there is one",
-            )
-    return failed

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from connectors._postgres import quoted, quoted_list
-from connectors.sinks._postgres.plan import OnConflict
+from connectors.sinks._asked import OnConflict
 from connectors.sinks._postgres.table import Table
 from penstock.errors import EnvironmentFault
 

@@ -14,11 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from typing import Literal
 
+from connectors.sinks._asked import OnConflict
 from connectors.sinks._postgres.rows import Op
-
-OnConflict = Literal["update", "ignore", "error"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import msgspec
 
 from connectors.sinks._asked import Kind
 from connectors.sinks._postgres.values import Convert, Converters, Unfit, convert, converter_of, quote
+from connectors.sinks._table_refusals import missing_key
 from penstock.errors import Permanent
 
 Row = Sequence[str | None]
@@ -155,11 +156,6 @@ class Rows:
 def refused_value(column: str, error: Unfit, code: str = "sink.value") -> Permanent:
     """The event's error."""
     return Permanent(code, f"column {column}: {error.message}", help=error.help)
-
-
-def missing_key(names: Sequence[str]) -> Permanent:
-    """The event's error."""
-    return Permanent("sink.missing_key", f"the event has no {', '.join(names)}, which the table's key needs")
 
 
 def block(rows: Sequence[Row]) -> bytes:

@@ -17,7 +17,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import quoted, quoted_list
-from connectors.sinks._postgres.plan import Layer, OnConflict, Step, Truncation
+from connectors.sinks._asked import OnConflict
+from connectors.sinks._postgres.plan import Layer, Step, Truncation
 from connectors.sinks._postgres.refusals import Outdated, Refused, blaming
 from connectors.sinks._postgres.rows import Column, Op, array_text, block
 from connectors.sinks._postgres.table import Table, overriding_of, signature_of

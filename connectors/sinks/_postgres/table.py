@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import TableName, quoted
-from connectors.sinks._postgres.plan import OnConflict, Rules
+from connectors.sinks._asked import OnConflict
+from connectors.sinks._postgres.plan import Rules
 from connectors.sinks._postgres.rows import Column
 from connectors.sinks._postgres.types import TYPES, PgType, converters
 from penstock.errors import EnvironmentFault

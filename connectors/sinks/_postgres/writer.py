@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from connectors.sinks._asked import OnConflict
 from connectors.sinks._postgres.isolation import Isolation
 from connectors.sinks._postgres.ordered import OrderedStatements
 from connectors.sinks._postgres.ordering import Ordering
-from connectors.sinks._postgres.plan import OnConflict, plan
+from connectors.sinks._postgres.plan import plan
 from connectors.sinks._postgres.refusals import Outdated, Refused
 from connectors.sinks._postgres.rows import Op
 from connectors.sinks._postgres.statements import BEGIN, Statements

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from connectors.sinks._asked import Asked, Kind
+from connectors.sinks._asked import Asked
 from connectors.sinks._sqlite.config import LONGEST_NAME
 from connectors.sinks._sqlite.rows import Rows
 from connectors.sinks._sqlite.table import Row, Table
+from connectors.sinks._table_refusals import missing_key, no_columns, unknown_columns
 from penstock.errors import ComponentError, Permanent
 
 _MOST_SHAPES = 256
@@ -45,7 +46,7 @@ class Shaping:
         """What converts rows of these columns, once they are known to be the table's (Invariant 12)."""
         unknown = [name for name in names if name not in self._table.columns]
         if unknown:
-            raise _unknown_columns(unknown, self._table)
+            raise unknown_columns(unknown, self._table.name)
         if len(self._rows) > _MOST_SHAPES:  # shapes that vary without end: start over instead of growing with the data
             self._rows.clear()
         has_key = bool(names) and all(name in names for name in self._key)
@@ -54,10 +55,10 @@ class Shaping:
 
     def _check_key(self, content: Mapping[str, Any]) -> None:
         if not content:
-            raise Permanent("sink.unknown_column", "the data is an empty object: there is no column to write")
+            raise no_columns()
         missing = [name for name in self._key if content.get(name) is None]
         if missing:
-            raise Permanent("sink.missing_key", f"the event has no {', '.join(missing)}, which the table's key needs")
+            raise missing_key(missing)
 
 
 def unfit_for_columns(content: Mapping[str, Any], key: Sequence[str], *, declared: bool) -> str | None:
@@ -73,39 +74,3 @@ def unfit_for_columns(content: Mapping[str, Any], key: Sequence[str], *, declare
         return "two of its keys differ only in case"
     missing = [name for name in key if content.get(name) is None]
     return f"it has no {', '.join(missing)}, the table's key" if missing else None
-
-
-def refused_without_table(
-    asked: Sequence[Asked], key: Sequence[str], *, declared: bool, ordered: bool
-) -> dict[int, ComponentError]:
-    """Where of no event a table could be made, by index why: there is nothing to put rows into, nor to delete from.
-
-    :param ordered: deletions count for what comes later, and there is no table yet that says how keys compare.
-    """
-    failed: dict[int, ComponentError] = {}
-    for index, (kind, content) in enumerate(asked):
-        if isinstance(content, ComponentError):
-            failed[index] = content
-        elif kind == "put":
-            why = unfit_for_columns(content, key, declared=declared)
-            failed[index] = Permanent("sink.unknown_column", f"no table can be made of the event: {why}")
-        elif ordered:  # Invariant 13
-            failed[index] = _not_remembered(kind)
-    return failed
-
-
-def _not_remembered(kind: Kind) -> Permanent:
-    return Permanent(
-        "sink.missing_table",
-        f"the {'deletion' if kind == 'delete' else 'truncation'} cannot be remembered: there is no table yet",
-        help="make the table; or replay the dead letter once there is one",
-    )
-
-
-def _unknown_columns(unknown: Sequence[str], table: Table) -> Permanent:
-    shown = ", ".join(name[:LONGEST_NAME] for name in unknown[:5])
-    return Permanent(
-        "sink.unknown_column",
-        f"table {table.name} has no column {shown}",
-        help="add it to the table, or choose the columns: columns: {NAME: JQ}",
-    )

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any
 
+from connectors.sinks._asked import OnConflict
 from connectors.sinks._sqlite.rows import Column, affinity_of, type_for
 from penstock.errors import ComponentError, EnvironmentFault, Permanent
-
-OnConflict = Literal["update", "ignore", "error"]
 
 _ROWS_A_STATEMENT = 16  # 0.9 µs a row of six columns, against 1.45 one by one; 500 at once gain nothing more
 _PLAIN = 0  # `hidden` of table_xinfo: neither generated nor hidden
