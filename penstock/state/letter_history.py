@@ -62,17 +62,19 @@ def jobs_of(connection: Connection, note: Note) -> dict[str, str]:
 
 
 def tell_group(connection: Connection, note: Note, jobs: Mapping[str, str]) -> None:
-    """What a group did to older letters, once it has.
+    """What a job's group did to older letters, once it has, and which it has made of past events.
 
     :param jobs: what `jobs_of` said before.
     """
     for identity, status in _statuses(connection, note.resolved, "status"):
         result = "delivered" if status == "resolved" else "delivered, still owed to other sinks"
         add(connection, [identity], Happening(note.at, "replayed", "", {"job": jobs.get(identity) or "", "result": result}))
+    carrier = note.job.job if note.job is not None else ""
     for letter in note.failed_again:
-        result = f"failed again in {letter.step}: {letter.message}"
-        detail = {"job": jobs.get(letter.id) or "", "result": result, "code": letter.code}
-        add(connection, [letter.id], Happening(note.at, "replayed", "", detail))
+        what, how = ("replayed", "failed again") if letter.id in jobs else ("backfilled", "failed")
+        result = f"{how} in {letter.step}: {letter.message}"
+        detail = {"job": jobs.get(letter.id) or carrier, "result": result, "code": letter.code}
+        add(connection, [letter.id], Happening(note.at, what, "", detail))
     done = [identity for identity, status in _statuses(connection, note.superseded, "status") if status == "superseded"]
     add(connection, done, Happening(note.at, "superseded", "", {}))
 

@@ -250,7 +250,7 @@ class LetterStats:
 class Happening:
     """Something that was done with a dead letter.
 
-    :ivar what: `edited`, `restored`, `discarded`, `imported`, `replayed` or `superseded`.
+    :ivar what: `edited`, `restored`, `discarded`, `imported`, `replayed`, `backfilled` (a live backfill made it) or `superseded`.
     :ivar by: `user@host` of a person, empty where a run did it.
     :ivar detail: more, by name: `reason`; `before` and `after` of an edit, as structured CloudEvents; `job` and `result` of a
         replay.

@@ -106,6 +106,12 @@ async def test_what_comes_behind_a_failure_in_its_lane_waits_and_is_released_in_
     assert await statuses(pipeline) == [("open", "a"), ("parked", "a"), ("parked", "a")]
     again = await backfill(pipeline)
     assert (again["letters"], again["held"]) == (3, 2)
+    async with desk_of(pipeline) as desk:
+        job = (await desk.store.jobs.latest())[-1].id
+        told = [await desk.store.desk.history(letter.id) for letter in await letters(pipeline)]
+    assert [[(each.what, each.detail["job"], each.detail["code"]) for each in one] for one in told] == [
+        [("backfilled", job, code)] for code in ("jq.error", "lane.parked", "lane.parked")
+    ]
     pipeline = write(PLAIN, FILE, TABLE)
     await replay_open(pipeline)
     assert rows() == [0, 3, 1, 2, 4]
