@@ -59,15 +59,24 @@ def commit_of(group: Group, ledger: LedgerState, sinks: Sequence[SinkEnd], commo
 
 
 def _recorded(ledger: LedgerState, sinks: Sequence[SinkEnd], work: Work, failed: set[int]) -> Iterator[str]:
-    """The names under which a ledger records the events of a job: all that it did not refuse are behind it, where they are
-    dead letters; of past events those alone that it takes something of, for another job may be for what it did not get."""
-    taken: Collection[int] = work.names
+    """The names under which a ledger records the events of a job: all that it was given and did not refuse are behind it, where
+    they are dead letters; of past events those alone that it takes something of, for another job may be for what it did not
+    get."""
+    taken: Collection[int] = work.names.keys() - set(work.verdicts.held.get(ledger.name, ()))
     if not work.letters:
         bits = [bit for bit, end in enumerate(sinks) if end.ledger == ledger.name]
         taken = {event.origin for bit in bits for event in work.for_sink(bit, ledger.name)}
     for origin, name in work.names.items():
         if origin in taken and origin not in failed and origin not in work.failures:
             yield name
+
+
+def _offered(group: Group, ledgers: Sequence[LedgerState]) -> Iterator[tuple[str, list[str]]]:
+    """By dead letter that the group replays, the ledgers that were given it: the others did not owe it when it was taken up."""
+    for work in group.works:
+        held = {ledger.name: work.verdicts.held.get(ledger.name, ()) for ledger in ledgers} if work.letters else {}
+        for origin, letter in work.letters.items():
+            yield letter, [name for name, origins in held.items() if origin not in origins]
 
 
 def note_of(
@@ -101,6 +110,7 @@ def note_of(
         superseded=[repeat.letter for repeat in group.find_superseded()],
         resolved=[letter for work in group.works for letter in work.letters.values() if letter not in unresolved],
         failed_again=failed_again,
+        offered=dict(_offered(group, ledgers)),
         job=group.progress(last=last),
         answered=group.answers(parked=False),
         set_aside=group.answers(parked=True),

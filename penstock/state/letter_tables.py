@@ -109,18 +109,19 @@ def _repeat_row(repeat: Repeat) -> tuple[str, str, bytes]:
     return repeat.letter, repeat.partition, repeat.position
 
 
-def promote(connection: Connection, upto: int, *, replayed: Collection[str] = (), ledgers: Collection[str] = ()) -> None:
+def promote(connection: Connection, upto: int, replayed: Mapping[str, Collection[str]] | None = None) -> None:
     """Everything provisional of groups up to `upto` stands from now on.
 
-    :param replayed: ids whose new letter is the outcome of a replay: it says alone what these ledgers still owe.
+    :param replayed: by id whose new letter is the outcome of a replay, the ledgers of which it says alone whether they owe it.
     """
+    outcomes = replayed or {}
     rivals = connection.execute(
         """SELECT p.seq, p.id FROM letters AS p WHERE p.pending <= ?
            AND EXISTS (SELECT 1 FROM letters AS s WHERE s.id = p.id AND s.seq <> p.seq) ORDER BY p.pending""",
         (upto,),
     )
     for seq, identity in rivals.fetchall():
-        _absorb(connection, seq, identity, ledgers, was_replayed=identity in replayed)
+        _absorb(connection, seq, identity, outcomes.get(identity))
     parked = lane_tables.provisional(connection, upto)
     connection.execute("UPDATE letters SET pending = NULL WHERE pending <= ?", (upto,))
     if parked:  # somebody may have discarded what they were parked behind
@@ -136,12 +137,12 @@ def promote(connection: Connection, upto: int, *, replayed: Collection[str] = ()
     connection.execute("DELETE FROM repeats WHERE pending <= ?", (upto,))
 
 
-def _absorb(connection: Connection, seq: int, identity: str, ledgers: Collection[str], *, was_replayed: bool) -> None:
+def _absorb(connection: Connection, seq: int, identity: str, settled: Collection[str] | None) -> None:
     """The provisional letter `seq` takes the place of the standing one of its id, and what that one had gathered.
 
-    :param ledgers: of which a letter that was replayed says alone whether they owe it.
+    :param settled: the ledgers of which a letter that was replayed says alone whether they owe it; None: it was not replayed.
     """
-    settled = ledgers if was_replayed else ()
+    was_replayed = settled is not None
     columns = "seq, owed, delivered, attempts, repeats, first_at, status, lane, arrival, retries, next_at"
     query = f"SELECT {columns} FROM letters WHERE "  # noqa: S608 - constants
     old = connection.execute(query + "id = ? AND pending IS NULL", (identity,)).fetchone()
@@ -151,7 +152,7 @@ def _absorb(connection: Connection, seq: int, identity: str, ledgers: Collection
     new = connection.execute(query + "seq = ?", (seq,)).fetchone()
     owed = msgspec.json.decode(new[1])
     if old[6] in ("open", "parked", "replaying"):
-        owed = union((name for name in msgspec.json.decode(old[1]) if name not in settled), owed)
+        owed = union((name for name in msgspec.json.decode(old[1]) if name not in (settled or ())), owed)
     delivered = union(_decode_delivered(old[2]), _decode_delivered(new[2]))
     if was_replayed:
         _keep_what_came(connection, old[0], seq, identity)

@@ -27,6 +27,8 @@ class Note:
     :ivar repeats, superseded, resolved: what the group did to older dead letters. `resolved`: all of `ledgers` have taken, by
         replay, what they owed of these; one that another ledger owes as well stays as it is, owed by that one.
     :ivar failed_again: replayed dead letters that failed once more, with their new reason and who of `ledgers` owes them now.
+    :ivar offered: by id of a dead letter that was replayed, those of `ledgers` that owed it when it was taken up, and were given
+        it; without an entry, all. The debt of another may have come since: what it had not passed it reads again.
     :ivar job: how far the job is whose group this was; None for the source's.
     :ivar answered: names of the answers that were kept for the group's events (rule 14): they go. `set_aside`: of its parked
         events; they stay until these are released.
@@ -46,6 +48,7 @@ class Note:
     superseded: Sequence[str] = ()
     resolved: Sequence[str] = ()
     failed_again: Sequence[DeadLetter] = ()
+    offered: Mapping[str, Sequence[str]] = field(default_factory=dict)
     job: JobProgress | None = None
     answered: Sequence[str] = ()
     set_aside: Sequence[str] = ()

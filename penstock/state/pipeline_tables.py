@@ -154,13 +154,14 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
     )
     put_positions(connection, "note_positions", _NOTE, note.positions)
     jobs = letter_history.jobs_of(connection, note)
-    replay_tables.record(connection, note.group, note.resolved, note.failed_again, note.ledgers)
+    replayed = {letter.id: note.offered.get(letter.id, note.ledgers) for letter in note.failed_again}
+    resolved = {identity: note.offered.get(identity, note.ledgers) for identity in note.resolved}
+    replay_tables.record(connection, note.group, resolved, replayed, {letter.id: letter.owed for letter in note.failed_again})
     letter_tables.put(connection, note.group, note.failed_again)
     letter_tables.put_repeats(connection, note.group, "repeat", note.repeats)
-    replayed = {letter.id for letter in note.failed_again}
-    letter_tables.promote(connection, note.group, replayed=replayed, ledgers=note.ledgers)
+    letter_tables.promote(connection, note.group, replayed)
     letter_tables.conclude(connection, note.superseded, "superseded")
-    replay_tables.resolve(connection, note.resolved, note.ledgers)
+    replay_tables.resolve(connection, resolved)
     letter_history.tell_group(connection, note, jobs)
     if note.answered:
         answer_tables.forget(connection, note.answered)

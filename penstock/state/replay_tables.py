@@ -19,7 +19,7 @@ from penstock.state import job_tables, lane_tables
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_queries import numbered
 from penstock.state.letter_tables import LIVE, has_passed
-from penstock.state.records import DeadLetter, Status, inherited
+from penstock.state.records import Status, inherited
 
 REPLAYS_TABLE = """CREATE TABLE replays (
     letter TEXT NOT NULL, ledger TEXT NOT NULL, "group" INTEGER NOT NULL, PRIMARY KEY (letter, ledger)) WITHOUT ROWID"""
@@ -30,41 +30,42 @@ _decode_owed = msgspec.json.Decoder(list[str]).decode
 def record(
     connection: Connection,
     group: int,
-    resolved: Iterable[str],
-    failed_again: Iterable[DeadLetter],
-    ledgers: Collection[str],
+    resolved: Mapping[str, Collection[str]],
+    failed_again: Mapping[str, Collection[str]],
+    still: Mapping[str, Collection[str]],
 ) -> None:
-    """What a replay's group did, before it changes the letters: of these ledgers, those that owed a letter have taken it, unless
-    they still do."""
-    still: dict[str, Collection[str]] = {**dict.fromkeys(resolved, ()), **{one.id: one.owed for one in failed_again}}
-    if not still:
+    """What a replay's group did, before it changes the letters: of the ledgers that were given a letter, those that owed it have
+    taken it, unless they `still` do."""
+    given = {**resolved, **failed_again}
+    if not given:
         return
     rows = connection.execute(
         "SELECT id, owed FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?))",
-        (dialect_of(connection).among(still),),
+        (dialect_of(connection).among(given),),
     )
     owed = [(identity, name) for identity, text in rows.fetchall() for name in _decode_owed(text)]
-    _took(connection, [(identity, name) for identity, name in owed if name in ledgers and name not in still[identity]], group)
+    taken = [(identity, name) for identity, name in owed if name in given[identity] and name not in still.get(identity, ())]
+    _took(connection, taken, group)
 
 
-def resolve(connection: Connection, ids: Sequence[str], ledgers: Collection[str]) -> None:
-    """Letters that a replay got through to all these ledgers: no other may owe them still."""
-    if not ids:
+def resolve(connection: Connection, given: Mapping[str, Collection[str]]) -> None:
+    """Letters that a replay got through to the ledgers which it gave them to, by id: no other may owe them still."""
+    if not given:
         return
     dialect = dialect_of(connection)
     rows = connection.execute(
-        "SELECT owed, seq FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) "  # noqa: S608 - constants
+        "SELECT owed, id, seq FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) "  # noqa: S608 - constants
         f"AND {dialect.unindexed}{LIVE}",
-        (dialect.among(ids),),
+        (dialect.among(given),),
     )
     alike = defaultdict(list)
-    for text, seq in rows.fetchall():
-        alike[text].append(seq)
-    for text, seqs in alike.items():
+    for text, identity, seq in rows.fetchall():
+        alike[text, tuple(given[identity])].append(seq)
+    for (text, ledgers), seqs in alike.items():
         owed = _decode_owed(text)
         left = [name for name in owed if name not in ledgers]  # Invariant 13
         _owe(connection, seqs, left or owed, None if left else "resolved")
-    lane_tables.free(connection, ids)
+    lane_tables.free(connection, list(given))
 
 
 def hand_over(connection: Connection, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None) -> None:

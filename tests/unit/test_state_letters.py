@@ -191,6 +191,21 @@ async def test_a_replay_settles_no_debt_of_a_ledger_that_the_pipeline_no_longer_
     assert await listed(store) == {"l1": ("open", ["gone"]), "l2": ("open", ["gone", "a"]), "l3": ("open", ["gone"])}
 
 
+@pytest.mark.parametrize("fails_again", [False, True])
+async def test_a_replay_settles_no_debt_that_came_while_it_was_under_way(store: StateStore, fails_again: bool) -> None:
+    """One ledger had passed the event when a run died, and its dead letter stands; the other reads it again, where it fails."""
+    await store.put_dead_letters(1, 1, [letter("l1", 1, owed=["a"])], [])
+    await store.note(1, note(1))
+    job = (await store.jobs.create("replay", "{}", "ann@here")).id
+    await store.set_status(1, ["l1"], "replaying", job=job)
+    await store.put_dead_letters(1, 2, [letter("l1", 1, owed=["b"])], [])
+    await store.note(1, note(2))
+    of_job = {"failed_again": [letter("l1", 1, owed=["a"])]} if fails_again else {"resolved": ["l1"]}
+    await store.note(1, note(3, **of_job, offered={"l1": ["a"]}, ledgers={"a": "i", "b": "i"}))
+    await store.jobs.end(1, job, "done")
+    assert await listed(store) == {"l1": ("open", ["b", "a"] if fails_again else ["b"])}
+
+
 async def test_debts_are_handed_over_once_however_often(store: StateStore) -> None:
     letters = [letter("l1", 1), letter("l2", 2, owed=["b"]), letter("l3", 3, owed=["c", "a"]), letter("l4", 4)]
     await store.put_dead_letters(1, 1, letters, [])
