@@ -128,9 +128,15 @@ class PostgresDatabase:
         self._reader = make_session(dsn, pipeline, "state reader")
         self._doubts: list[_Doubt] = []
 
-    async def open(self) -> None:
-        """Connect; nothing is left open where it raises, so it may be repeated."""
+    async def open(self, *, one: bool = False) -> None:
+        """Connect; nothing is left open where it raises, so it may be repeated.
+
+        :param one: with one connection, for who commits nothing that a `look` could have to wait for.
+        """
         await self._writer.open()
+        if one:
+            self._reader = self._writer
+            return
         try:
             await self._reader.open()
         except BaseException:

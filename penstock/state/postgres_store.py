@@ -38,6 +38,7 @@ class PostgresStateStore(SqlStateStore):
         self._server = PostgresDatabase(dsn.reveal(), pipeline)
         self._line = make_session(dsn.reveal(), pipeline, "lease", deadline=_ANSWERS_WITHIN)
         self._lease = Lease(self._line, pipeline, clock)
+        self._line_up = False
         super().__init__(pipeline, clock, faults, self._server)
 
     @property
@@ -48,14 +49,21 @@ class PostgresStateStore(SqlStateStore):
         return await self._server.write_once(call, work)
 
     async def open(self, *, create: bool = True) -> None:
-        """See `StateStore.open`; `Transient` where the server cannot be reached."""
+        """See `StateStore.open`; `Transient` where the server cannot be reached. Who only looks has one connection, and another
+        one for the lease when it asks about it."""
         try:
-            await self._server.open()
-            await self._line.open()
+            await self._server.open(one=not create)
+            if create:
+                await self._connect_line()
             await self._prepare(create=create)
         except BaseException:
             await self.close()
             raise
+
+    async def _connect_line(self) -> None:
+        if not self._line_up:
+            await self._line.open()
+            self._line_up = True
 
     async def _prepare(self, *, create: bool) -> None:
         stored = await self._server.run(lambda db: [stored_version(db, schema) for schema in _SCHEMAS])
@@ -70,6 +78,7 @@ class PostgresStateStore(SqlStateStore):
         if stored[-1] == 0:
             await self._server.prepare(self._alone(self._create))
         elif stored != [schema.version for schema in _SCHEMAS]:
+            await self._connect_line()
             await self._lease.hold()  # never under an older program that is alive
             await self._server.prepare(self._alone(lambda db: migrate(db, _SCHEMAS, self._faults)))
             await self._lease.release()
@@ -114,12 +123,14 @@ class PostgresStateStore(SqlStateStore):
         try:
             await self._lease.release()
         finally:
+            self._line_up = False
             await self._line.close()
             await self._server.close()
 
     async def hold(self, *, wait: bool = False, take_over: bool = False) -> None:
         """See `StateStore.hold`. A holder is known to be alive when its counter moves: after half a second, or three for a
         dead one."""
+        await self._connect_line()
         await self._lease.hold(wait=wait, take_over=take_over)
 
     def check_hold(self) -> None:
@@ -130,6 +141,7 @@ class PostgresStateStore(SqlStateStore):
         """See `StateStore.holder`. It may run on another machine."""
         if self._lease.held:
             return os.getpid()
+        await self._connect_line()
         row = await self._lease.holder()
         return row.pid if row else None
 
