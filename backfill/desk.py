@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +13,25 @@ from typing import Any
 from msgspec.structs import replace
 
 from backfill.admission import admit
-from backfill.job import Carrying, create, request_of, result_of
+from backfill.copies import Copies
+from backfill.job import KIND, Carrying, create, request_of, result_of
+from backfill.native import Copying, Tell, refuse_unknown
 from backfill.page import page
+from backfill.readers import own_journal, range_of
 from backfill.rehearsal import KnownVersion, Rehearsal, event_filter
 from backfill.report import About, differing, document, live_document, verdict
-from backfill.request import Request
+from backfill.request import Copied, Request
 from penstock.clock import Clock
 from penstock.config.model import Pipeline
 from penstock.config.stored import Around
+from penstock.engine.assemble import Surroundings
 from penstock.engine.claim import version_of
+from penstock.engine.native import NativeRange, native_range, no_native
 from penstock.engine.pool import without_ends
 from penstock.engine.versions import load_stored
 from penstock.errors import UsageError
+from penstock.faults import Faults
 from penstock.journal.lines import VERSION_DIGITS
-from penstock.journal.reader import JournalReader
 from penstock.state.job_records import Job
 from penstock.state.pipeline_records import Version
 from penstock.state.promotions import Promotion
@@ -39,31 +45,45 @@ FEW = 20_000
 class Desk:
     """Backfills of one pipeline.
 
-    :ivar around: where stored versions are brought back to life; `around.today` is the pipeline as its file has it.
+    :ivar today: the pipeline as its file has it.
+    :ivar around: where stored versions are brought back to life.
     """
 
     store: StateStore
+    today: Pipeline
     around: Around
-    journal: Path
     clock: Clock
 
-    async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str) -> Job:
-        """Store a backfill. A live one a run finds within a second; any other is to be carried out.
+    async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str, tell: Tell = lambda read, part: None) -> Job:
+        """Store a backfill; of a native range, copy that first. A live one a run finds within a second; any other is to be
+        carried out.
 
         :param steps: the pipeline whose steps are run.
         :param asked: fields of `backfill.request.Request`, but for file and version.
-        :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`; of a live one as `admission.admit`.
+        :param tell: hears how far the copy is.
+        :raises UsageError: `backfill.filter`, it is no jq program; `backfill.empty_range`; `backfill.no_journal`; of a native
+            range `backfill.no_native`; of a live one as `admission.admit`, and `backfill.unknown_deliveries`.
+        :raises PenstockError: what the source of a native range raises.
         """
         request = Request(file=str(self.around.file), version=steps.version, **asked)
-        request = replace(request, segment=self._first_segment(request))
         if not request.start < request.end:
             raise UsageError("backfill.empty_range", "--from must be before --to", help="a range is half-open: [from, to)")
         event_filter(request.filter)
         if request.mode == "live":
-            await admit(steps, request, self.around.today or steps, self.store)
-        total = JournalReader(self.journal).count(request.start, request.end)
-        delivers = version_of(steps, self.clock.now()) if request.mode == "live" else None
-        return await create(self.store.jobs, request, by, min(total, request.limit or total), delivers)
+            await admit(steps, request, self.today, self.store)
+        await self._copies.sweep(self._named)
+        if request.source == "journal":
+            return await self._store(request, steps, by)
+        native = native_range(self.today, Surroundings(self.clock, random.Random(), Faults()))
+        if native is None:
+            raise no_native(self.today.source.kind)
+        with self._copies.making() as directory:
+            try:
+                copied = await self._copy(native, request, directory, tell)
+                return await self._store(replace(request, copied=copied), steps, by)
+            except BaseException:
+                shutil.rmtree(directory)
+                raise
 
     async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job:
         """Do it, or go on with it. As it stands when it is done, paused or cancelled.
@@ -76,9 +96,20 @@ class Desk:
         request = request_of(job)
         self._check(job, request, steps)
         versions = self._known(await self.store.versions()) if request.mode == "shadow" else {}
-        rehearsal = Rehearsal(steps.worker_memory, without_ends(steps), request, self.journal, versions)
+        rehearsal = Rehearsal(
+            steps.worker_memory, without_ends(steps), request, range_of(request, self.today).directory, versions
+        )
         size = concurrency if concurrency is not None else _crew_size(job)
-        return await Carrying(self.store.jobs, rehearsal, size, self.clock, random.Random(), tell).carry_out(job)
+        try:
+            return await Carrying(self.store.jobs, rehearsal, size, self.clock, random.Random(), tell).carry_out(job)
+        finally:
+            await self.tidy(job)
+
+    async def tidy(self, job: Job) -> None:
+        """Remove the copy that a job has read, where it has ended."""
+        copied = request_of(job).copied
+        if copied is not None and not (await self.store.jobs.find(job.id)).open:
+            self._copies.remove(copied.name)
 
     async def promote(self, job: Job, steps: Pipeline, by: str, *, accept: bool) -> Promotion:
         """Let the version through that a shadow tried.
@@ -123,10 +154,35 @@ class Desk:
         """The file or version whose steps it tries; empty: the pipeline's own file."""
         return request_of(job).against
 
-    def _first_segment(self, request: Request) -> int:
-        """Of the journal, as far as the range lies in it."""
-        frame = next(JournalReader(self.journal).frames(request.start, request.end), None)
-        return frame.segment if frame is not None else 0
+    @property
+    def _copies(self) -> Copies:
+        return Copies.of(self.today.state, self.today.name)
+
+    async def _named(self) -> list[str]:
+        """The copies that open jobs read."""
+        requests = [request_of(job) for job in await self.store.jobs.open_ones() if job.kind == KIND]
+        return [request.copied.name for request in requests if request.copied is not None]
+
+    async def _copy(self, native: NativeRange, request: Request, directory: Path, tell: Tell) -> Copied:
+        """:raises UsageError: `backfill.unknown_deliveries`.
+        :raises PenstockError: what the source raises.
+        """
+        ran = await self.store.runs(limit=1)
+        version = (ran[0].version if ran else self.today.version)[:VERSION_DIGITS]
+        positions = (await self.store.read_note()).positions
+        span = request.start, request.end
+        copied = await Copying(native, *span, positions, version, own_journal(self.today), tell).copy(directory)
+        if request.mode == "live" and copied.unknown and not request.redeliver:
+            raise refuse_unknown(copied)
+        return copied
+
+    async def _store(self, request: Request, steps: Pipeline, by: str) -> Job:
+        reader = range_of(request, self.today)
+        first = next(reader.frames(request.start, request.end), None)
+        request = replace(request, segment=first.segment if first is not None else 0)
+        total = reader.count(request.start, request.end)
+        delivers = version_of(steps, self.clock.now()) if request.mode == "live" else None
+        return await create(self.store.jobs, request, by, min(total, request.limit or total), delivers)
 
     @staticmethod
     def _check(job: Job, request: Request, steps: Pipeline) -> None:
@@ -140,12 +196,11 @@ class Desk:
 
     def _known(self, versions: Sequence[Version]) -> dict[str, KnownVersion | str]:
         """The versions that may have handled events. What cannot be built is told where an event asks for it."""
-        known: dict[str, KnownVersion | str] = {}
-        today = self.around.today
+        today = self.today
+        known: dict[str, KnownVersion | str] = {today.version[:VERSION_DIGITS]: KnownVersion(without_ends(today), {})}
         for version in versions:
             name = version.version[:VERSION_DIGITS]
-            if today is not None and today.version == version.version:
-                known[name] = KnownVersion(without_ends(today), {})
+            if name in known:
                 continue
             try:
                 stored = load_stored(version, self.around)

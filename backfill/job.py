@@ -82,7 +82,9 @@ def spared(jobs: Sequence[Job]) -> int | None:
 
 
 def _segment(job: Job) -> int:
-    """0: none at all."""
+    """0: none at all. The copy of a native range is a journal of its own."""
+    if request_of(job).source == "native":
+        return 0
     cursor = job.progress.cursor
     if not cursor:
         return request_of(job).segment

@@ -32,7 +32,15 @@ _VERDICTS = {
 def page(report: Mapping[str, Any]) -> str:
     """The HTML of a report (`backfill.report.document`)."""
     title = f"{report['pipeline']}: {_MODES[report['mode']]}"
-    parts = [_head(title, report), *_shadow(report), _outcomes(report), _steps(report), _letters(report), _samples(report)]
+    parts = [
+        _head(title, report),
+        _native(report),
+        *_shadow(report),
+        _outcomes(report),
+        _steps(report),
+        _letters(report),
+        _samples(report),
+    ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -58,6 +66,24 @@ def _head(title: str, report: Mapping[str, Any]) -> str:
     verdict = report.get("verdict")
     line = f'<p class="verdict {verdict}">{_VERDICTS[verdict]}</p>' if verdict else ""
     return f"<h1>{escape(title)}</h1>\n{line}<dl>{said}</dl>\n"
+
+
+def _native(report: Mapping[str, Any]) -> str:
+    """What the source held, where the range was read from it."""
+    native = report["native"]
+    if native is None:
+        return ""
+    rows = [
+        ("of the range", f"{native['events']:,}"),
+        ("the journal does not tell of", f"{native['unknown']:,}"),
+        ("changed at the source since they were received", f"{native['changed']:,}"),
+        ("without a known time: of the range or not", f"{native['unplaced']:,}"),
+    ]
+    named = [
+        (escape(each["partition"]), f"<code>{escape(each['id'])}</code>", escape(each["why"])) for each in native["examples"]
+    ]
+    examples = _table(("partition", "record", "why no time is known"), named) if named else ""
+    return _section("Read from the source", _table(("events", "#count"), rows) + examples)
 
 
 def _shadow(report: Mapping[str, Any]) -> list[str]:

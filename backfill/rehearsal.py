@@ -52,7 +52,7 @@ class Rehearsal:
     """The duty of a worker (`penstock.engine.worker.Duty`).
 
     :ivar pipeline: whose steps are run; without what source and sinks need.
-    :ivar directory: of the journal.
+    :ivar directory: of the journal, or of the copy of a native range.
     :ivar versions: by what lines name them; a text where one cannot be run, which says why.
     """
 
@@ -117,7 +117,7 @@ class Bench:
         """
         result = self.rehearsal.nothing()
         accounts = Accounts(result)
-        shadow = Shadow(result, result.comparison, self.versions) if result.comparison is not None else None
+        shadow = self._shadow(result, result.comparison) if result.comparison is not None else None
         for lines in self.batches(self._lines(portion)):
             chosen = self._chosen(lines, result)
             if chosen:
@@ -126,6 +126,9 @@ class Bench:
                 if shadow is not None:
                     await shadow.add(chosen, made)
         return result
+
+    def _shadow(self, result: Result, comparison: Comparison) -> Shadow:
+        return Shadow(result, comparison, self.versions, native=self.rehearsal.request.source == "native")
 
     def _lines(self, portion: Portion) -> Iterator[Line]:
         return (record.line for record in records_of(self.reader, self.rehearsal.request, portion))

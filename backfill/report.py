@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from backfill.comparison import Cause, Comparison
-from backfill.request import Request, Result
+from backfill.request import Copied, Request, Result
 from penstock.clock import rfc3339
 from penstock.state.job_records import JobProgress
 
@@ -78,6 +78,22 @@ def _head(about: About) -> dict[str, Any]:
         "to": rfc3339(request.end),
         "version": request.version,
         "filter": request.filter,
+        "source": request.source,
+        "native": _native(request.copied),
+    }
+
+
+def _native(copied: Copied | None) -> dict[str, Any] | None:
+    """Of a native range, what the source held: `unknown` events the journal does not tell of, `changed` ones are others than
+    those that were received, and `unplaced` records may be of the range or not."""
+    if copied is None:
+        return None
+    return {
+        "events": copied.events,
+        "unknown": copied.unknown,
+        "changed": copied.changed,
+        "unplaced": copied.unplaced,
+        "examples": [msgspec.to_builtins(each) for each in copied.examples],
     }
 
 

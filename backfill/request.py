@@ -14,6 +14,34 @@ SAMPLES = 3
 """Outputs that are kept for each sink."""
 
 Mode = Literal["dry_run", "shadow", "live"]
+Origin = Literal["journal", "native"]
+
+
+class Unplaced(msgspec.Struct, frozen=True):
+    """A record of the source that has no time, or of which no event could be made: its id, its partition, and why."""
+
+    id: str
+    partition: str
+    why: str
+
+
+class Copied(msgspec.Struct, frozen=True):
+    """What a native range came to, and the copy of it that the job reads.
+
+    :ivar name: of its directory, among the pipeline's copies.
+    :ivar events: of the range; `unknown` of them the journal does not tell of, `changed` are others at the source than those that
+        were received.
+    :ivar unplaced: records that may be of the range or not, for nobody knows when they happened.
+    :ivar first_unknown, examples: the first of these, by id.
+    """
+
+    name: str
+    events: int = 0
+    unknown: int = 0
+    changed: int = 0
+    unplaced: int = 0
+    first_unknown: list[str] = []
+    examples: list[Unplaced] = []
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +56,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     :ivar limit: look at no more events than so many, spread over the range; 0: at all.
     :ivar ignore: places whose differences do not count, for a shadow.
     :ivar segment: the first of the journal that the range needs.
+    :ivar source: where the events come from; `copied`: of a native range, the copy that is read in place of the journal.
     :ivar sinks: of a live one, those that are to get something; empty: all. `redeliver`: what they had before, too.
     """
 
@@ -45,6 +74,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     segment: int = 0
     sinks: list[str] = []
     redeliver: bool = False
+    source: Origin = "journal"
+    copied: Copied | None = None
 
 
 class StepFlow(msgspec.Struct):

@@ -2,7 +2,8 @@
 
 What was recorded settles most of it: equal check values are equal outputs. Where they differ, or none were kept, the version that
 handled the event computes its outputs again; these must agree with what was recorded. Where they do not, and the outputs were not
-kept whole, nobody knows what was made: the event is counted under `Result.unlike`, with the reason.
+kept whole, nobody knows what was made: the event is counted under `Result.unlike`, with the reason. An event of a native range
+that the journal does not tell of is compared with what the last version makes of it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from backfill.request import Result
 from penstock.cloudevents import to_structured
 from penstock.engine.agreement import agreement
 from penstock.engine.recompute import Recompute, Recomputed
+from penstock.engine.recompute import Result as Outcome
 from penstock.errors import Permanent
 from penstock.event import Event
 from penstock.journal.lines import Line, check_value
 
 UNLIKE = "what its version makes today is not what was recorded"
+UNLIKE_NATIVE = "what its version makes of what the source has now is not what was recorded"
 
 
 class Versions(Protocol):
@@ -36,11 +39,15 @@ class Versions(Protocol):
 
 @dataclass(slots=True)
 class Shadow:
-    """Adds to a result how batches compare."""
+    """Adds to a result how batches compare.
+
+    :ivar native: events are as the source has them now, which may differ from what was received.
+    """
 
     result: Result
     comparison: Comparison
     versions: Versions
+    native: bool = False
 
     async def add(self, lines: Sequence[Line], made: Recomputed) -> None:
         """One batch: lines of one moment and one version, and what the steps make of them now."""
@@ -66,15 +73,20 @@ class Shadow:
         outputs, results = _by_origin(then), then.results()
         for origin, line in enumerate(lines):
             before: Made | None = _made(then, origin, outputs[origin])
-            if then.outcome(origin) == "unanswered" or agreement(line, then, origin, results[origin]).verdict == "different":
+            if then.outcome(origin) == "unanswered" or _differs(line, then, origin, results[origin]):
                 before = _recorded(line, then.sinks)
             if before is None:
-                self._count_unlike("; ".join(version.doubts.values()) or UNLIKE, 1)
+                self._count_unlike("; ".join(version.doubts.values()) or (UNLIKE_NATIVE if self.native else UNLIKE), 1)
             else:
                 self.comparison.add(then.received[origin].id, before, after[origin])
 
     def _count_unlike(self, why: str, count: int) -> None:
         self.result.unlike[why] = self.result.unlike.get(why, 0) + count
+
+
+def _differs(line: Line, then: Recomputed, origin: int, result: Outcome) -> bool:
+    """Whether what its version makes of an event is not what was recorded, where that is known."""
+    return line.outcome != "unknown" and agreement(line, then, origin, result).verdict == "different"
 
 
 Routed = tuple[Event, int]

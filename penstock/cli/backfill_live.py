@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.cli import numbers
+from penstock.cli.backfill_native import native_lines
 from penstock.cli.backfill_options import Delivery
-from penstock.cli.backfill_parts import at_counter, report_on
+from penstock.cli.backfill_parts import at_counter, begin, report_on
 from penstock.cli.dlq_render import hint_lines
 from penstock.cli.job_bar import job_bar
 from penstock.cli.job_follow import Seeing, exit_status
 from penstock.cli.lazy import Settings
 from penstock.cli.running import make_log
-from penstock.cli.sender import sender
 from penstock.cli.terminal import Style, Terminal
 from penstock.clock import SystemClock
 from penstock.engine.carry_out import open_state
@@ -70,7 +70,7 @@ async def _deliver(
             log(incident)
 
     options = RunOptions(clock=SystemClock(), faults=Faults.from_environment(), log=warn)
-    async with at_counter(settings, name) as counter:
+    async with at_counter(settings, name, native=asked["source"] == "native") as counter:
         pipeline = counter.pipeline
         steps = await counter.steps(asked["against"], terminal)
         async with open_state(pipeline, options) as (store, assembly):
@@ -79,10 +79,13 @@ async def _deliver(
             asking = [] if delivery.overwrite else overwriting_sinks(named)
             if asking:
                 raise overwrite_needed(asking)
-            job = await counter.desk.create(steps, asked, sender())
+            job = await begin(counter, steps, asked, terminal)
             if not delivery.no_wait:
-                with job_bar(terminal, "backfill") as show:
-                    job = await Seeing(pipeline, store, options, terminal, show).through(job)
+                try:
+                    with job_bar(terminal, "backfill") as show:
+                        job = await Seeing(pipeline, store, options, terminal, show).through(job)
+                finally:
+                    await counter.desk.tidy(job)
         return job, report_on(job, pipeline.name, None)
 
 
@@ -92,4 +95,5 @@ def live_lines(report: Report, style: Style) -> list[str]:
     said = ", ".join(style.yellow(text) if "dead-" in text else text for count, text in parts if count)
     name = style.bold(printable(report["pipeline"]))
     steps = f", through the steps of {printable(report['against'])}" if report["against"] else ""
-    return [f"{name}: {numbers.plural(report['read'], 'event')} of the range{steps}: {said or 'none'}"]
+    head = f"{name}: {numbers.plural(report['read'], 'event')} of the range{steps}: {said or 'none'}"
+    return [head, *native_lines(report, style)]

@@ -16,6 +16,7 @@ from penstock.clock import rfc3339
 from penstock.errors import UsageError
 
 MODES = ("dry_run", "shadow", "live")
+ORIGINS = ("journal", "native")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Events:
     end: str
     condition: str
     limit: int | None
+    source: str
 
     def range(self, settings: Settings, terminal: Terminal) -> dict[str, float]:
         """Both ends, in seconds since 1970; echoed in UTC."""
@@ -111,6 +113,13 @@ events = option_group(
         "--filter", "condition", metavar="JQ", default="", help="Only events for which it is true: '.data.total >= 100'."
     ),
     click.option("--limit", type=click.IntRange(min=1), help="Look at about so many events, spread over the range."),
+    click.option(
+        "--source",
+        type=click.Choice(ORIGINS),
+        default="journal",
+        show_default=True,
+        help="Where they come from: what the journal holds, or what the source itself has (file, postgres).",
+    ),
 )
 trial = option_group(
     "trial",

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from penstock.builtins import room
+from penstock.cli.copy_bar import Tell, copy_bar
 from penstock.cli.job_bar import job_bar
 from penstock.cli.lazy import Settings
 from penstock.cli.project import load_file, load_named
-from penstock.cli.stores import StoreRef, reading
+from penstock.cli.sender import sender
+from penstock.cli.stores import StoreRef, reading, telling
 from penstock.cli.terminal import Terminal
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
@@ -29,8 +31,9 @@ from penstock.state.store import StateStore
 class Backfills(Protocol):
     """What the command uses of backfills (`backfill.desk.Desk`)."""
 
-    async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str) -> Job: ...
+    async def create(self, steps: Pipeline, asked: Mapping[str, Any], by: str, tell: Tell = ...) -> Job: ...
     async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job: ...
+    async def tidy(self, job: Job) -> None: ...
     async def promote(self, job: Job, steps: Pipeline, by: str, *, accept: bool) -> Promotion: ...
     @staticmethod
     def report(job: Job, pipeline: str) -> dict[str, Any]: ...
@@ -72,22 +75,25 @@ class Counter:
 
 
 @asynccontextmanager
-async def at_counter(settings: Settings, name: str) -> AsyncIterator[Counter]:
-    """:raises UsageError: `usage.unknown_pipeline`; `backfill.no_journal`.
+async def at_counter(settings: Settings, name: str, *, native: bool = False) -> AsyncIterator[Counter]:
+    """:param native: the pipeline need not have run: its state store is made where there is none.
+    :raises UsageError: `usage.unknown_pipeline`.
     :raises EnvironmentFault: `state.missing`, where it never ran.
     """
     pipeline = load_named(settings, name)
-    if pipeline.journal is None:
-        raise UsageError(
-            "backfill.no_journal",
-            f"the pipeline {pipeline.name} keeps no journal, so its past events are not known",
-            where=str(pipeline.file),
-            help="take `journal: off` out of its file: from then on its events can be backfilled",
-        )
     around = Around(pipeline.file, pipeline.project, pipeline.state, settings.environment(), pipeline)
-    async with reading(StoreRef(pipeline.name, pipeline.state, server=pipeline.state_server)) as store:
-        desk: Backfills = room("backfill")(store, around, pipeline.journal.directory, SystemClock())
+    ref = StoreRef(pipeline.name, pipeline.state, server=pipeline.state_server)
+    async with telling(ref) if native else reading(ref) as store:
+        desk: Backfills = room("backfill")(store, pipeline, around, SystemClock())
         yield Counter(settings, pipeline, store, around, desk)
+
+
+async def begin(counter: Counter, steps: Pipeline, asked: Mapping[str, Any], terminal: Terminal) -> Job:
+    """Store a backfill, with a bar while a native range is copied. Raises as `Desk.create`."""
+    if asked["source"] == "journal":
+        return await counter.desk.create(steps, asked, sender())
+    with copy_bar(terminal) as tell:
+        return await counter.desk.create(steps, asked, sender(), tell)
 
 
 async def carry_out(counter: Counter, job: Job, steps: Pipeline, concurrency: int | None, terminal: Terminal) -> Job:

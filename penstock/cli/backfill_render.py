@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from penstock.cli import numbers
+from penstock.cli.backfill_native import native_lines
 from penstock.cli.table import Column, fit, table
 from penstock.cli.terminal import Style
 from penstock.observe.text import printable, printable_json
@@ -42,6 +43,7 @@ def _head(report: Report, style: Style) -> Iterator[str]:
         yield f"those alone for which {printable(report['filter'])}"
     if report["ignore"]:
         yield f"differences at {printable(', '.join(report['ignore']))} do not count"
+    yield from native_lines(report, style)
 
 
 def _compared(report: Report, style: Style, width: int | None) -> list[str]:

@@ -11,11 +11,10 @@ from penstock.cli import backfill_options as options
 from penstock.cli import complete
 from penstock.cli.backfill_live import deliver_live, live_lines
 from penstock.cli.backfill_options import Delivery, Events, Output, Speed, Trial
-from penstock.cli.backfill_parts import Counter, at_counter, carry_out, report_on
+from penstock.cli.backfill_parts import Counter, at_counter, begin, carry_out, report_on
 from penstock.cli.backfill_render import report_lines
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.rates import rate_of
-from penstock.cli.sender import sender
 from penstock.cli.terminal import Terminal
 from penstock.errors import ExitStatus
 
@@ -23,7 +22,8 @@ from penstock.errors import ExitStatus
 @click.command(
     "start",
     cls=Verb,
-    help="""Send the events of a range of time through the pipeline's steps again, as the journal has them.
+    help="""Send the events of a range of time through the pipeline's steps again, as the journal has them; with --source native
+    as the source itself has them now.
 
     \b
     dry_run  counts what would become of them: outcomes, dead letters by cause, time in each step, some outputs.
@@ -51,6 +51,7 @@ def start(
     terminal = Terminal.of_process()
     asked: dict[str, Any] = {
         "mode": trial.mode,
+        "source": events.source,
         "against": trial.against,
         "filter": events.condition,
         "ignore": trial.places,
@@ -63,7 +64,7 @@ def start(
         return deliver_live(settings, pipeline, asked, delivery, output.as_json, terminal)
 
     async def work() -> dict[str, Any]:
-        async with at_counter(settings, pipeline) as counter:
+        async with at_counter(settings, pipeline, native=events.source == "native") as counter:
             return await _carry_out(counter, asked, speed.concurrency, output, terminal)
 
     return show_report(asyncio.run(work()), output, terminal)
@@ -73,7 +74,7 @@ async def _carry_out(
     counter: Counter, asked: dict[str, Any], concurrency: int | None, output: Output, terminal: Terminal
 ) -> dict[str, Any]:
     steps = await counter.steps(asked["against"], terminal)
-    job = await counter.desk.create(steps, asked, sender())
+    job = await begin(counter, steps, asked, terminal)
     job = await carry_out(counter, job, steps, concurrency, terminal)
     return report_on(job, counter.pipeline.name, output.html)
 

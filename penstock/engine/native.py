@@ -55,13 +55,14 @@ class Chunk:
     """What one batch of the source holds of the range.
 
     :ivar received, filled: together, an element an event.
-    :ivar read: how many records were looked at, those outside of the range too.
+    :ivar read: how many records were looked at, those outside of the range too; `size` in bytes, about.
     :ivar at: seconds since 1970: what `now` was in `event:`.
     """
 
     partition: str
     at: float
     read: int
+    size: int = 0
     received: list[Event] = field(default_factory=list)
     filled: list[Event] = field(default_factory=list)
     unplaced: list[Unplaced] = field(default_factory=list)
@@ -96,7 +97,7 @@ class NativeRange:
 
     def _chunk(self, batch: Batch, start: float, end: float) -> Chunk:
         self.moment.at = at = moment_of(self.surroundings.clock)
-        chunk, tally = Chunk(batch.partition, at, len(batch.events)), Tally()
+        chunk, tally = Chunk(batch.partition, at, len(batch.events), batch.size), Tally()
         for origin, event in enumerate(batch.events):
             event.origin = origin
         for filled in self.preparer.prepare(batch.events, tally, batch.rejects):

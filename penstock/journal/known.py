@@ -29,6 +29,7 @@ from penstock.journal.reader import JournalReader
 _RANKS: Mapping[Outcome, int] = MappingProxyType(
     {"unknown": 0, "deduplicated": 0, "filtered": 1, "dead_lettered": 2, "delivered": 3}
 )
+_EVER = (-1e11, 1e11)
 _RANK, _FRAME, _LINES, _FRAMES = 62, 24, (1 << 24) - 1, (1 << 38) - 1
 """A place, in 64 bits: rank of the outcome (2), number of the frame among those of the range (38), line in the frame (24)."""
 
@@ -62,9 +63,13 @@ def digest_of(source: str, identity: str) -> int:
 
 
 class Known:
-    """The lines of a range, by source and id. `read` makes it; numbers go from 0 to `len(known) - 1`, one for each event."""
+    """The lines of a range, by source and id. `read` makes it; numbers go from 0 to `len(known) - 1`, one for each event.
+
+    :ivar is_all: all of the journal lies in the range.
+    """
 
     def __init__(self, reader: JournalReader, frames: Sequence[Frame], digests: array[int], places: array[int]) -> None:
+        self.is_all = len(frames) == sum(1 for _ in reader.frames(*_EVER))
         self._reader = reader
         self._frames = frames
         self._digests = digests

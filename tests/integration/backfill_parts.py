@@ -71,12 +71,11 @@ async def run_shop(project: Path, steps: str = STEPS, more: str = "", count: int
 @asynccontextmanager
 async def desk_of(pipeline: Pipeline) -> AsyncIterator[Desk]:
     """A desk over the pipeline's state."""
-    assert pipeline.journal is not None
     store = open_store(pipeline.state, pipeline.name, SystemClock(), Faults())
     await store.open(create=False)
     try:
         around = Around(pipeline.file, pipeline.project, pipeline.state, os.environ, pipeline)
-        yield Desk(store, around, pipeline.journal.directory, SystemClock())
+        yield Desk(store, pipeline, around, SystemClock())
     finally:
         await store.close()
 

@@ -225,7 +225,7 @@ async def test_what_an_open_backfill_still_reads_does_not_expire(tmp_path: Path)
     await journal.open("")
     pipeline = await run_shop(tmp_path, count=3)
     async with desk_of(pipeline) as desk:
-        desk = replace(desk, journal=tmp_path / "j")
+        desk = replace(desk, today=replace(pipeline, journal=Declared(tmp_path / "j", retention=10.0)))
         job = await desk.create(pipeline, {"mode": "dry_run", "start": EVENT_BEGAN + 2.5, "end": EVENT_BEGAN + 9}, "ann@here")
         upkeep = Upkeep(DeadLetters(), desk.store, RunStatus("shop", "v"), clock, lambda incident: None)
         upkeep.kept = journal, Declared(tmp_path / "j", retention=10.0)
