@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
-PACKAGES = {"penstock", "connectors", "transforms", "registry", "dlq", "backfill"}
+PACKAGES = {"penstock", "connectors", "transforms", "registry", "dlq", "backfill", "verify"}
 
 
 def main(wheel: Path, tree: Path) -> str | None:

@@ -43,8 +43,8 @@ EXITS = {
     ExitStatus.FAILED: "failed while running",
     ExitStatus.USAGE: "usage, or an invalid configuration",
     ExitStatus.ENVIRONMENT: "the environment: something unreachable, a store held by another run or damaged",
-    ExitStatus.FOUND: "the check found something: a failing `pipe test`, an error of `pipe doctor`, dead letters under "
-    "`--fail-on-dead-letters`",
+    ExitStatus.FOUND: "the check found something: a failing `pipe test`, an error of `pipe doctor`, a gap of `pipe verify`, "
+    "dead letters under `--fail-on-dead-letters`",
     ExitStatus.INTERRUPTED: "interrupted by a second Ctrl-C",
     ExitStatus.TERMINATED: "ended by a second SIGTERM",
 }

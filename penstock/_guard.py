@@ -10,7 +10,7 @@ import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
-ROOMS = ("backfill", "connectors", "dlq", "registry", "transforms")
+ROOMS = ("backfill", "connectors", "dlq", "registry", "transforms", "verify")
 
 
 def refuse_strangers(home: str) -> None:

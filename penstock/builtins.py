@@ -1,6 +1,6 @@
 """The one table of built-in components, as lazy strings, so that `pipe --help` imports no client library.
 
-It is also the only place where `penstock` names the outer rooms (registry, transforms, connectors, dlq, backfill).
+It is also the only place where `penstock` names the outer rooms (registry, transforms, connectors, dlq, backfill, verify).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ ROOMS = {
     "carry_backfill": "backfill.live:carry_backfill",
     "settle_backfill": "backfill.settling:settle_backfill",
     "spared": "backfill.job:spared",
+    "verify": "verify.verifier:Verifier",
 }
 """What the core needs of the outer rooms, by the name it asks for."""
 

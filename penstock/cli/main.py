@@ -34,6 +34,7 @@ VERBS = {
     "resume": ("penstock.cli.signal:resume", "Go on with a paused pipeline."),
     "dlq": ("penstock.cli.dlq:dlq", "Look at dead letters, replay, discard or export them."),
     "backfill": ("penstock.cli.backfill:backfill", "Send past events through a pipeline again: dry run, shadow."),
+    "verify": ("penstock.cli.verify:verify", "See that every event is accounted for: source, journal, dead letters, sinks."),
     "jobs": ("penstock.cli.jobs:jobs", "Look at replays and backfills, pause, resume or cancel them."),
     "checkpoint": ("penstock.cli.checkpoint:checkpoint", "Show where a pipeline stands; move or adopt it."),
     "schema": ("penstock.cli.schema:schema", "Look at schemas, and check data against them."),

@@ -287,9 +287,12 @@ def alike(lines: Iterable[Line], count: int = BATCH) -> Iterator[list[Line]]:
 
 def batching(pipelines: Sequence[Pipeline]) -> Callable[[Iterable[Line]], Iterator[list[Line]]]:
     """How lines are put together: those of one moment; where no program asks for `now`, all that one version handled."""
-    if any(_NOW.search(pipeline.content) for pipeline in pipelines):
-        return alike
-    return of_one_version
+    return alike if any(asks_now(pipeline.content) for pipeline in pipelines) else of_one_version
+
+
+def asks_now(content: str) -> bool:
+    """Whether a program of a pipeline may ask for the moment, as far as its content tells (`Pipeline.content`)."""
+    return _NOW.search(content) is not None
 
 
 def of_one_version(lines: Iterable[Line]) -> Iterator[list[Line]]:

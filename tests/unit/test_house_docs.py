@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 ADR = DOCS / "adr"
-ROOMS = ("penstock", "connectors", "transforms", "registry", "dlq", "backfill")
+ROOMS = ("penstock", "connectors", "transforms", "registry", "dlq", "backfill", "verify")
 NUMBERS = range(1, 14)
 _CITATION = re.compile(r"#.*\bInvariants? ((?:\d+(?:, | and )?)+)")
-_CODE = re.compile(r"`((?:penstock|connectors|transforms|registry|dlq|tests|bench)/[\w./]*)(?:(::?)([\w.]+))?`")
+_CODE = re.compile(r"`((?:penstock|connectors|transforms|registry|dlq|backfill|verify|tests|bench)/[\w./]*)(?:(::?)([\w.]+))?`")
 
 
 def cited() -> dict[int, set[str]]:

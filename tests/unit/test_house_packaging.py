@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["penstock", "connectors", "transforms", "registry", "dlq", "backfill"]
+PACKAGES = ["penstock", "connectors", "transforms", "registry", "dlq", "backfill", "verify"]
 MAKE = shutil.which("make")
 
 

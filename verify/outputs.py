@@ -1,0 +1,162 @@
+"""What sinks were given: the outputs of past events, computed again under the version that delivered them.
+
+They must agree with what the journal recorded of them. Where that cannot be told, or they do not, nobody knows what the sinks
+were given: then there is a reason in their place, and nothing is looked for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from penstock.clock import rfc3339
+from penstock.engine.agreement import agreement
+from penstock.engine.letters import DECODE, SOURCE
+from penstock.engine.recompute import Output, Recompute, Recomputed, Result, asks_now
+from penstock.engine.versions import Versions
+from penstock.errors import Permanent, UsageError
+from penstock.event import Event
+from penstock.journal.lines import Line, check_value
+from penstock.state.records import DeadLetter
+from penstock.state.store import StateStore
+from verify.jobs import Deed
+from verify.standing import Delivery
+
+Made = Sequence[Output] | str
+"""The outputs of an event, or why nobody knows them."""
+
+UNLIKE = "what its version makes of it today is not what was recorded"
+EDITED_UNKNOWN = "its dead letter is gone, so whether it was edited is not known"
+READ_AGAIN = "its record was read from the source again when it was replayed"
+ASKED = "its steps asked the world again in a job"
+SEVERAL = "it was delivered in several attempts, which may have made different outputs"
+NO_MOMENT = "its steps ask for `now`, and when they ran in its job is not known"
+_REPLAYS = ("replay", "retry", "release")
+
+
+@dataclass(slots=True)
+class Remaker:
+    """Computes outputs again.
+
+    :ivar jobs: the kind of each job that was asked for; empty where it is not stored any more.
+    """
+
+    versions: Versions
+    store: StateStore
+    jobs: dict[str, str] = field(default_factory=dict)
+    _refused: dict[str, str] = field(default_factory=dict)
+
+    async def of_run(self, lines: Sequence[Line]) -> list[Made]:
+        """Of lines that can be computed together (`penstock.engine.recompute.batching`), under the version that handled them."""
+        recompute = await self._version(lines[0].version)
+        if isinstance(recompute, str):
+            return [recompute] * len(lines)
+        made = await recompute.run(lines)
+        outputs, results = _by_origin(made), made.results()
+        return [
+            _doubt(recompute, line, made, origin, outputs[origin], result) or result.outputs
+            for origin, (line, result) in enumerate(zip(lines, results, strict=True))
+        ]
+
+    async def of_job(self, line: Line, delivery: Delivery, letter: DeadLetter | None) -> Made:
+        """Of an event that a job delivered.
+
+        :param letter: its dead letter with its bodies, where it is still there.
+        """
+        deed = delivery.deed
+        assert deed is not None, "of a job"
+        recompute = await self._version(deed.kind.version)
+        if isinstance(recompute, str):
+            return recompute
+        if deed.kind.asked:
+            return ASKED
+        kind = await self._kind(deed.kind.job)
+        moves = asks_now(recompute.pipeline.content)
+        if moves and not kind:
+            return NO_MOMENT
+        again = _as_delivered(line, deed, kind, letter)
+        if isinstance(again, str):
+            return again
+        if any(_differs(attempt, line, deed, moves=moves, edited=again.event is not line.event) for attempt in delivery.after):
+            return SEVERAL
+        made = await recompute.run([again])
+        (result,) = made.results()
+        if result.outcome not in ("delivered", "filtered"):
+            return next(iter(recompute.doubts.values()), UNLIKE)
+        return result.outputs
+
+    async def anyhow(self, lines: Sequence[Line]) -> list[Sequence[Output]]:
+        """As `of_run`, whether they agree or not: the likeliest outputs."""
+        recompute = await self._version(lines[0].version)
+        if isinstance(recompute, str):
+            return [()] * len(lines)
+        return [result.outputs for result in (await recompute.run(lines)).results()]
+
+    async def _version(self, digits: str) -> Recompute | str:
+        if digits in self._refused:
+            return self._refused[digits]
+        try:
+            return await self.versions.of(digits)
+        except UsageError as error:
+            self._refused[digits] = error.message
+            return error.message
+
+    async def _kind(self, job: str) -> str:
+        if job not in self.jobs:
+            try:
+                self.jobs[job] = (await self.store.jobs.find(job)).kind
+            except UsageError:  # job.unknown: it is not stored any more
+                self.jobs[job] = ""
+        return self.jobs[job]
+
+
+def _doubt(
+    recompute: Recompute, line: Line, made: Recomputed, origin: int, outputs: Sequence[tuple[Event, int]], result: Result
+) -> str | None:
+    """Why nobody knows what its outputs were; None where they are these."""
+    if made.outcome(origin) is None:
+        if line.outputs is None:
+            return next(iter(recompute.doubts.values()), None)
+        if _check_values(outputs, made.filled[origin]) == line.outputs:
+            return None
+    agreed = agreement(line, made, origin, result)
+    if agreed.verdict == "same":
+        return None
+    return agreed.why if agreed.verdict == "beyond" else next(iter(recompute.doubts.values()), UNLIKE)
+
+
+def _by_origin(made: Recomputed) -> Mapping[int, Sequence[tuple[Event, int]]]:
+    outputs: defaultdict[int, list[tuple[Event, int]]] = defaultdict(list)
+    for event, mask in zip(made.outputs, made.masks(), strict=True):
+        outputs[event.origin].append((event, mask))
+    return outputs
+
+
+def _check_values(outputs: Sequence[tuple[Event, int]], filled: Event) -> list[str | None]:
+    try:
+        return [check_value(event, filled, mask)[1:-1].decode() for event, mask in outputs]
+    except Permanent:  # one has no JSON form: `agreement` knows
+        return [None]
+
+
+def _as_delivered(line: Line, deed: Deed, kind: str, letter: DeadLetter | None) -> Line | str:
+    """The line as if the job's attempt had been the first; a text where what the job sent is not known."""
+    again = msgspec.structs.replace(line, outcome="delivered", step=None, letter=None, outputs=None, answers=None)
+    if kind in _REPLAYS:
+        again = msgspec.structs.replace(again, at=rfc3339(deed.at))
+    if kind == "backfill":
+        return again
+    if letter is None:
+        return EDITED_UNKNOWN
+    if letter.edited is not None:
+        return msgspec.structs.replace(again, event=msgspec.Raw(letter.edited), given=None, original=None, no_json=None)
+    return READ_AGAIN if line.step in (SOURCE, DECODE) else again
+
+
+def _differs(attempt: Deed | None, line: Line, deed: Deed, *, moves: bool, edited: bool) -> bool:
+    """Whether an attempt that failed may have given some sinks other outputs than the one that got through."""
+    version = line.version if attempt is None else attempt.kind.version
+    return moves or edited or version != deed.kind.version

@@ -1,0 +1,176 @@
+"""One pass over the lines of a range: what has become of each event, whether its dead letter is there, and what each sink should
+show of it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from penstock.cloudevents import timestamp
+from penstock.engine.letters import letter_id
+from penstock.journal.known import digest_of, name_of
+from penstock.journal.lines import Line
+from penstock.state.records import DeadLetter
+from verify.digests import Digests
+from verify.findings import Findings
+from verify.jobs import Deeds
+from verify.letters import Failed, LetterCheck
+from verify.lookers import Looker
+from verify.outputs import Remaker
+from verify.range import LineRange
+from verify.standing import RUN, Delivery, Standing, standing_of
+from verify.versions import SinkBook
+
+REDEFINED = "the sink was defined otherwise then"
+"""Why an event is not looked for in a sink of today."""
+
+
+@dataclass(slots=True)
+class Reckoning:
+    """Goes through the range, and through what jobs delivered of it.
+
+    :ivar seen: digests of the events that its lines tell of.
+    :ivar tell: hears how many lines are behind it.
+    """
+
+    pipeline: str
+    findings: Findings
+    range: LineRange
+    deeds: Deeds
+    book: SinkBook
+    remaker: Remaker
+    lookers: Sequence[Looker]
+    letters: LetterCheck
+    tell: Callable[[int], None]
+    seen: Digests = field(default_factory=Digests)
+    by_jobs: array[int] = field(default_factory=lambda: array("Q"))
+    _reached: dict[str, str] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """The first pass."""
+        async for number, lines in self.range.batches():
+            await self.book.learn({lines[0].version})
+            wanted = []
+            for place, line in enumerate(lines):
+                standing = self._count(line)
+                if standing is None:
+                    continue
+                if standing.outcome == "dead_lettered":
+                    await self.letters.failed(self._failed(line))
+                if RUN in standing.deliveries:
+                    wanted.append(place)
+                if standing.has_deeds:
+                    self.by_jobs.append(number + place)
+            await self._want([(number + place, lines[place]) for place in wanted])
+            self.tell(number + len(lines))
+        await self.letters.look()
+        self.findings.received = self.range.marks.count - self.findings.again
+
+    def _count(self, line: Line) -> Standing | None:
+        """What has become of its event; None where an earlier line tells of it."""
+        standing = self.standing(line)
+        if self._came_before(line) and line.outcome != "deduplicated":
+            self.findings.again += 1
+            return None
+        self.findings.outcomes[standing.outcome] += 1
+        return standing
+
+    def _came_before(self, line: Line) -> bool:
+        """Whether an earlier line is of the same event. Positions rise, so that few need be looked up."""
+        digest = digest_of(*name_of(line))
+        reached = self._reached.get(line.partition, "")
+        if line.position > reached:
+            self._reached[line.partition] = line.position
+        elif digest in self.seen:
+            return True
+        self.seen.add(digest)
+        return False
+
+    def _failed(self, line: Line) -> Failed:
+        received_id = name_of(line)[1]
+        letter = line.letter or letter_id(self.pipeline, line.received())
+        return Failed(received_id, letter, timestamp(line.at), f"partition {line.partition}")
+
+    async def _want(self, numbered: Sequence[tuple[int, Line]]) -> None:
+        """What the run delivered of one batch."""
+        if not (numbered and self.lookers):
+            return
+        version = numbered[0][1].version
+        lookers = self._asked(version, RUN, (), len(numbered))
+        if lookers:
+            made = await self.remaker.of_run([line for _, line in numbered])
+            for (number, _), outputs in zip(numbered, made, strict=True):
+                for looker in lookers:
+                    if isinstance(outputs, str):
+                        looker.leave_out(outputs)
+                    else:
+                        looker.want(number, outputs)
+        for looker in lookers:
+            await looker.expect()
+
+    def _asked(self, version: str, delivery: Delivery, covered: Collection[str], events: int = 1) -> list[Looker]:
+        """The sinks to look into for what was delivered under a version.
+
+        :param covered: those that had it before.
+        """
+        names, asked = self.book.names(version), []
+        for looker in self.lookers:
+            if looker.inspection is None or looker.name in covered or not delivery.reaches(looker.name):
+                continue
+            if names is not None and looker.name not in names:
+                continue
+            if names is None or self.book.is_as_today(version, looker.name):
+                asked.append(looker)
+            else:
+                looker.leave_out(REDEFINED, events)
+        return asked
+
+    def standing(self, line: Line) -> Standing:
+        """What has become of the event of a line."""
+        return standing_of(line, self.deeds.about(line), self.book.names(line.version) if self.deeds.count else None)
+
+    async def run_jobs(self) -> None:
+        """The second pass, where there is any need of it: what jobs delivered, behind everything that the run did."""
+        token, wanted = self.range.marks.count, set(self.by_jobs)
+        if not (wanted and self.lookers):
+            return
+        async for number, lines in self.range.batches():
+            chosen = [line for place, line in enumerate(lines) if number + place in wanted]
+            letters = await self.letters_of(chosen)
+            for line, letter in zip(chosen, letters, strict=True):
+                await self._want_of_jobs(token, line, letter)
+                token += 1
+            for looker in self.lookers:
+                await looker.expect()
+
+    async def _want_of_jobs(self, token: int, line: Line, letter: DeadLetter | None) -> None:
+        """Each sink is looked into for what it was given first."""
+        covered: set[str] = set()
+        for delivery in self.standing(line).deliveries:
+            version = line.version if delivery.deed is None else delivery.deed.kind.version
+            await self.book.learn({version})
+            lookers = [] if delivery.deed is None else self._asked(version, delivery, covered)
+            if lookers:
+                made = await self.remaker.of_job(line, delivery, letter)
+                for looker in lookers:
+                    if isinstance(made, str):
+                        looker.leave_out(made)
+                    else:
+                        looker.want(token, made)
+            covered |= {name for name in self.book.names(version) or () if delivery.reaches(name)}
+
+    async def letters_of(self, lines: Sequence[Line]) -> list[DeadLetter | None]:
+        """Their dead letters, as far as they are still there; whole, where they were edited."""
+        if not lines:
+            return []
+        ids = [line.letter or letter_id(self.pipeline, line.received()) for line in lines]
+        found = await self.letters.store.desk.found(ids)
+        for letter in await self.letters.store.desk.whole([each for each in found.values() if each.edited is not None]):
+            found[letter.id] = letter
+        return [found.get(each) for each in ids]
+
+    def event_of(self, token: int) -> int:
+        """The number of the line that a number given to a sink stands for."""
+        count = self.range.marks.count
+        return token if token < count else self.by_jobs[token - count]
