@@ -143,7 +143,7 @@ def _absorb(connection: Connection, seq: int, identity: str, settled: Collection
     :param settled: the ledgers of which a letter that was replayed says alone whether they owe it; None: it was not replayed.
     """
     was_replayed = settled is not None
-    columns = "seq, owed, delivered, attempts, repeats, first_at, status, lane, arrival, retries, next_at"
+    columns = "seq, owed, delivered, attempts, repeats, first_at, status, lane, arrival, retries, next_at, job"
     query = f"SELECT {columns} FROM letters WHERE "  # noqa: S608 - constants
     old = connection.execute(query + "id = ? AND pending IS NULL", (identity,)).fetchone()
     if old is None:
@@ -159,14 +159,15 @@ def _absorb(connection: Connection, seq: int, identity: str, settled: Collection
     delete(connection, [old[0]])
     is_held = old[6] in ("open", "parked", "replaying")  # then its place, and what it waits for, stay
     lane, arrival = old[7:9] if is_held and old[7] is not None else new[7:9]
-    status = "parked" if old[6] == "parked" else new[6]
+    stays = old[6] == "parked" or (old[6] == "replaying" and not was_replayed)  # a job that has it settles what it found
+    status, job = (old[6], old[11]) if stays else (new[6], new[11])
     retries, next_at = old[9:11] if is_held and not was_replayed and status != "parked" else new[9:11]
     connection.execute(
         """UPDATE letters SET pending = NULL, owed = ?, delivered = ?, attempts = attempts + ?, repeats = repeats + ?,
-           first_at = ?, status = ?, lane = ?, arrival = ?, retries = ?, next_at = ? WHERE seq = ?""",
+           first_at = ?, status = ?, lane = ?, arrival = ?, retries = ?, next_at = ?, job = ? WHERE seq = ?""",
         (
             *(_json(owed), _json(delivered), old[3], old[4], old[5]),
-            *(status, lane, arrival, retries, next_at, seq),
+            *(status, lane, arrival, retries, next_at, job, seq),
         ),
     )
 
