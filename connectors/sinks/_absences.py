@@ -19,6 +19,10 @@ class Unclear:
     def __init__(self) -> None:
         self._tokens: dict[str, array[int]] = {}
 
+    def clear(self) -> None:
+        """None of them need have left anything."""
+        self._tokens.clear()
+
     def __len__(self) -> int:
         return sum(map(len, self._tokens.values()))
 

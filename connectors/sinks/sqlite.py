@@ -8,7 +8,8 @@ Invariants 2, 4, 6, 7, 12 and 13 are enforced there and here.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,16 +19,18 @@ from connectors.sinks._asked import Asked
 from connectors.sinks._order import ORDER_COLUMN, order_column
 from connectors.sinks._sqlite.changes import Changes, OrderedChanges
 from connectors.sinks._sqlite.config import SqliteConfig
+from connectors.sinks._sqlite.inspection import Reader, SqliteKeys, SqliteRows, reader_of
 from connectors.sinks._sqlite.shaping import Shaping, unfit_for_columns
 from connectors.sinks._sqlite.table import Row, Table, Writer, create, load, quote
 from connectors.sinks._sqlite.tombstones import Tombstones, collations
-from connectors.sinks._table_config import reading
+from connectors.sinks._table_config import reading, reading_of_keys
+from connectors.sinks._table_inspection import KeyInspection, NoTable, RowInspection
 from connectors.sinks._table_refusals import refused_without_table
 from penstock.errors import BatchError, ComponentError, EnvironmentFault
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.places import look_at_file, look_at_room
-from penstock.spi import Context, Finding, Position
+from penstock.spi import Context, Finding, Inspection, Position
 from penstock.state.dialect import transaction
 from penstock.state.ledger_tables import LEDGER_SCHEMA, LedgerTables
 from penstock.state.migration import migrate
@@ -81,6 +84,34 @@ class SqliteSink:
         if not self._config.create and not self._path.exists():
             found[0] = Finding.of(self._missing())
         return found
+
+    @asynccontextmanager
+    async def inspection(self) -> AsyncIterator[Inspection]:
+        """See `Verifying`: rows are looked for by their key, or, without one, by their values."""
+        if not self._path.exists():
+            yield NoTable(self._missing())
+            return
+        async with reader_of(self._database) as reader:
+            found = await reader.run(lambda connection: load(connection, self._config.table))
+            if found is None:
+                yield NoTable(self._missing())
+            elif self._key:
+                keys = await reader.run(partial(self._keys, reader, found))
+                reading, why = reading_of_keys(self._config, self._context), f"no row of {found.name} has its key"
+                yield KeyInspection(keys, reading, why, removes=self._config.removes)
+            else:
+                await reader.run(partial(self._check, table=found))
+                rows, why = SqliteRows(reader, found), f"no row of {found.name} has its values, or fewer than were delivered"
+                yield RowInspection(rows, self._reading, why, removes=self._config.removes)
+
+    def _keys(self, reader: Reader, table: Table, connection: sqlite3.Connection) -> SqliteKeys:
+        by = self._check(connection, table)
+        writer = Writer(table, self._key, self._config.on_conflict, by)
+        if self._order is None:
+            return SqliteKeys(reader, table, writer, by, None)
+        tombstones = Tombstones(table, self._key, by, self._config.tombstones)
+        changes = OrderedChanges(writer, self._order, tombstones if tombstones.are_there(connection) else None)
+        return SqliteKeys(reader, table, writer, by, changes)
 
     async def open(self, recovered: bytes | None) -> None:
         """Connect, bring the ledger's tables up to date, and look at the table.

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
 from connectors.sinks.file import FileSink, FileSinkConfig
+from connectors.sinks.sqlite import SqliteConfig, SqliteSink
 from penstock.event import Event
 from penstock.spi import Context
 from penstock.testing.contracts import make_context
 from penstock.testing.inspection_contract import VerifyingContract
+from penstock.testing.ledger_contract import make_claimant, make_commit
+from transforms.expressions import compiler
+
+IN_ORDER = {"key": ["n"], "order_by": ".n", "delete": "false"}
 
 
 class TestFileInspected(VerifyingContract):
@@ -81,3 +90,35 @@ class TestCsvInspected(TestFileInspected):
 
     def is_of(self, line: bytes, n: int) -> bool:
         return line == b"%d\n" % n
+
+
+class TestSqliteInspected(VerifyingContract):
+    config: dict[str, Any] = {}
+
+    def build(self, context: Context) -> SqliteSink:
+        values = {"path": "rows.db", "table": "rows", "create": True} | self.config
+        return SqliteSink(SqliteConfig.model_validate(values), replace(context, expressions=compiler()))
+
+    async def deliver(self, directory: Path, events: Sequence[Event]) -> None:
+        await deliver_by_ledger(self.build(make_context(directory, component="sink")), events)
+
+    async def lose(self, directory: Path, n: int) -> None:
+        with closing(sqlite3.connect(directory / "rows.db")) as db, db:
+            assert db.execute("DELETE FROM rows WHERE n = ?", (n,)).rowcount == 1
+
+
+class TestSqliteInspectedByKey(TestSqliteInspected):
+    config = {"key": ["n"], "on_conflict": "ignore"}
+
+
+class TestSqliteInspectedInOrder(TestSqliteInspected):
+    config = IN_ORDER
+
+
+async def deliver_by_ledger(sink: Any, events: Sequence[Event]) -> None:
+    """As a run of its own: the next epoch."""
+    await sink.open(None)
+    epoch = events[0].position[-1] + 1
+    claim = await sink.claim(make_claimant(epoch))
+    await sink.write_and_commit(events, make_commit((claim.group or 0) + 1, epoch=epoch))
+    await sink.close()

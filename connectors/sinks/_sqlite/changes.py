@@ -106,10 +106,9 @@ class OrderedChanges(Changes):
         :raises Permanent: `sink.order`: it cannot be said.
         """
         _, names, values = row
-        new = order_of(values[names.index(self._column.name)], self._column)
-        key = [values[names.index(name)] for name in self.writer.key]
-        there, buried = connection.execute(self._look, key if self._tombstones is None else key * 2).fetchone()
-        if not (self._passes(new, there) and self._passes(new, buried) and self._passes(new, floor)):
+        key = self._key(row)
+        buried, wins = self._compare(connection, row, key, floor)
+        if not wins:
             return False
         if kind == "put":
             connection.execute(self.writer.statement(names, 1), values)
@@ -118,6 +117,27 @@ class OrderedChanges(Changes):
         else:
             self._delete(connection, key, values[names.index(self._column.name)], now)
         return True
+
+    def _key(self, row: Row) -> list[object]:
+        _, names, values = row
+        return [values[names.index(name)] for name in self.writer.key]
+
+    def _compare(self, connection: sqlite3.Connection, row: Row, key: Sequence[object], floor: object) -> tuple[object, bool]:
+        """The order of its key's tombstone, and whether nothing there is newer than the row or deletion.
+
+        :raises Permanent: `sink.order`: it cannot be said.
+        """
+        _, names, values = row
+        new = order_of(values[names.index(self._column.name)], self._column)
+        there, buried = connection.execute(self._look, key if self._tombstones is None else [*key, *key]).fetchone()
+        return buried, self._passes(new, there) and self._passes(new, buried) and self._passes(new, floor)
+
+    def is_stale(self, connection: sqlite3.Connection, row: Row) -> bool:
+        """Whether something newer is there, or is remembered. Changes nothing.
+
+        :raises Permanent: `sink.order`: it cannot be said.
+        """
+        return not self._compare(connection, row, self._key(row), self._floor(connection))[1]
 
     def _passes(self, new: Order, old: object) -> bool:
         """Whether a stored order gives way; none does: its row was there before there was one."""

@@ -42,6 +42,24 @@ class Tombstones:
         oldest = f"SELECT rowid FROM {sql} WHERE removed_at < ? ORDER BY removed_at LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
         self._forget = f"DELETE FROM {sql} WHERE rowid IN ({oldest})"  # noqa: S608 - quoted
 
+    def are_there(self, connection: sqlite3.Connection) -> bool:
+        """Whether the tables are, for this key.
+
+        :raises EnvironmentFault: `sink.tombstones`: they are there for another key.
+        """
+        return bool(self._check(connection))
+
+    def _check(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
+        """The columns of the tombstones; none where there is no such table."""
+        found = connection.execute("SELECT name, type FROM pragma_table_xinfo(?)", (self._name,)).fetchall()
+        if found and [(name, kind) for name, kind in found if name not in ("order", "removed_at")] != self._columns():
+            raise self._of_another_key([kind for _, kind in found[:-2]])
+        return found
+
+    def _columns(self) -> list[tuple[str, str]]:
+        """Of the key: names and types."""
+        return [(f"k{place}", column.declared) for place, column in enumerate(self._key, 1)]
+
     def prepare(self, connection: sqlite3.Connection, *, deletes: bool) -> bool:
         """Make the tables, unless they are there.
 
@@ -49,12 +67,9 @@ class Tombstones:
         :returns: whether they are there.
         :raises EnvironmentFault: `sink.tombstones`: they are there for another key.
         """
-        found = connection.execute("SELECT name, type FROM pragma_table_xinfo(?)", (self._name,)).fetchall()
-        if not found and not deletes:
+        if not self._check(connection) and not deletes:
             return False
-        wanted = [(f"k{place}", column.declared) for place, column in enumerate(self._key, 1)]
-        if found and [(name, kind) for name, kind in found if name not in ("order", "removed_at")] != wanted:
-            raise self._of_another_key([kind for _, kind in found[:-2]])
+        wanted = self._columns()
         sql = quote(self._name)
         columns = ", ".join(
             f"{name} {quote(kind) if kind else ''} NOT NULL COLLATE {quote(collation)}"
