@@ -32,6 +32,7 @@ from pathlib import Path
 
 from penstock.testing.backfill_rounds import BACKFILL_SCENARIOS
 from penstock.testing.cdc_scenario import CDC_SCENARIOS, CdcScenario
+from penstock.testing.order_rounds import ORDER_SCENARIOS
 from penstock.testing.park_rounds import PARK_SCENARIOS
 from penstock.testing.processes import Launcher, Program
 from penstock.testing.replay_rounds import REPLAY_SCENARIOS
@@ -50,6 +51,7 @@ ALL_SCENARIOS: Mapping[str, AnyScenario] = {
     **REPLAY_SCENARIOS,
     **BACKFILL_SCENARIOS,
     **PARK_SCENARIOS,
+    **ORDER_SCENARIOS,
 }
 
 ENOUGH_ROUNDS = 20

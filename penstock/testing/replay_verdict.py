@@ -8,9 +8,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from penstock.testing.journal_check import journal_lines
 from penstock.testing.oracle import Findings, Line, Oracle, Row
@@ -21,40 +20,52 @@ from penstock.testing.story import Telling
 
 MENDED = ("refused", "refused_part")
 FAILING = ("error", "garbage", "oversized")
+RECORDS = "SELECT job, event FROM penstock_job_records"
+S = TypeVar("S")
 
 
 def judge_replays(outputs: Sequence[Output], told: Telling, oracle: Oracle, when: str) -> None:
     """What is found goes to the telling's result."""
-    verdict = _Verdict(outputs, told, oracle, when)
-    verdict.rows()
+    verdict = ReplayVerdict(outputs, told, oracle, when)
+    for output in outputs:
+        verdict.rows(output)
     letters = verdict.letters()
     totals = verdict.totals(len(letters))
-    verdict.records()
+    verdict.no_records(told.state.query(RECORDS))
+    with closing(sqlite3.connect(f"{(told.project / 'out' / f'{TABLE}.db').as_uri()}?mode=ro", uri=True)) as database:
+        verdict.no_records(database.execute(RECORDS).fetchall())
     verdict.journal(totals, {letter["id"]: letter["status"] for letter in letters})
 
 
-class _Verdict:
-    def __init__(self, outputs: Sequence[Output], told: Telling, oracle: Oracle, when: str) -> None:
-        self.outputs, self.told, self.oracle, self.when = outputs, told, oracle, when
+@dataclass(slots=True)
+class ReplayVerdict(Generic[S]):
+    """What is wrong goes to the telling's result.
 
-    def rows(self) -> None:
+    :ivar sinks: of the pipeline.
+    """
+
+    sinks: Sequence[S]
+    told: Telling
+    oracle: Oracle
+    when: str
+
+    def rows(self, output: Output) -> None:
         """Each exactly once; those that nothing ever refused in order."""
         kinds = {(line.key, line.sequence): line.kind for line in self.oracle.lines}
-        for output in self.outputs:
-            try:
-                rows = output.rows(self.told.project)
-            except Unreadable as error:
-                self.problem("unreadable", str(error))
-                continue
-            found = replace(self.oracle.judge(rows, refuses=False), misordered=0)
-            if not found.clean:
-                self.problem("rows", f"{output.name}: {found}")
-            calm = [row for row in rows if kinds.get((row.key, row.sequence)) not in MENDED]
-            if misordered := self._order(calm):
-                self.problem("order", f"{output.name}: {misordered}")
-            if len(rows) < MINIMUM_ROWS:
-                self.problem("idle", f"{output.name}: only {len(rows)} rows")
-            self.told.result.rows += len(rows)
+        try:
+            rows = output.rows(self.told.project)
+        except Unreadable as error:
+            self.problem("unreadable", str(error))
+            return
+        found = replace(self.oracle.judge(rows, refuses=False), misordered=0)
+        if not found.clean:
+            self.problem("rows", f"{output.name}: {found}")
+        calm = [row for row in rows if kinds.get((row.key, row.sequence)) not in MENDED]
+        if misordered := self._order(calm):
+            self.problem("order", f"{output.name}: {misordered}")
+        if len(rows) < MINIMUM_ROWS:
+            self.problem("idle", f"{output.name}: only {len(rows)} rows")
+        self.told.result.rows += len(rows)
 
     def _order(self, rows: Sequence[Row]) -> Findings | None:
         found = self.oracle.judge(rows, refuses=False)
@@ -106,11 +117,8 @@ class _Verdict:
             self.problem("totals", f"{found} instead of {expected}")
         return totals
 
-    def records(self) -> None:
+    def no_records(self, left: Sequence[tuple[Any, ...]]) -> None:
         """Nothing of a job outlives it in a ledger."""
-        left = self.told.state.query("SELECT job, event FROM penstock_job_records")
-        with closing(_read_only(self.told.project / f"out/{TABLE}.db")) as database:
-            left += database.execute("SELECT job, event FROM penstock_job_records").fetchall()
         if left:
             self.problem("records", f"{len(left)} records of jobs are left, such as {left[0]}")
 
@@ -140,7 +148,7 @@ class _Verdict:
             self.problem("journal", f"outcomes in the journal and in the totals: {differing}")
         told = {"resolved": "delivered", "open": "dead_lettered"}
         ends = {identity: told.get(status) for identity, status in letters.items()}
-        if len(self.outputs) > 1:  # the window of rule 10: what a claim resolved may have no line that says so
+        if len(self.sinks) > 1:  # the window of rule 10: what a claim resolved may have no line that says so
             ends = {identity: end for identity, end in ends.items() if end != "delivered" or latest.get(identity) == end}
         wrong = [identity for identity, end in ends.items() if latest.get(identity, "dead_lettered") != end]
         if wrong:
@@ -148,7 +156,3 @@ class _Verdict:
 
     def problem(self, kind: str, detail: str) -> None:
         self.told.result.problems.append(Problem(kind, f"{self.when}{detail}"))
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)

@@ -116,6 +116,8 @@ def run_story_round(
         story.tell()
         if not result.problems:
             scenario.judge(telling, oracle, "" if planned else f"{UNDISTURBED}: ")
+        if result.problems:
+            state.keep(directory)
         return story.took
 
     took = told(UNDISTURBED, ())

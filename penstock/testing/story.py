@@ -85,6 +85,7 @@ class Story:
     _strike: Strike = field(default_factory=Strike)
     _begun: float = 0.0
     _terminated: bool = False
+    _commanding: bool = False
     _disturbances: list[str] = field(default_factory=list)
 
     def tell(self) -> None:
@@ -209,7 +210,7 @@ class Story:
             result.killed_at[kills[0] if kills and strike.delay is None else "moment"] += 1
         elif self._terminated and status in (143, -signal.SIGTERM):  # it had not even begun to listen
             return
-        elif status not in (0, 4) and not strike.may_fail:
+        elif status not in (0, 4) and not strike.may_fail and not (self._commanding and self._is_disturbed()):
             self.told.problem("exit_status", f"{status} under {strike or 'no strike'}")
 
     def _stop(self) -> None:
@@ -222,10 +223,12 @@ class Story:
                 run.end()
         self._run = None
 
+    def _is_disturbed(self) -> bool:
+        return self.told.name == DISTURBED and self.told.state.database is not None
+
     def _disturb(self) -> None:
-        told = self.told
-        if told.name == DISTURBED and told.rng.random() < DISTURBING and (done := told.state.disturb(told.rng)):
-            self._disturbances.append(done)
+        if self._is_disturbed() and self.told.rng.random() < DISTURBING:
+            self._disturbances.append(self.told.state.disturb(self.told.rng))
 
     # ---- the end
 
@@ -272,10 +275,12 @@ class Story:
         if told.result.problems:
             return
         if alone:
+            self._commanding = True  # what follows a job gives up where its connection is lost: the job is there for the next run
             process = self._start(arguments)
             if not self._ended(process, RUN_TIMEOUT):
                 process.end()
                 told.problem("hangs", f"{what} under {self._strike or 'no strike'}")
+            self._commanding = False
             return
         direct = told.state.environment(through=False)
         process = told.commands.start([*arguments, *more], told.project, told.log, environment=direct)

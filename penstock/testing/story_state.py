@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,11 @@ class StoryState(Protocol):
         ...
 
     def disturb(self, rng: random.Random) -> str:
-        """Do something to the connections; what it was, or nothing."""
+        """Do something to the connections to the server; what it was."""
+        ...
+
+    def keep(self, directory: Path) -> None:
+        """Leave what is in it for a look afterwards, where it does not lie in the project."""
         ...
 
 
@@ -85,6 +90,9 @@ class LocalState:
 
     def disturb(self, rng: random.Random) -> str:
         return ""
+
+    def keep(self, directory: Path) -> None:
+        """It lies in the project."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,11 @@ class ServerState:
         name = rng.choice(sorted(DISTURBANCES))
         DISTURBANCES[name](self, rng)
         return name
+
+    def keep(self, directory: Path) -> None:
+        path = directory / f"{self.database.name}.sql"
+        with path.open("wb") as file:
+            subprocess.run([self.database.server.program("pg_dump"), self.database.dsn], stdout=file, check=True)
 
 
 def _terminate_some(state: ServerState, rng: random.Random) -> None:
