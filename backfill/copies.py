@@ -54,17 +54,29 @@ class Copies:
 
     @contextmanager
     def making(self) -> Iterator[Path]:
-        """An empty directory for a new copy, locked until the context ends: its job is to be stored before that.
+        """An empty directory for a new copy, locked until the context ends: its job is to be stored before that. What fails
+        inside removes it.
 
-        :raises OSError: the disk is full or fails.
+        :raises EnvironmentFault: `backfill.disk`.
         """
         with ExitStack() as stack:
-            make_directory_durably(self.directory, 0o700)
-            with _locked(self.directory):  # no sweep comes between the directory and its lock
-                path = self.directory / secrets.token_hex(8)
-                path.mkdir(0o700)
-                stack.enter_context(_locked(path))
-            yield path
+            try:
+                path = self._make(stack)
+            except OSError as error:
+                raise no_room(f"no directory can be made: {error.strerror}", str(self.directory)) from error
+            try:
+                yield path
+            except BaseException:
+                shutil.rmtree(path)
+                raise
+
+    def _make(self, stack: ExitStack) -> Path:
+        make_directory_durably(self.directory, 0o700)
+        with _locked(self.directory):  # no sweep comes between the directory and its lock
+            path = self.directory / secrets.token_hex(8)
+            path.mkdir(0o700)
+            stack.enter_context(_locked(path))
+        return path
 
     async def sweep(self, named: Callable[[], Awaitable[Collection[str]]]) -> None:
         """Remove what is left over.
@@ -85,6 +97,16 @@ class Copies:
         """A copy whose job has ended. Harmless where it is gone."""
         if _NAME.fullmatch(name) is not None:
             shutil.rmtree(self.directory / name, ignore_errors=True)
+
+
+def no_room(message: str, where: str) -> EnvironmentFault:
+    """A copy cannot be written."""
+    return EnvironmentFault(
+        "backfill.disk",
+        f"the range cannot be copied: {message}",
+        where=where,
+        help="make room where the state store lies, or take a shorter range; nothing of the copy was kept",
+    )
 
 
 def _locked(directory: Path) -> AbstractContextManager[None]:

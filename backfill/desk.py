@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +77,8 @@ class Desk:
         if native is None:
             raise no_native(self.today.source.kind)
         with self._copies.making() as directory:
-            try:
-                copied = await self._copy(native, request, directory, tell)
-                return await self._store(replace(request, copied=copied), steps, by)
-            except BaseException:
-                shutil.rmtree(directory)
-                raise
+            copied = await self._copy(native, request, directory, tell)
+            return await self._store(replace(request, copied=copied), steps, by)
 
     async def carry_out(self, job: Job, steps: Pipeline, concurrency: int | None, tell: Callable[[Job], None]) -> Job:
         """Do it, or go on with it. As it stands when it is done, paused or cancelled.

@@ -17,11 +17,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backfill.copies import no_room
 from backfill.copy_lines import CopyLines, was_the_same
 from backfill.request import Copied, Unplaced
+from penstock.cloudevents import timestamp
 from penstock.engine.native import Chunk, NativeRange
 from penstock.engine.native import Unplaced as Found
-from penstock.errors import UsageError
+from penstock.errors import Unavailable, UsageError
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.journal.journal import Journal
@@ -68,7 +70,8 @@ class Copying:
         """Read the range and write it.
 
         :param directory: empty; its name is the copy's.
-        :raises PenstockError: what the source, or the disk, raises.
+        :raises EnvironmentFault: `backfill.disk`, there is no room for it.
+        :raises PenstockError: what the source raises.
         """
         self._lines = CopyLines(self.version)
         if self.journal is not None:
@@ -99,8 +102,11 @@ class Copying:
     async def _write(self, chunks: Sequence[Chunk], writer: Journal) -> None:
         await asyncio.to_thread(self._add, chunks)
         if lines := self._lines.take():
-            await writer.append(lines)
-            await writer.commit()
+            try:
+                await writer.append(lines)
+                await writer.commit()
+            except Unavailable as error:
+                raise no_room(error.message, str(error.where)) from error
 
     def _add(self, chunks: Sequence[Chunk]) -> None:
         events = [event for chunk in chunks for event in (*chunk.received, *(each.received for each in chunk.unplaced))]
@@ -119,7 +125,7 @@ class Copying:
     def _add_unplaced(self, chunk: Chunk, found: Found, line: Line | None) -> None:
         """What has no time of its own has that of its receipt, where the journal knows it."""
         if line is not None and found.filled is not None:
-            if self.start <= moment(Line(at=line.at, partition="", version="", outcome=line.outcome)) < self.end:
+            if self.start <= timestamp(line.at) < self.end:
                 self._lines.add(chunk.partition, found.received, found.filled, line, chunk.at)
                 self._events += 1
         elif line is not None and was_the_same(line, found):
@@ -151,5 +157,5 @@ def refuse_unknown(copied: Copied) -> UsageError:
         "backfill.unknown_deliveries",
         f"the journal does not tell of {copied.unknown:,} of {copied.events:,} events: {first}",
         why="they may have been delivered, or the run may still deliver them",
-        help="--redeliver delivers them all, whoever had them; --sink NAME to one sink alone, such as a new one",
+        help="--redeliver delivers all of the range, whoever had it; with --sink NAME to one sink alone, such as a new one",
     )

@@ -91,15 +91,12 @@ class JournalReader:
             if frame.time.overlaps(low, high)
         )
 
-    def range(
-        self, start: float, end: float, *, after: Mark | None = None, until: Mark | None = None, share: float = 1.0
-    ) -> Iterator[Record]:
+    def range(self, start: float, end: float, *, after: Mark | None = None, until: Mark | None = None) -> Iterator[Record]:
         """Events whose own time (without one, that of receipt) is in `[start, end)`, as they were received, in that order, with
         the outcome that their commit gave them; what a replay made of them later is not told.
 
         :param start, end: seconds since 1970.
         :param after, until: only lines behind this one; only those up to this one.
-        :param share: look into this share of the frames alone, evenly spread: always the same ones.
         :raises EnvironmentFault: `journal.damaged`.
         """
         span, first, last = _span(start, end), after or _FIRST, until or _LAST
@@ -107,7 +104,7 @@ class JournalReader:
             corrections = _Corrections(segment, following)
             for place, frame in enumerate(segment.frames):
                 at = frame.segment, frame.offset
-                if frame.corrects or not (first[:2] <= at <= last[:2] and frame.time.overlaps(*span) and is_among(frame, share)):
+                if frame.corrects or not (first[:2] <= at <= last[:2] and frame.time.overlaps(*span)):
                     continue
                 corrected = corrections.behind(place)
                 for record in segment.records(frame):
@@ -118,13 +115,19 @@ class JournalReader:
     def frames(self, start: float, end: float, *, after: Mark | None = None, share: float = 1.0) -> Iterator[Frame]:
         """The frames that `range` looks into, for whoever divides its work: each a `range` of its own. From the index alone.
 
-        :param after: those too that hold lines behind this one.
+        :param after: those alone that hold lines behind this one.
+        :param share: this share of them, by their lines, evenly spread, and one at least.
         """
         span, first = _span(start, end), after or _FIRST
-        for segment, _ in self._segments(first.segment, _LAST.segment):
+        passed = taken = 0
+        for segment, _ in self._segments(first.segment if share >= 1.0 else 0, _LAST.segment):
             for frame in segment.frames:
-                behind = first[:2] <= (frame.segment, frame.offset)
-                if behind and not frame.corrects and frame.time.overlaps(*span) and is_among(frame, share):
+                if frame.corrects or not frame.time.overlaps(*span):
+                    continue
+                among = taken <= passed * share
+                passed += frame.lines
+                taken += frame.lines if among else 0
+                if among and first[:2] <= (frame.segment, frame.offset):
                     yield frame
 
     def lines_of(self, frames: Iterable[Frame], only: Sequence[Container[int]] | None = None) -> Iterator[tuple[int, Record]]:
@@ -181,14 +184,6 @@ class JournalReader:
 
     def _is_behind(self, number: int) -> bool:
         return self.place is not None and number > self.place.segment
-
-
-def is_among(frame: Frame, share: float) -> bool:
-    """Whether a frame is one of so many, by the ids before it: the share of ids passes a whole number of frames' worth."""
-    if share >= 1.0:
-        return True
-    ids = max(1, frame.ids)
-    return int(frame.ids_before * share / ids) != int((frame.ids_before + ids) * share / ids)
 
 
 def _span(start: float, end: float) -> tuple[int, int]:

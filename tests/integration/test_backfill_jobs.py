@@ -253,3 +253,8 @@ async def test_a_crew_whose_end_is_cancelled_leaves_no_process(tmp_path: Path) -
     await asyncio.gather(ending, return_exceptions=True)
     assert [await asyncio.wait_for(process.wait(), 10) for process in processes] == [-signal.SIGKILL] * 2
     await crew.__aexit__()
+
+
+async def test_a_limit_of_fewer_events_than_a_frame_holds_looks_at_so_many(tmp_path: Path) -> None:
+    pipeline = await run_shop(tmp_path)
+    assert (await report_of(pipeline, "dry_run", limit=20))["read"] == 20

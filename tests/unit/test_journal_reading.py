@@ -184,13 +184,15 @@ def test_the_extent_is_what_lies_on_the_disk(tmp_path: Path) -> None:
     assert reader.extent(count=False).lines == 0
 
 
-def test_a_share_of_a_range_is_always_the_same_and_about_so_large(tmp_path: Path, journal: Segments) -> None:
+def test_a_share_of_a_range_is_always_the_same_about_so_large_and_never_nothing(tmp_path: Path, journal: Segments) -> None:
     for first in range(0, 400, 4):
         write(journal, *range(first, first + 4))
     reader = JournalReader(tmp_path)
-    part = ids(list(reader.range(*EVER, share=0.25)))
-    assert part == ids(list(reader.range(*EVER, share=0.25)))
-    assert 80 <= len(part) <= 120
+    part = list(reader.frames(*EVER, share=0.25))
+    middle = Mark(part[12].segment, part[12].offset, 3)
+    assert list(reader.frames(*EVER, share=0.25, after=middle)) == part[12:]
+    assert (sum(frame.lines for frame in part), part[-1].offset > part[12].offset * 1.8) == (100, True)
+    assert len(list(reader.frames(BEGAN + 200, BEGAN + 210, share=0.001))) == 1
 
 
 def damage(path: Path, content: bytes, place: int, frame: int) -> bool:
