@@ -142,7 +142,7 @@ class Reprocess:
         letters, events, keys, tally = portion.letters, portion.events, portion.keys, portion.tally
         ids = {origin: letter.id for origin, letter in enumerate(letters)}
         work = Work(portion.batch, self._surroundings.clock.monotonic(), portion.at, letters=ids, names=ids)
-        work.events = events
+        work.events, work.owed = events, {origin: letter.owed for origin, letter in enumerate(letters)}
         work.lanes = {origin: letter.lane for origin, letter in enumerate(letters) if letter.lane is not None}
         work.retries = {origin: letter.retries for origin, letter in enumerate(letters) if letter.retries}
         work.keys = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}

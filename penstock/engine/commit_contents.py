@@ -59,10 +59,10 @@ def commit_of(group: Group, ledger: LedgerState, sinks: Sequence[SinkEnd], commo
 
 
 def _recorded(ledger: LedgerState, sinks: Sequence[SinkEnd], work: Work, failed: set[int]) -> Iterator[str]:
-    """The names under which a ledger records the events of a job: all that it was given and did not refuse are behind it, where
+    """The names under which a ledger records the events of a job: all that it owed and did not refuse are behind it, where
     they are dead letters; of past events those alone that it takes something of, for another job may be for what it did not
     get."""
-    taken: Collection[int] = work.names.keys() - set(work.verdicts.held.get(ledger.name, ()))
+    taken: Collection[int] = {origin for origin, owed in work.owed.items() if ledger.name in owed}
     if not work.letters:
         bits = [bit for bit, end in enumerate(sinks) if end.ledger == ledger.name]
         taken = {event.origin for bit in bits for event in work.for_sink(bit, ledger.name)}
@@ -72,11 +72,10 @@ def _recorded(ledger: LedgerState, sinks: Sequence[SinkEnd], work: Work, failed:
 
 
 def _offered(group: Group, ledgers: Sequence[LedgerState]) -> Iterator[tuple[str, list[str]]]:
-    """By dead letter that the group replays, the ledgers that were given it: the others did not owe it when it was taken up."""
+    """By dead letter that the group replays, the ledgers that owed it when it was taken up: the others were not given it."""
     for work in group.works:
-        held = {ledger.name: work.verdicts.held.get(ledger.name, ()) for ledger in ledgers} if work.letters else {}
         for origin, letter in work.letters.items():
-            yield letter, [name for name, origins in held.items() if origin not in origins]
+            yield letter, [ledger.name for ledger in ledgers if ledger.name in work.owed[origin]]
 
 
 def note_of(

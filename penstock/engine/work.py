@@ -26,6 +26,7 @@ class Work:
     :ivar answers: what the world answered to steps with effects, by origin.
     :ivar names: for a job, by origin, its own name of the event: what it is called in the ledgers' records of the job.
     :ivar letters: for a replay, the dead letter that each received event comes from, by origin.
+    :ivar owed: for a replay, by origin, the ledgers that owed the dead letter when it was taken up.
     :ivar taken: for a replay, the outputs that a sink took before, as (sink, origin, index among that event's): skipped (rule 9).
     :ivar due: of a job, by origin, the bit mask of the sinks that are to get an event; the others had it before. Absent: all.
     :ivar before: of a live backfill, by origin, the names of sinks without a ledger of their own that had an event before: its
@@ -53,6 +54,7 @@ class Work:
     answers: Mapping[int, Answered] = field(default_factory=dict)
     names: Mapping[int, str] = field(default_factory=dict)
     letters: Mapping[int, str] = field(default_factory=dict)
+    owed: Mapping[int, Sequence[str]] = field(default_factory=dict)
     taken: frozenset[tuple[int, int, int]] = frozenset()
     due: Mapping[int, int] = field(default_factory=dict)
     before: Mapping[int, Sequence[str]] = field(default_factory=dict)
