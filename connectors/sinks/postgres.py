@@ -9,6 +9,7 @@ are enforced there and here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -20,6 +21,7 @@ from connectors.sinks._postgres.config import PostgresSinkConfig, declared_schem
 from connectors.sinks._postgres.create import create
 from connectors.sinks._postgres.doctor import WHAT, examine
 from connectors.sinks._postgres.events import Shaping, unfit_for_columns
+from connectors.sinks._postgres.inspection import inspection
 from connectors.sinks._postgres.keys import check_key
 from connectors.sinks._postgres.ordering import Ordering, check_order, ordering_of
 from connectors.sinks._postgres.refusals import Outdated
@@ -32,7 +34,7 @@ from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal,
 from penstock.event import Event
 from penstock.ledger import Claim, Claimant, Commit
 from penstock.postgres import Session
-from penstock.spi import Context, Finding, Position
+from penstock.spi import Context, Finding, Inspection, Position
 from penstock.state.dialect import Connection
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.postgres_connection import PostgresConnection
@@ -90,6 +92,10 @@ class PostgresSink:
         """See `Examined`."""
         return await examine(self._config, self._context)
 
+    def inspection(self) -> AbstractAsyncContextManager[Inspection]:
+        """See `Verifying`: rows are looked for by their key, or, without one, by their values."""
+        return inspection(self._config, self._context, self._look, self._gone())
+
     async def open(self, recovered: bytes | None) -> None:
         """Connect, look at the table, and bring the ledger's tables up to date.
 
@@ -128,6 +134,9 @@ class PostgresSink:
 
     def _missing(self, what: str, help: str) -> EnvironmentFault:
         return EnvironmentFault("sink.missing_table", f"{what} table {self._table} in {WHAT}", help=help)
+
+    def _gone(self) -> EnvironmentFault:
+        return self._missing("somebody has removed", "restore it, or start the pipeline again with create: true")
 
     def _with_ordering(self, connection: psycopg.Connection[Any], table: Table | None) -> _Known:
         if table is None or self._order is None:
@@ -247,7 +256,7 @@ class PostgresSink:
         """
         table = self._look(connection)
         if table is None:
-            raise self._missing("somebody has removed", "restore it, or start the pipeline again with create: true")
+            raise self._gone()
         unaltered = self._writer is not None and table.is_as(self._writer.table) and why.__cause__ is not None
         self._use(*self._with_ordering(connection, table))
         return unaltered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import sqlite3
 from collections.abc import Sequence
@@ -10,15 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import zstandard
 
+from connectors.sinks._postgres.config import PostgresSinkConfig
 from connectors.sinks.file import FileSink, FileSinkConfig
+from connectors.sinks.postgres import PostgresSink
 from connectors.sinks.sqlite import SqliteConfig, SqliteSink
 from penstock.event import Event
 from penstock.spi import Context
 from penstock.testing.contracts import make_context
 from penstock.testing.inspection_contract import VerifyingContract
 from penstock.testing.ledger_contract import make_claimant, make_commit
+from penstock.testing.servers import Database
 from transforms.expressions import compiler
 
 IN_ORDER = {"key": ["n"], "order_by": ".n", "delete": "false"}
@@ -112,6 +117,41 @@ class TestSqliteInspectedByKey(TestSqliteInspected):
 
 
 class TestSqliteInspectedInOrder(TestSqliteInspected):
+    config = IN_ORDER
+
+
+class TestPostgresInspected(VerifyingContract):
+    config: dict[str, Any] = {}
+
+    @pytest.fixture(autouse=True)
+    def _database(self, database: Database) -> None:
+        self.database = database
+
+    def build(self, context: Context) -> PostgresSink:
+        values = {"dsn": self.database.dsn, "table": "rows", "create": True} | self.config
+        return PostgresSink(PostgresSinkConfig.model_validate(values), replace(context, expressions=compiler()))
+
+    async def deliver(self, directory: Path, events: Sequence[Event]) -> None:
+        await deliver_by_ledger(self.build(make_context(directory, component="sink")), events)
+
+    async def lose(self, directory: Path, n: int) -> None:
+        assert await self.execute(f"DELETE FROM rows WHERE n = {n} RETURNING n") == [(n,)]
+
+    async def snapshot(self, directory: Path) -> Any:
+        tables = (
+            "SELECT relname, relkind FROM pg_class WHERE relnamespace::regnamespace::text IN ('public', 'penstock') ORDER BY 1"
+        )
+        return await self.execute("SELECT xmin, * FROM rows ORDER BY n"), await self.execute(tables)
+
+    async def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        return await asyncio.to_thread(self.database.execute, sql)
+
+
+class TestPostgresInspectedByKey(TestPostgresInspected):
+    config = {"key": ["n"]}
+
+
+class TestPostgresInspectedInOrder(TestPostgresInspected):
     config = IN_ORDER
 
 

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import quoted, quoted_list
+from connectors.sinks._postgres.conditions import buried, equals, order_in, same_key, unnest
 from connectors.sinks._postgres.ordering import Ordering
 from connectors.sinks._postgres.plan import Step, Truncation
 from connectors.sinks._postgres.rows import Column, Op
-from connectors.sinks._postgres.statements import Statements, unnest
+from connectors.sinks._postgres.statements import Statements
 from connectors.sinks._postgres.table import Table, overriding_of
 from connectors.sinks._postgres.tombstones import key_columns
 
@@ -71,11 +72,11 @@ class OrderedStatements(Statements):
         ordering = self._ordering
         if not ordering.tombstones:
             return f"{into}SELECT {values} FROM {unnest(found)}{self._clause(names)}"  # noqa: S608 - names are quoted
-        buried, new, tombstones = self._buried(names), self._order(names), ordering.tombstones
+        grave, new, tombstones = buried(self._table, self._key, names), order_in(ordering, names), ordering.tombstones
         return (
-            f"WITH k AS MATERIALIZED (SELECT k.*, (SELECT {_OLD} FROM {tombstones} AS b WHERE {buried}) AS gone "  # noqa: S608 - quoted
+            f"WITH k AS MATERIALIZED (SELECT k.*, (SELECT {_OLD} FROM {tombstones} AS b WHERE {grave}) AS gone "  # noqa: S608 - quoted
             f"FROM {unnest(found)}), "
-            f"d AS (DELETE FROM {tombstones} AS b USING k WHERE k.gone IS NOT NULL AND {buried}{self._among('b.k1', names)} "
+            f"d AS (DELETE FROM {tombstones} AS b USING k WHERE k.gone IS NOT NULL AND {grave}{self._among('b.k1', names)} "
             f"AND {ordering.compare(_OLD, '<=', new)}) "
             f"{into}SELECT {values} FROM k WHERE {ordering.survives(new)} "
             f"AND (k.gone IS NULL OR {ordering.compare('k.gone', '<=', new)}){self._clause(names)}"
@@ -85,16 +86,16 @@ class OrderedStatements(Statements):
         return f"{super()._clause(names)} WHERE {self._ordering.loses('t', f'EXCLUDED.{quoted(self._ordering.column.name)}')}"
 
     def _conditions(self, names: Sequence[str]) -> tuple[str, str]:
-        new = self._order(names)
-        return f" AND {self._ordering.loses('t', new)}", f"coalesce({self._ordering.wins('t', new)}, false)"
+        ordering, new = self._ordering, order_in(self._ordering, names)
+        return f" AND {ordering.loses('t', new)}", f"coalesce({ordering.wins('t', new)}, false)"
 
     # ---- deletions
 
     def _delete(self, ops: Sequence[Op]) -> None:
         ordering, names = self._ordering, (*self._key, self._ordering.column.name)
         found = self._found(names)
-        same = self._same({name: (f"c{place}", column) for place, (name, column) in enumerate(zip(names, found, strict=True))})
-        own, new = ", ".join(key_columns(self._key)), self._order(names)
+        same = same_key(self._table, self._key, names)
+        own, new = ", ".join(key_columns(self._key)), order_in(ordering, names)
         values = ", ".join(f"k.c{place}{column.cast}" for place, column in enumerate(found))
         row, mine = f"t.{quoted(ordering.column.name)}", f"t.{quoted(self._key[0])}"
         self._execute(
@@ -163,21 +164,10 @@ class OrderedStatements(Statements):
         order = self._ordering.column
         return [order if name == order.name else column for name, column in zip(names, super()._found(names), strict=True)]
 
-    def _order(self, names: Sequence[str]) -> str:
-        """Of one of the parameters, k."""
-        place = list(names).index(self._ordering.column.name)
-        return f"k.c{place}{self._ordering.column.cast}"
-
     def _among(self, column: str, names: Sequence[str]) -> str:
         """That the first column of a key is one of those in the parameters, where it is all of the key: implied by the join with
         them, but it lets the server use the index where it does not know how few they are."""
         key = self._table.columns[self._key[0]]
         if len(self._key) > 1 or key.cast:
             return ""
-        return f" AND {column} {self._equals(key)} ANY (${list(names).index(key.name) + 1}::{key.parameter})"
-
-    def _buried(self, names: Sequence[str]) -> str:
-        """That a tombstone, b, is of the key of one of the parameters', k."""
-        columns = self._table.columns
-        parts = [(own, name, list(names).index(name)) for own, name in zip(key_columns(self._key), self._key, strict=True)]
-        return " AND ".join(f"b.{own} {self._equals(columns[name])} k.c{place}{columns[name].cast}" for own, name, place in parts)
+        return f" AND {column} {equals(self._table, key)} ANY (${list(names).index(key.name) + 1}::{key.parameter})"

@@ -85,13 +85,23 @@ def ordering_of(connection: psycopg.Connection[Any], table: Table, key: Sequence
     """:param schema: the ledger's, which is there.
     :raises EnvironmentFault: `sink.order_type`, `sink.tombstones`.
     """
+    check_order(table, order)
+    expire = order.retention is not None
+    sql = tombstones.prepare(connection, schema, table, key, order.column, deletes=order.deletes, expire=expire)
+    return _ordering(table, order, sql, schema)
+
+
+def ordering_there(connection: psycopg.Connection[Any], table: Table, key: Sequence[str], order: Order, schema: str) -> Ordering:
+    """As `ordering_of`, with the tables that are there: makes none."""
+    return _ordering(table, order, tombstones.find(connection, schema, table, key, order.column), schema)
+
+
+def _ordering(table: Table, order: Order, buried: str | None, schema: str) -> Ordering:
     found = orderable(table.columns[order.column])
     if found is None:
         raise unordered(table, order.column)
-    expire = order.retention is not None
-    sql = tombstones.prepare(connection, schema, table, key, order.column, deletes=order.deletes, expire=expire)
     truncations = quoted(schema, tombstones.TRUNCATIONS)
-    return Ordering(*found, sql, truncations, tombstones.literal(str(table.name)), order.retention)
+    return Ordering(*found, buried, truncations, tombstones.literal(str(table.name)), order.retention)
 
 
 def check_order(table: Table, order: Order) -> None:

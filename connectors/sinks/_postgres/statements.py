@@ -11,13 +11,14 @@ Source: PostgreSQL manual, COPY, INSERT ("ON CONFLICT Clause"), SET CONSTRAINTS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from connectors._postgres import quoted, quoted_list
 from connectors.sinks._asked import OnConflict
+from connectors.sinks._postgres.conditions import equals, same_key, unnest
 from connectors.sinks._postgres.plan import Layer, Step, Truncation
 from connectors.sinks._postgres.refusals import Outdated, Refused, blaming
 from connectors.sinks._postgres.rows import Column, Op, array_text, block
@@ -178,7 +179,7 @@ class Statements:
         :raises Refused: two of them concern one row, and have to come one after the other.
         """
         table, found = self._table.sql, self._found(names)
-        same = self._same({name: (f"c{place}", self._table.columns[name]) for place, name in enumerate(names)})
+        same = same_key(self._table, self._key, names)
         assigned = ", ".join(f"{quoted(name)} = k.c{names.index(name)}{self._cast(name)}" for name in self._updated(names))
         may, stays = self._conditions(names)
         update = f"UPDATE {table} AS t SET {assigned} FROM k WHERE {same}{may} RETURNING 1" if assigned else ""  # noqa: S608 - as above
@@ -222,9 +223,11 @@ class Statements:
     def _delete(self, ops: Sequence[Op]) -> None:
         table, found = self._table.sql, self._found(self._key)
         if len(found) == 1 and not found[0].cast:
-            statement = f"DELETE FROM {table} WHERE {quoted(*self._key)} {self._equals(found[0])} ANY ($1::{found[0].parameter})"  # noqa: S608 - as above
+            statement = (
+                f"DELETE FROM {table} WHERE {quoted(*self._key)} {equals(self._table, found[0])} ANY ($1::{found[0].parameter})"  # noqa: S608 - as above
+            )
         else:
-            same = self._same({column.name: (f"c{place}", column) for place, column in enumerate(found)})
+            same = same_key(self._table, self._key, self._key)
             statement = f"DELETE FROM {table} AS t USING {unnest(found)} WHERE {same}"  # noqa: S608 - as above
         self._execute(statement, len(found), ops)
 
@@ -235,14 +238,6 @@ class Statements:
 
     def _cast(self, name: str) -> str:
         return self._table.columns[name].cast
-
-    def _same(self, places: Mapping[str, tuple[str, Column]]) -> str:
-        """That a row of the table, t, has the key of one of the parameters', k."""
-        parts = [(name, *places[name]) for name in self._key]
-        return " AND ".join(f"t.{quoted(name)} {self._equals(column)} k.{place}{column.cast}" for name, place, column in parts)
-
-    def _equals(self, column: Column) -> str:
-        return self._table.equals.get(column.name, "OPERATOR(pg_catalog.=)")
 
     def _execute(self, statement: str, width: int, ops: Sequence[Op]) -> None:
         """A statement whose parameters are arrays, one a column; with no rows, too."""
@@ -271,10 +266,3 @@ def _names_of_rows(steps: Sequence[Step]) -> tuple[str, ...] | None:
     if len(steps) != 1 or not isinstance(steps[0], Layer) or steps[0].deletes or len(steps[0].puts) != 1:
         return None
     return steps[0].puts[0][0].names
-
-
-def unnest(columns: Sequence[Column], *, ordinality: bool = False) -> str:
-    """Rows of columns c0, c1, … from parameters; with `ordinality` n, their number from 1 on."""
-    parameters = ", ".join(f"${place}::{column.parameter}" for place, column in enumerate(columns, 1))
-    names = [*(f"c{place}" for place in range(len(columns))), *(["n"] if ordinality else [])]
-    return f"unnest({parameters}){' WITH ORDINALITY' if ordinality else ''} AS k({', '.join(names)})"

@@ -43,6 +43,19 @@ def key_columns(key: Sequence[str]) -> list[str]:
     return [f"k{place}" for place in range(1, len(key) + 1)]
 
 
+def find(connection: psycopg.Connection[Any], schema: str, table: Table, key: Sequence[str], order: str) -> str | None:
+    """The table of tombstones, in SQL; None where there is none. Changes nothing.
+
+    :raises EnvironmentFault: `sink.tombstones`: it is there for another key, or for another type.
+    """
+    sql = quoted(schema, name_of(table.name))
+    there = connection.execute(_COLUMNS, (sql,)).fetchall()
+    if not there:
+        return None
+    _check(table, key, order, sql, there)
+    return sql
+
+
 def prepare(
     connection: psycopg.Connection[Any], schema: str, table: Table, key: Sequence[str], order: str, *, deletes: bool, expire: bool
 ) -> str | None:
@@ -53,18 +66,16 @@ def prepare(
     :returns: its name in SQL; None where there is none.
     :raises EnvironmentFault: `sink.tombstones`: it is there for another key, or for another type.
     """
+    there = find(connection, schema, table, key, order)
+    if there is None and not deletes:
+        return None
     name = name_of(table.name)
     sql = quoted(schema, name)
-    there = connection.execute(_COLUMNS, (sql,)).fetchall()
-    if not there and not deletes:
-        return None
     connection.execute(
         f"CREATE TABLE IF NOT EXISTS {quoted(schema, TRUNCATIONS)} "
         '("table" pg_catalog.text PRIMARY KEY, "order" pg_catalog.text NOT NULL, "at" pg_catalog.timestamptz NOT NULL)'.encode()
     )
-    if there:
-        _check(table, key, order, sql, there)
-    else:
+    if there is None:
         _create(connection, table, key, order, sql)
     if expire:
         index = quoted(f"{name[: LONGEST_NAME - 3].encode()[: LONGEST_NAME - 3].decode(errors='ignore')}_at")
