@@ -26,12 +26,8 @@ class BackfillScenario(StoryScenario):
 
     def story(self, telling: Telling) -> Story:
         first, late = self.outputs
-        return BackfillStory(telling, name=self.name, first=first, late=late)
-
-    def judge(self, telling: Telling, oracle: Oracle, when: str) -> None:
-        first, late = self.outputs
         exact = self.one_ledger or not telling.settings.plan.repetitions
-        judge_backfills(first, late, telling, oracle, when, exact=exact)
+        return BackfillStory(telling, name=self.name, first=first, late=late, exact=exact)
 
 
 @dataclass(slots=True)
@@ -41,6 +37,7 @@ class BackfillStory(Story):
     name: str = field(kw_only=True)
     first: Output = field(kw_only=True)
     late: Output = field(kw_only=True)
+    exact: bool = field(kw_only=True)
     _adding: int = 0
     _added: bool = False
 
@@ -72,6 +69,9 @@ class BackfillStory(Story):
             more += ["--rate", "300/s"] if self.told.rng.random() < 0.3 else []
             more += ["--sink", self.late.name] if self.told.rng.random() < 0.5 else []
         self._command("a backfill", BACKFILL, "--no-wait", *more, alone=alone)
+
+    def check(self, oracle: Oracle, when: str) -> None:
+        judge_backfills(self.first, self.late, self.told, oracle, when, exact=self.exact)
 
 
 BACKFILL_SCENARIOS: Mapping[str, BackfillScenario] = {

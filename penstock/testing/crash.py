@@ -32,6 +32,7 @@ from pathlib import Path
 
 from penstock.testing.backfill_rounds import BACKFILL_SCENARIOS
 from penstock.testing.cdc_scenario import CDC_SCENARIOS, CdcScenario
+from penstock.testing.effects_rounds import EFFECTS_SCENARIOS
 from penstock.testing.order_rounds import ORDER_SCENARIOS
 from penstock.testing.park_rounds import PARK_SCENARIOS
 from penstock.testing.processes import Launcher, Program
@@ -52,6 +53,7 @@ ALL_SCENARIOS: Mapping[str, AnyScenario] = {
     **BACKFILL_SCENARIOS,
     **PARK_SCENARIOS,
     **ORDER_SCENARIOS,
+    **EFFECTS_SCENARIOS,
 }
 
 ENOUGH_ROUNDS = 20

@@ -38,9 +38,6 @@ class OrderScenario(StoryScenario):
     def story(self, telling: Telling) -> Story:
         return OrderStory(telling, name=self.name, tables=self.tables)
 
-    def judge(self, telling: Telling, oracle: Oracle, when: str) -> None:
-        judge_order(self.tables, telling, oracle, when=when)
-
 
 @dataclass(slots=True)
 class OrderStory(Story):
@@ -80,6 +77,9 @@ class OrderStory(Story):
         self._command("a replay", REPLAY, "--no-wait", alone=False)
         self._command("a backfill", [*BACKFILL, "--redeliver"], "--no-wait", alone=False)
         self._once()
+
+    def check(self, oracle: Oracle, when: str) -> None:
+        judge_order(self.tables, self.told, oracle, when=when)
 
 
 ORDER_SCENARIOS: Mapping[str, OrderScenario] = {

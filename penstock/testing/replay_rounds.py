@@ -26,9 +26,6 @@ class ReplayScenario(StoryScenario):
     def story(self, telling: Telling) -> Story:
         return ReplayStory(telling, scenario=self)
 
-    def judge(self, telling: Telling, oracle: Oracle, when: str) -> None:
-        judge_replays(self.outputs, telling, oracle, when=when)
-
 
 @dataclass(slots=True)
 class ReplayStory(Story):
@@ -55,6 +52,9 @@ class ReplayStory(Story):
         """For a replay of all that is open."""
         rate = ["--rate", "200/s"] if not alone and self.told.rng.random() < 0.3 else []
         self._command("a replay", REPLAY, "--no-wait", *rate, alone=alone)
+
+    def check(self, oracle: Oracle, when: str) -> None:
+        judge_replays(self.scenario.outputs, self.told, oracle, when=when)
 
 
 REPLAY_SCENARIOS: Mapping[str, ReplayScenario] = {

@@ -44,13 +44,6 @@ class StoryScenario(ABC):
     def story(self, telling: Telling) -> Story:
         """The story of one telling."""
 
-    @abstractmethod
-    def judge(self, telling: Telling, oracle: Oracle, when: str) -> None:
-        """What is found goes to the telling's result.
-
-        :param when: begins what is said of it.
-        """
-
     def strikes(self, rng: random.Random, seed: int, passed: Mapping[str, int], took: float) -> list[Strike]:
         """What is done to the runs of the second telling; the first passed these fault points and took so many seconds."""
         return job_strikes(rng, seed, passed, took)
@@ -115,7 +108,7 @@ def run_story_round(
         story = scenario.story(telling)
         story.tell()
         if not result.problems:
-            scenario.judge(telling, oracle, "" if planned else f"{UNDISTURBED}: ")
+            story.check(oracle, "" if planned else f"{UNDISTURBED}: ")
         if result.problems:
             state.keep(directory)
         return story.took

@@ -1,7 +1,8 @@
 """One telling of a crash story: the input grows, a run lives beside it and is started again whenever it dies, somebody asks for
 something, and in the end everything is drained.
 
-What is asked for, and what else happens, is said by subclasses: `_write`, `_turn`, `_ask` and `_settle`.
+What is asked for, what else happens, and what must be there in the end, is said by subclasses: `_write`, `_turn`, `_ask`,
+`_settle` and `check`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.faults import JOB_POINTS
+from penstock.testing.oracle import Oracle
 from penstock.testing.processes import Launcher, Process, ProcessOverdue
 from penstock.testing.rounds import RUN_TIMEOUT, Problem, RoundResult
 from penstock.testing.scenario import PIPELINE, Output, Scenario, Settings, write_pipeline
@@ -133,6 +135,13 @@ class Story:
 
     def _settle(self) -> None:
         """What is left to do when all input was read, and every job has ended."""
+
+    def check(self, oracle: Oracle, when: str) -> None:
+        """The verdict; what is found goes to the telling's result.
+
+        :param when: begins what is said of it.
+        """
+        raise NotImplementedError
 
     # ---- the input
 
@@ -272,7 +281,7 @@ class Story:
     def _command(self, what: str, arguments: Sequence[str], *more: str, alone: bool) -> None:
         """Carried out in a run's stead, under the next strike; or made, with these options more, and left to the run."""
         told = self.told
-        if told.result.problems:
+        if told.result.problems or not told.asks("SELECT 1 FROM epochs LIMIT 1"):  # the first run has not even begun
             return
         if alone:
             self._commanding = True  # what follows a job gives up where its connection is lost: the job is there for the next run
