@@ -1,9 +1,11 @@
-"""A million dead letters: what `pipe dlq ls`, `groups` and `stats` take, as whole commands, and how much memory.
+"""A million dead letters: what `pipe dlq ls`, `groups` and `stats` take, as whole commands, and how much memory; then the replay.
 
-    python bench/dead_letters.py [--letters 1000000] [--dsn postgresql://…] [--rounds 5]
+    python bench/dead_letters.py [--letters 1000000] [--dsn postgresql://… | --server] [--rounds 5] [--replay] [--sink file]
 
 The letters go into a store of their own: 30 days, nine causes, five types, one in ten settled. In SQLite each is written as an
-import writes it; in PostgreSQL one statement makes twenty thousand. What else a person asks often is timed below the three.
+import writes it; in PostgreSQL one statement makes twenty thousand. What else a person asks often is timed below the three. The
+replay is that of all letters without a live run (`replay_beside.py` has the other): how many a second, what each uses of a core,
+and the resident set as `/proc` has it, from the first tenth of the time to the last.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -32,12 +35,13 @@ from penstock.state import letter_tables
 from penstock.state.dialect import Connection
 from penstock.state.open import open_store
 from penstock.state.records import DeadLetter, Status
+from penstock.testing.servers import PostgresServer
 
 PIPELINE = """\
 pipeline: bench
 source: { generate: { count: 0 } }
-sink: drop
 """
+SINKS = {"drop": "sink: drop\n", "file": "sink: { file: { path: out.jsonl } }\n"}
 DAYS = 30
 END = 1_790_000_000.0
 """Seconds since 1970 of the youngest letter."""
@@ -126,21 +130,49 @@ def _generate(db: Connection, values: dict[str, int]) -> None:
 def timed(directory: Path, command: tuple[str, ...], rounds: int) -> tuple[float, float, int]:
     """Median of the whole command, and of what it used of a core, in seconds; the most memory in KiB."""
     took, used, memory = [], [], 0
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH"))))}
     for _ in range(rounds):
         begun = time.perf_counter()
-        argv = [sys.executable, "-m", "penstock.cli.main", "dlq", *command]
-        with subprocess.Popen(
-            argv, cwd=directory, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as child:
-            _, status, usage = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
+        with _begun(directory, command) as child:
+            usage = _ended(child, command)
         took.append(time.perf_counter() - begun)
         used.append(usage.ru_utime + usage.ru_stime)
         memory = max(memory, usage.ru_maxrss)
-        if child.returncode:
-            raise SystemExit(f"pipe dlq {' '.join(command)} ended with {child.returncode}")
     return statistics.median(took), statistics.median(used), memory
+
+
+def _begun(directory: Path, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    argv = [sys.executable, "-m", "penstock.cli.main", "dlq", *command]
+    return subprocess.Popen(argv, cwd=directory, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _ended(child: subprocess.Popen[bytes], command: tuple[str, ...]) -> resource.struct_rusage:
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"pipe dlq {' '.join(command)} ended with {child.returncode}")
+    return usage
+
+
+def replayed(directory: Path, count: int) -> None:
+    """All that are open, by the command itself; how fast, and how much memory over the time."""
+    command, begun, resident = ("replay", "bench", "--all"), time.perf_counter(), []
+    with _begun(directory, command) as child:
+        while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            resident.append(_resident(child.pid))
+            time.sleep(0.2)
+        usage = _ended(child, command)
+    took, used = time.perf_counter() - begun, usage.ru_utime + usage.ru_stime
+    print(f"{count:,} letters replayed in {took:.1f} s: {count / took:,.0f}/s, {used / count * 1e6:.0f} µs of a core each")
+    tenths = [resident[len(resident) * n // 10] for n in range(1, 10)] + resident[-2:-1]
+    print(f"resident: {', '.join(f'{mib:.1f}' for mib in tenths)} MiB; at most {usage.ru_maxrss / 1024:.1f}")
+
+
+def _resident(pid: int) -> float:
+    """MiB; 0 where the process has just ended."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields.get("VmRSS", "0 kB").split()[0]) / 1024
 
 
 def _filled(directory: Path, dsn: str | None, count: int) -> tuple[float, int]:
@@ -152,24 +184,41 @@ def main() -> None:
     parser.add_argument("--letters", type=int, default=1_000_000)
     parser.add_argument("--dsn", help="a PostgreSQL database instead of SQLite")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--server", action="store_true", help="a PostgreSQL of its own, the one that the tests use")
     parser.add_argument("--keep", type=Path, help="make the store here, or use the one that is here")
+    parser.add_argument("--replay", action="store_true", help="in the end replay all of them: of a kept store none is open then")
+    parser.add_argument("--sink", choices=SINKS, default="drop", help="for the replay")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = options.keep or Path(temporary)
+    with ExitStack() as stack:
+        directory = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.server:
+            options.dsn = stack.enter_context(PostgresServer()).create_database("letters").dsn
         if not (directory / "pipelines").exists():
-            (directory / "pipelines").mkdir(parents=True)
-            state = f"state: {options.dsn}\n" if options.dsn else ""
-            (directory / "pipelines/bench.yaml").write_text(PIPELINE + state)
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # the memory of this process counts for its children
-                seconds, own = pool.submit(_filled, directory, options.dsn, options.letters).result()
-            print(f"{options.letters:,} letters written in {seconds:.1f} s, with {own / 1024:.0f} MiB at most")
-        late = False
-        for number, command in enumerate(COMMANDS):
-            median, cpu, memory = timed(directory, command, options.rounds)
-            told = f"{median * 1000:6.0f} ms, {cpu * 1000:.0f} ms of a core, {memory / 1024:.1f} MiB"
-            print(f"{told}  pipe dlq {' '.join(command)}", flush=True)
-            late |= number < 3 and median > LIMIT
+            _make(directory, options.dsn, options.letters)
+        state = f"state: {options.dsn}\n" if options.dsn else ""
+        (directory / "pipelines/bench.yaml").write_text(PIPELINE + SINKS[options.sink] + state)
+        late = _looked(directory, options.rounds)
+        if options.replay:
+            replayed(directory, sum(one.status == "open" for one in letters(options.letters)))
     raise SystemExit(late)
+
+
+def _make(directory: Path, dsn: str | None, count: int) -> None:
+    (directory / "pipelines").mkdir(parents=True)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # the memory of this process counts for its children
+        seconds, own = pool.submit(_filled, directory, dsn, count).result()
+    print(f"{count:,} letters written in {seconds:.1f} s, with {own / 1024:.0f} MiB at most")
+
+
+def _looked(directory: Path, rounds: int) -> bool:
+    """Whether one of the first three is late."""
+    late = False
+    for number, command in enumerate(COMMANDS if rounds else ()):
+        median, cpu, memory = timed(directory, command, rounds)
+        told = f"{median * 1000:6.0f} ms, {cpu * 1000:.0f} ms of a core, {memory / 1024:.1f} MiB"
+        print(f"{told}  pipe dlq {' '.join(command)}", flush=True)
+        late |= number < 3 and median > LIMIT
+    return late
 
 
 if __name__ == "__main__":

@@ -54,13 +54,8 @@ def heads(connection: Connection, partition: str, lanes: Sequence[str]) -> dict[
 
 def held(connection: Connection) -> list[Lane]:
     """All lanes that are held."""
-    rows = connection.execute(f'SELECT DISTINCT l."partition", l.lane FROM {_held(connection)}')  # noqa: S608 - a constant
+    rows = connection.execute('SELECT "partition", lane FROM lane_tally')
     return [Lane(*row) for row in rows.fetchall()]
-
-
-def _held(connection: Connection) -> str:
-    """The letters of all held lanes, however many others there are."""
-    return f"letters AS l {dialect_of(connection).by_index.format('letters_held')} WHERE {HELD}"
 
 
 def free(connection: Connection, ids: Collection[str] | None = None) -> None:
@@ -141,7 +136,8 @@ def unpark(connection: Connection) -> int:
 
 def versions_held(connection: Connection) -> list[str]:
     """The pipeline versions under which the letters of held lanes failed."""
-    rows = connection.execute(f"SELECT DISTINCT l.version FROM {_held(connection)}")  # noqa: S608 - a constant
+    index = dialect_of(connection).by_index.format("letters_held")  # the letters of all lanes, however many others there are
+    rows = connection.execute(f"SELECT DISTINCT l.version FROM letters AS l {index} WHERE {HELD}")  # noqa: S608 - constants
     return [version for (version,) in rows.fetchall()]
 
 
@@ -159,9 +155,7 @@ def retries(connection: Connection) -> Retries:
 def parked(connection: Connection, limit: int) -> list[ParkedLane]:
     """Lanes that are held, those with most behind their head first."""
     rows = connection.execute(
-        f"""SELECT l."partition", l.lane, count(*) FROM {_held(connection)}
-            GROUP BY l."partition", l.lane ORDER BY 3 DESC, 1, 2 LIMIT ?""",  # noqa: S608 - a constant
-        (limit,),
+        'SELECT "partition", lane, letters FROM lane_tally ORDER BY letters DESC, "partition", lane LIMIT ?', (limit,)
     )
     found = []
     for partition, lane, number in rows.fetchall():
@@ -175,12 +169,11 @@ def held_lane(connection: Connection, partition: str, lane: str) -> ParkedLane |
     first = first_of(connection, partition, lane, 1)
     if not first:
         return None
-    query = f'SELECT count(*) FROM letters AS l WHERE {HELD} AND l."partition" = ? AND l.lane = ?'  # noqa: S608 - constants
+    query = 'SELECT letters FROM lane_tally WHERE "partition" = ? AND lane = ?'
     (number,) = connection.execute(query, (partition, lane)).fetchone()
     return ParkedLane(partition, lane, first[0][1], int(number) - 1)
 
 
 def count_held(connection: Connection) -> int:
     """How many lanes are held."""
-    query = f'SELECT count(*) FROM (SELECT DISTINCT l."partition", l.lane FROM {_held(connection)}) AS h'  # noqa: S608
-    return int(connection.execute(query).fetchone()[0])
+    return int(connection.execute("SELECT count(*) FROM lane_tally").fetchone()[0])

@@ -19,6 +19,7 @@ from penstock.state.dialect import Connection
 from penstock.state.job_tables import JOB_COLUMNS
 from penstock.state.lane_queries import LANE_INDEX
 from penstock.state.lane_tables import LANE_COLUMNS
+from penstock.state.lane_tally import LANE_TALLY_SCHEMA
 from penstock.state.ledger_tables import decode_counts, encode_counts, put_positions, read_positions
 from penstock.state.letter_history import HISTORY_TABLES
 from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
@@ -75,6 +76,7 @@ STORE_SCHEMA = Schema(
         ],
         [ANSWERS_TABLE],
         [*LANE_COLUMNS],
+        [*LANE_TALLY_SCHEMA],
     ],
 )
 
