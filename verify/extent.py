@@ -24,7 +24,7 @@ class Reach:
     """How far back a journal reaches.
 
     :ivar began: when its first event was received, in seconds since 1970; None: it is empty.
-    :ivar whole: its first segment is there: before `began` nothing was ever journalled.
+    :ivar whole: its first segment is there, and nothing of it is known to be lost: before `began` nothing was ever journalled.
     :ivar full: it is so large that retention may have made room in it.
     :ivar kept_from: what was received before retention may have removed, for its age.
     """
@@ -35,12 +35,13 @@ class Reach:
     kept_from: float
 
     @classmethod
-    def of(cls, declared: Journal, now: float) -> Reach:
-        """:param now: seconds since 1970."""
+    def of(cls, declared: Journal, now: float, *, sound: bool) -> Reach:
+        """:param now: seconds since 1970.
+        :param sound: nothing of it is known to be lost (`gaps_of`)."""
         extent = JournalReader(declared.directory).extent(count=False)
         first = next(iter(segment_numbers(declared.directory)), None)
         full = extent.size >= declared.max_size // 2
-        return cls(extent.first, first in (None, 1), full, now - declared.retention)
+        return cls(extent.first, sound and first in (None, 1), full, now - declared.retention)
 
     def may_have_lost(self, at: float) -> bool:
         """Whether what happened then may rightly have no line: before the journal began, or removed by retention."""

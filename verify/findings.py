@@ -93,7 +93,8 @@ class Findings(msgspec.Struct):
 
     def count(self, part: str, gaps: int = 1) -> None:
         """So many more in this part."""
-        self.gaps[part] += gaps
+        if gaps:
+            self.gaps[part] += gaps
 
     def name(self, gap: Gap) -> None:
         """One that was counted."""

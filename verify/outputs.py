@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from penstock.clock import rfc3339
+from penstock.cloudevents import from_structured
 from penstock.engine.agreement import agreement
 from penstock.engine.letters import DECODE, SOURCE
 from penstock.engine.recompute import Output, Recompute, Recomputed, Result, asks_now
@@ -49,17 +50,21 @@ class Remaker:
     jobs: dict[str, str] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
 
-    async def of_run(self, lines: Sequence[Line]) -> list[Made]:
-        """Of lines that can be computed together (`penstock.engine.recompute.batching`), under the version that handled them."""
+    async def of_run(self, lines: Sequence[Line], sinks: Sequence[str] | None) -> list[Made]:
+        """Of lines that can be computed together (`penstock.engine.recompute.batching`), under the version that handled them.
+
+        :param sinks: of that version; None: it is not stored.
+        """
         recompute = await self._version(lines[0].version)
         if isinstance(recompute, str):
-            return [recompute] * len(lines)
+            return [_recorded(line, sinks) or recompute for line in lines]
         made = await recompute.run(lines)
         outputs, results = _by_origin(made), made.results()
-        return [
-            _doubt(recompute, line, made, origin, outputs[origin], result) or result.outputs
-            for origin, (line, result) in enumerate(zip(lines, results, strict=True))
-        ]
+        found: list[Made] = []
+        for origin, (line, result) in enumerate(zip(lines, results, strict=True)):
+            doubt = _doubt(recompute, line, made, origin, outputs[origin], result)
+            found.append(result.outputs if doubt is None else _recorded(line, sinks) or doubt)
+        return found
 
     async def of_job(self, line: Line, delivery: Delivery, letter: DeadLetter | None) -> Made:
         """Of an event that a job delivered.
@@ -126,6 +131,17 @@ def _doubt(
     if agreed.verdict == "same":
         return None
     return agreed.why if agreed.verdict == "beyond" else next(iter(recompute.doubts.values()), UNLIKE)
+
+
+def _recorded(line: Line, sinks: Sequence[str] | None) -> Sequence[Output] | None:
+    """The outputs that were kept whole, where they were."""
+    if not line.outputs or sinks is None or not all(isinstance(output, dict) for output in line.outputs):
+        return None
+    masks = line.routes if line.routes is not None else [-1] * len(line.outputs)
+    return [
+        Output(from_structured(msgspec.json.encode(output)), [sink for bit, sink in enumerate(sinks) if mask >> bit & 1])
+        for output, mask in zip(line.outputs, masks, strict=True)
+    ]
 
 
 def _by_origin(made: Recomputed) -> Mapping[int, Sequence[tuple[Event, int]]]:

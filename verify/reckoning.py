@@ -99,7 +99,7 @@ class Reckoning:
         version = numbered[0][1].version
         lookers = self._asked(version, RUN, (), len(numbered))
         if lookers:
-            made = await self.remaker.of_run([line for _, line in numbered])
+            made = await self.remaker.of_run([line for _, line in numbered], self.book.names(version))
             for (number, _), outputs in zip(numbered, made, strict=True):
                 for looker in lookers:
                     if isinstance(outputs, str):

@@ -58,8 +58,8 @@ class SourceCheck:
     def _take(self, chunk: Chunk) -> None:
         found = self.found
         for event in chunk.received:
-            found.events += 1
             if self.lines.meet(digest_of(event.source, event.id)):
+                found.events += 1
                 found.journalled += 1
             else:
                 self._suspect(chunk.partition, event, "")
@@ -78,8 +78,7 @@ class SourceCheck:
         """
         at = self.checkpoint.get(partition)
         if event.position and (at is None or event.position > at.order):
-            if not why:
-                self.found.events += 1
+            self.found.events += 1
             self.found.not_read_yet += 1
         else:
             self._suspects.append((partition, event, why))

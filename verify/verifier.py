@@ -104,10 +104,11 @@ class Verifier:
         return self.pipeline.journal
 
     def _look_at_journal(self, note: Note, start: float, end: float, found: Findings) -> Reach:
-        reach = Reach.of(self._journal, self.surroundings.clock.now())
-        found.began = reach.began
-        for gap in gaps_of(self._journal.directory, Place.parse(note.journal), start, end):
+        gaps = list(gaps_of(self._journal.directory, Place.parse(note.journal), start, end))
+        for gap in gaps:
             found.add(gap)
+        reach = Reach.of(self._journal, self.surroundings.clock.now(), sound=not gaps)
+        found.began = reach.began
         return reach
 
     def _reader(self, note: Note) -> JournalReader:
