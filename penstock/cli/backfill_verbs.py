@@ -18,6 +18,7 @@ from penstock.cli.jobs_ask import go_on
 from penstock.cli.jobs_look import list_jobs
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.terminal import Terminal
+from penstock.state.job_records import Job
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 html = click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the report as a page.")
@@ -74,11 +75,13 @@ def resume(
 ) -> int:
     terminal = Terminal.of_process()
     _, found = asyncio.run(find_job(settings, job))
+    backfills: Backfills = room("backfill")
     if not found.alone:
-        return go_on(settings, job, no_wait, as_json)
+        status = go_on(settings, job, no_wait, as_json, backfills.file(found))
+        asyncio.run(_tidy(settings, found))
+        return status
 
     async def work() -> dict[str, Any]:
-        backfills: Backfills = room("backfill")
         async with at_counter(settings, backfills.file(found)) as counter:
             steps = await counter.steps(counter.desk.against(found), terminal)
             await counter.store.jobs.resume(found.id)
@@ -86,3 +89,9 @@ def resume(
             return report_on(done, counter.pipeline.name, html)
 
     return show_report(asyncio.run(work()), Output(fail_on_diff, html, as_json), terminal)
+
+
+async def _tidy(settings: Settings, job: Job) -> None:
+    backfills: Backfills = room("backfill")
+    async with at_counter(settings, backfills.file(job)) as counter:
+        await counter.desk.tidy(job)

@@ -57,9 +57,10 @@ def resume(settings: Settings, job: str, no_wait: bool, as_json: bool) -> int:
     return go_on(settings, job, no_wait, as_json)
 
 
-def go_on(settings: Settings, job: str, no_wait: bool, as_json: bool) -> int:
+def go_on(settings: Settings, job: str, no_wait: bool, as_json: bool, file: str | None = None) -> int:
     """Resume a job that a run carries out. :return: the exit status.
 
+    :param file: of the pipeline, where the job knows it; else it is looked for by its name.
     :raises UsageError: `job.alone`, where no run does.
     """
     terminal = Terminal.of_process()
@@ -68,13 +69,13 @@ def go_on(settings: Settings, job: str, no_wait: bool, as_json: bool) -> int:
         return _tell(terminal, ref, found, alive, as_json)
     if found.alone:
         raise UsageError("job.alone", f"job {found.id} is a {found.kind} of its own", help=f"pipe {found.kind} resume {found.id}")
-    done = asyncio.run(_through(settings, ref, found, terminal))
+    done = asyncio.run(_through(settings, ref, found, file or ref.pipeline, terminal))
     _tell(terminal, ref, done, done.open, as_json)
     return int(exit_status(done, found=False))
 
 
-async def _through(settings: Settings, ref: StoreRef, job: Job, terminal: Terminal) -> Job:
-    pipeline = load_named(settings, ref.pipeline)
+async def _through(settings: Settings, ref: StoreRef, job: Job, name: str, terminal: Terminal) -> Job:
+    pipeline = load_named(settings, name)
     options = RunOptions(clock=SystemClock(), faults=Faults.from_environment())
     async with reading(ref) as store:
         with job_bar(terminal, job.kind) as show:
