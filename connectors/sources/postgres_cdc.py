@@ -24,6 +24,7 @@ from connectors.sources._cdc.drift import Drift
 from connectors.sources._cdc.positions import Start, following, looks_of, order_text, start_of, stream_of
 from connectors.sources._cdc.reading import Reading
 from connectors.sources._cdc.readmit import readmitted
+from connectors.sources._cdc.sequence import opening
 from connectors.sources._cdc.slot import creation
 from connectors.sources._cdc.snapshot_held import Token as SnapshotToken
 from connectors.sources._cdc.snapshot_memory import SIGNAL
@@ -65,7 +66,8 @@ class PostgresCdcSource:
 
     The record is `{op, schema, table, before, after, lsn, xid}`; `op` is `insert`, `update`, `delete` or `truncate`. The id is
     the commit's LSN and the change's number in its transaction; the time is the commit's. `before` holds the whole row only with
-    REPLICA IDENTITY FULL, else the key of a deleted row. A changed key is a `delete` and an `insert`.
+    REPLICA IDENTITY FULL, else the key of a deleted row. A changed key is a `delete` and an `insert`. The attribute `sequence`
+    says which of two events is the newer, also within a transaction: text that sorts; `order_by: $event.sequence` in a sink.
 
     The rows that are there at the beginning come first, with the `op` `snapshot`; the id is the snapshot's and the row's key, the
     time is when they were read. A run that dies meanwhile goes on at the chunk of rows where it was, beside the changes: a row
@@ -244,6 +246,7 @@ class PostgresCdcSource:
             self.context.clock,
             self.batch_count,
             self.batch_bytes,
+            opening(self._partition),
             lambda title, look: self._drift.judge(title, look) if self._drift else None,
         )
 

@@ -211,7 +211,11 @@ async def test_a_transaction_is_told_with_each_change_and_summed_up_behind_it(sh
     line, order, end = events_of(whole)
     lsn, xid = order.record["lsn"], order.record["xid"]
     assert (line.type, line.record["transaction"]) == ("lines.insert", {"id": xid, "lsn": lsn, "index": 2})
-    assert (order.type, order.extensions) == ("orders.insert", {"txid": str(xid), "txindex": "4"})
+    assert (order.type, {name: order.extensions[name] for name in ("txid", "txindex")}) == (
+        "orders.insert",
+        {"txid": str(xid), "txindex": "4"},
+    )
+    assert line.extensions["sequence"] < order.extensions["sequence"] < end.extensions["sequence"]
     assert (end.type, end.id, end.source) == ("transaction.end", f"{lsn}-end", f"postgres-cdc:slot_{shop.name}/transaction")
     assert end.data == {"id": xid, "lsn": lsn, "changes": 4, "tables": {"public.lines": 2, "public.orders": 1}}
     for done in range(1, len(whole) + 1):  # from within a transaction the sum is the same, and it comes once

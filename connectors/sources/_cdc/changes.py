@@ -90,7 +90,7 @@ class Changes(RowEvents):
         return self._feed if self.tap.is_idle else self._feed_tapped
 
     def _feed(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
-        """Inserts at once, which most of a stream are, as `_insert` and `_give` would."""
+        """Inserts at once, which most of a stream are, as `_insert`, `_give` and `sequence` would."""
         if message[:1] != INSERT or self._options.transactions is not None:
             return self._feed_other(message, streamed)
         relation, row, unchanged, fault = self.decoder.insert(message, streamed)
@@ -112,13 +112,15 @@ class Changes(RowEvents):
             "lsn": lsn,
             "xid": self._xid,
         }
+        at = self._prefix + place.to_bytes(8, "big")
         event = Event(
             f"{lsn}-{change}",
             table.source,
             kind,
             self._time,
             decoded={"before": None, "after": row} if self._options.include_before else row,
-            position=self._prefix + place.to_bytes(8, "big"),
+            extensions={"sequence": self._opening + at.hex("-", 8)},
+            position=at,
             origin=len(events),
             record=record,
         )

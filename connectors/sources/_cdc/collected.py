@@ -13,6 +13,7 @@ from connectors.sources._cdc.cut import cutter, selected
 from connectors.sources._cdc.drift import Drift
 from connectors.sources._cdc.positions import END, Start, order, position
 from connectors.sources._cdc.readmit import kept
+from connectors.sources._cdc.sequence import opening
 from connectors.sources._cdc.snapshot_tap import Tap
 from connectors.sources._cdc.tables import Table
 from connectors.sources._cdc.toast import Unsent
@@ -49,6 +50,7 @@ class Collected:
     def __init__(self, options: Options, start: Start, drift: Drift, tap: Tap | None) -> None:
         self.tap = Tap() if tap is None else tap
         self._options = options
+        self._opening = opening(options.partition)
         self._drift = drift
         self._time_text = TimeTexts()
         self._tables: dict[int, Table] = {}
@@ -159,6 +161,6 @@ class Collected:
         return self._marks[-1][0] if self._marks else self._reached
 
     def _sum_up(self, transactions: Transactions) -> None:
-        end = transactions.end(self._lsn, self._time, self._xid, self._change, self._prefix, len(self.events))
+        end = transactions.end(self._lsn, self._time, self._xid, self._change, self._prefix, len(self.events), self._opening)
         if end is not None:
             self.events.append(end)

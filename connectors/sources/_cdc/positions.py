@@ -79,14 +79,17 @@ def stream_of(positions: Mapping[str, Position], slot: str) -> tuple[str, Positi
 
 def following(partition: str) -> str:
     """The partition of a stream whose log has gone back: LSNs rise from there, and not from where it stood."""
-    slot, _, number = partition.partition("#")
-    return f"{slot}#{int(number or 1) + 1}"
+    return f"{partition.partition('#')[0]}#{number_of(partition) + 1}"
+
+
+def number_of(partition: str) -> int:
+    """Which stream of its slot it is."""
+    return int(partition.partition("#")[2] or 1)
 
 
 def _number(partition: str, slot: str) -> int:
     """Which stream of the slot it is; 0 where it is another partition."""
-    name, _, number = partition.partition("#")
-    return 0 if name != slot else int(number or 1)
+    return number_of(partition) if partition.partition("#")[0] == slot else 0
 
 
 def looks_of(found: Position) -> dict[str, dict[str, tuple[int, int]]]:

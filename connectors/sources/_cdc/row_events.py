@@ -9,6 +9,7 @@ from connectors.sources._cdc.collected import Collected, Options
 from connectors.sources._cdc.drift import Drift
 from connectors.sources._cdc.keys import NO_KEY, Key, unknown_key
 from connectors.sources._cdc.positions import Start
+from connectors.sources._cdc.sequence import SEQUENCE, sequence
 from connectors.sources._cdc.snapshot_tap import Tap
 from connectors.sources._cdc.tables import Selection, Table
 from connectors.sources._cdc.toast import Unsent, UnsentUpdate, converters_of
@@ -111,7 +112,7 @@ class RowEvents(Collected):
         unchanged: tuple[str, ...],
         fault: Permanent | None,
     ) -> None:
-        events = self.events
+        events, at = self.events, self._prefix + place.to_bytes(8, "big")
         if unchanged and after is not None:
             fault = self._unsent(table, after, unchanged) or fault
         if fault is not None:
@@ -127,7 +128,8 @@ class RowEvents(Collected):
                 else before
                 if op == "delete"
                 else after,
-                position=self._prefix + place.to_bytes(8, "big"),
+                extensions={SEQUENCE: sequence(self._opening, at)},
+                position=at,
                 origin=len(events),
                 record={
                     "op": op,

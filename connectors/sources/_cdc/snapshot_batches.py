@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
+from connectors.sources._cdc.sequence import sequence_of_rows
 from connectors.sources._cdc.snapshot_held import Held, Table, Token
 from connectors.sources._cdc.snapshot_positions import END_OF_CHUNK
 from connectors.sources._cdc.snapshot_rows import Taken, events_of, keys_of
@@ -63,7 +66,9 @@ class Batches:
         older: set[int] = set()
         if seen is not None and table.listener is not None:
             older = table.listener.touched.older(seen, keys)
-        refused = self._setup().judge(table.progress.title, shape.look)
+        setup = self._setup()
+        refused = setup.judge(table.progress.title, shape.look)
+        taken = replace(taken, sequence=sequence_of_rows(setup.opening, taken.lsn))
         at = table.generation, table.chunk
         events, rejects, size = events_of(result, shape, at, taken, keys, older, refused)
         return Batch(table.partition, events, table.position(END_OF_CHUNK, held.progress), None, size, rejects)

@@ -11,6 +11,7 @@ import msgspec
 from connectors._pg_types import NumericMode, TypeCatalog
 from connectors._pg_values import Converter
 from connectors.sources._cdc.cut import selected
+from connectors.sources._cdc.sequence import SEQUENCE
 from connectors.sources._cdc.snapshot_positions import row_order
 from connectors.sources._cdc.snapshot_tables import Layout
 from connectors.sources._cdc.snapshot_touched import RawKey
@@ -52,10 +53,11 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """When rows were read: LSN and time of events."""
+    """When rows were read: LSN and time of events; their sequence, once it is known which stream they stand beside."""
 
     lsn: int
     time: str
+    sequence: str = ""
 
 
 def shape(
@@ -122,7 +124,7 @@ def events_of(
         if (fault := refused or fault) is not None:
             rejects[len(events)] = fault
         name = key_text(keys[n]) if keys else _place_text(result, n, shape.masks)
-        event = _event(shape, name, row, lsn, taken.time)
+        event = _event(shape, name, row, lsn, taken)
         event.position = row_order(*at, n + 1, event.id)
         event.origin = len(events)
         events.append(event)
@@ -139,13 +141,14 @@ def _masked(mask: Converter, value: bytes | None) -> bytes | None:
     return None if seen is None else str(seen).encode()
 
 
-def _event(shape: Shape, key: str, row: Row, lsn: str, time: str) -> Event:
+def _event(shape: Shape, key: str, row: Row, lsn: str, taken: Taken) -> Event:
     return Event(
         f"{shape.snapshot}-{key}",
         shape.source,
         shape.type,
-        time,
+        taken.time,
         decoded={"before": None, "after": row} if shape.include_before else row,
+        extensions={SEQUENCE: taken.sequence},
         record={
             "op": "snapshot",
             "schema": shape.schema,

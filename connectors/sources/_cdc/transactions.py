@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from connectors.sources._cdc.positions import END
+from connectors.sources._cdc.sequence import SEQUENCE, sequence
 from penstock.event import Event
 
 TYPE = "transaction.end"
@@ -36,10 +37,11 @@ class Transactions:
         """A change of a table that is read, whether it is given or not."""
         self._counts[table] += 1
 
-    def end(self, lsn: str, time: str, xid: int, changes: int, prefix: bytes, origin: int) -> Event | None:
+    def end(self, lsn: str, time: str, xid: int, changes: int, prefix: bytes, origin: int, opening: str) -> Event | None:
         """The event behind the transaction; None where no table that is read was changed.
 
         :param changes: all that it made, those of other tables of the publication among them.
+        :param opening: of its sequence.
         """
         if not self._counts:
             return None
@@ -53,7 +55,7 @@ class Transactions:
             decoded=data,
             position=prefix + _PLACE,
             origin=origin,
-            extensions={"txid": str(xid)},
+            extensions={SEQUENCE: sequence(opening, prefix + _PLACE), "txid": str(xid)},
             record={**record, "lsn": lsn, "xid": xid, "transaction": data},
         )
 
