@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from binascii import b2a_hex
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
+from operator import is_
 from typing import Any, Literal
 
 from penstock.clock import rfc3339
@@ -24,6 +25,7 @@ from penstock.engine.tally import Failure
 from penstock.engine.work import Work
 from penstock.errors import Permanent
 from penstock.event import UNSET, Event
+from penstock.journal.columns import Column, check_column, event_columns, lines_of, same_envelopes
 from penstock.journal.encoding import Lines
 from penstock.journal.journal import Journal
 from penstock.journal.lines import (
@@ -44,6 +46,8 @@ from penstock.journal.lines import (
 )
 
 DELIVERED = outcome_text("delivered", None, None)
+ALL_SINKS = 0xFFFFFFFF
+"""The bit mask of an output that all sinks take."""
 
 
 @dataclass(slots=True)
@@ -98,74 +102,96 @@ class Journalling:
         return lines
 
     def _add_work(self, lines: Lines, work: Work, unusual: Mapping[int, Outcome], failures: Mapping[int, Failure]) -> None:
-        """The hot loop."""
-        batch, at, reread = work.batch, rfc3339(work.received), work.verdicts.reread
-        head, envelope = head_text(at, batch.partition, self.version) + b',"position":"', self._envelopes.of
-        filled = work.events if len(work.events) == len(batch.events) else _filled(work)
-        made, taken = self._made(work, filled), self._members(work)
-        odd = {*reread, *unusual, *failures, *taken}
-        texts, ids, times = lines.texts, lines.ids, lines.times
-        for origin, event in enumerate(batch.events):
-            went_in, said = filled[origin], b""
-            if origin in odd:
-                if origin in reread:
-                    continue
-                said = taken.get(origin, b"")
-            outcome = self._outcome(event, unusual[origin], failures.get(origin)) if origin in unusual else DELIVERED
-            if went_in is not event:
-                said += given_text(event, went_in)
-                if went_in.id != event.id:
-                    lines.others[len(ids)] = event.id
-            if event.record is not UNSET or event.original is not None or origin in failures:
-                is_json = origin not in failures or failures[origin].step not in (SOURCE, DECODE)
-                said += source_text(event, is_json)
-                if not is_json:
-                    went_in = went_in.replace(raw=None, decoded=UNSET)
-            try:
-                text = envelope(went_in)
-            except Permanent as error:  # a source's own data; where it matters, a step or a sink has said so
-                said += no_json_text(error.message)
-                text = envelope(went_in.replace(raw=None, decoded=UNSET))
-            if made is None:
-                text = b'%b%b"%b%b,"event":%b}' % (head, b2a_hex(event.position), outcome, said, text)
-            else:
-                place = b2a_hex(event.position)
-                text = b'%b%b"%b,"outputs":[%b]%b,"event":%b}' % (head, place, outcome, made.get(origin, b""), said, text)
-            texts.append(text)
-            ids.append(went_in.id)
-            times.append(went_in.time or at)
+        """The hot path: the lines of a batch are made column by column (`penstock.journal.columns`)."""
+        received, at, filled = work.batch.events, rfc3339(work.received), _filled(work)
+        made, said = self._made(work, filled), self._said(work, filled, failures)
+        filled = _readable(filled, failures)
+        outputs: list[Column] = [] if made is None else [b',"outputs":[', made, b"]"]
+        events = event_columns(filled) or [self._event_texts(filled, said)]
+        columns: list[Column] = [
+            head_text(at, work.batch.partition, self.version) + b',"position":"',
+            [b2a_hex(event.position) for event in received],
+            b'"',
+            self._outcomes(work, unusual, failures),
+            *outputs,
+            [said.get(origin, b"") for origin in range(len(received))] if said else b"",
+            b',"event":',
+            *events,
+            b"}",
+        ]
+        texts = lines_of(columns, len(received))
+        reread = work.verdicts.reread
+        kept = [origin for origin in range(len(received)) if origin not in reread] if reread else range(len(received))
+        for line, origin in enumerate(kept if filled is not received else (), len(lines.ids)):
+            if filled[origin].id != received[origin].id:
+                lines.others[line] = received[origin].id
+        lines.texts += [texts[origin] for origin in kept] if reread else texts
+        lines.ids += [filled[origin].id for origin in kept]
+        lines.times += [filled[origin].time or at for origin in kept]
 
-    def _made(self, work: Work, received: Sequence[Event]) -> Mapping[int, bytes] | None:
+    def _outcomes(self, work: Work, unusual: Mapping[int, Outcome], failures: Mapping[int, Failure]) -> Column:
+        if not unusual:
+            return DELIVERED
+        texts = [DELIVERED] * len(work.batch.events)
+        for origin, outcome in unusual.items():
+            texts[origin] = self._outcome(work.batch.events[origin], outcome, failures.get(origin))
+        return texts
+
+    def _said(self, work: Work, filled: Sequence[Event], failures: Mapping[int, Failure]) -> defaultdict[int, bytes]:
+        """By origin, the members between the outputs and the event: of most events none."""
+        said, received = self._members(work), work.batch.events
+        if not all(map(is_, filled, received)):
+            for origin, event in enumerate(received):
+                if given := given_text(event, filled[origin]):
+                    said[origin] += given
+        for origin, event in enumerate(received):
+            if event.record is not UNSET or event.original is not None or origin in failures:
+                said[origin] += source_text(event, not _is_unreadable(failures.get(origin)))
+        return said
+
+    def _event_texts(self, filled: Sequence[Event], said: defaultdict[int, bytes]) -> list[bytes]:
+        """The events one by one, where not all are as most are."""
+        envelope, texts = self._envelopes.of, []
+        for origin, event in enumerate(filled):
+            try:
+                text = envelope(event)
+            except Permanent as error:  # a source's own data; where it matters, a step or a sink has said so
+                said[origin] += no_json_text(error.message)
+                text = envelope(event.replace(raw=None, decoded=UNSET))
+            texts.append(text)
+        return texts
+
+    def _made(self, work: Work, filled: Sequence[Event]) -> list[bytes] | None:
         """By origin, what is kept of its outputs: JSON texts with commas between them."""
         if self.outputs == "off":
             return None
-        kept = self._whole(work) if self.outputs == "full" else _check_values(work, received)
+        kept = self._whole(work) if self.outputs == "full" else _check_values(work, filled)
         origins = [event.origin for event in work.outputs]
-        if origins == list(range(len(origins))):  # one for one
-            return dict(enumerate(kept))
-        made: dict[int, bytes] = {}
+        if origins == list(range(len(filled))):  # one for one
+            return kept
+        made = [b""] * len(filled)
         for origin, text in zip(origins, kept, strict=True):
-            made[origin] = b"%b,%b" % (made[origin], text) if origin in made else text
+            made[origin] = b"%b,%b" % (made[origin], text) if made[origin] else text
         return made
 
     def _whole(self, work: Work) -> list[bytes]:
         return [_or_null(self._envelopes.of, event) for event in work.outputs]
 
-    def _members(self, work: Work) -> dict[int, bytes]:
+    def _members(self, work: Work) -> defaultdict[int, bytes]:
         """By origin, what goes beside its outputs: `routes` and `answers`."""
         members = self._taken(work)
         for origin in work.answers:
-            members[origin] = members.get(origin, b"") + _answers(work, origin)
+            members[origin] += _answers(work, origin)
         return members
 
-    def _taken(self, work: Work) -> dict[int, bytes]:
+    def _taken(self, work: Work) -> defaultdict[int, bytes]:
         """By origin, which sinks take its outputs: beside whole ones, of which a check value would say it."""
         if self.outputs != "full" or work.routes is None:
-            return {}
+            return defaultdict(bytes)
         masks: defaultdict[int, list[int]] = defaultdict(list)
         for event, mask in zip(work.outputs, work.routes, strict=True):
             masks[event.origin].append(mask)
-        return {origin: routes_text(each) for origin, each in masks.items()}
+        return defaultdict(bytes, {origin: routes_text(each) for origin, each in masks.items()})
 
     def _add_outcome(self, lines: Lines, group: Group, w: int, origin: int, outcome: Outcome, failure: Failure | None) -> None:
         """A line that says anew what became of an event."""
@@ -191,14 +217,16 @@ def _answers(work: Work, origin: int) -> bytes:
     return b"" if answered is None else answers_text({step: b"[%b]" % b",".join(each) for step, each in answered.texts.items()})
 
 
-def _check_values(work: Work, received: Sequence[Event]) -> list[bytes]:
-    outputs, routes = work.outputs, work.routes
-    masks = repeat(-1, len(outputs)) if routes is None else routes
-    texts = [event.raw for event in outputs]
-    together = zip(outputs, texts, masks, strict=True)
-    if are_on_lines(texts):
-        return [check_plain(event, received[event.origin], mask, text) for event, text, mask in together]  # type: ignore[arg-type]  # all there
-    return [_or_null(check_value, event, received[event.origin], mask) for event, _, mask in together]
+def _check_values(work: Work, filled: Sequence[Event]) -> list[bytes]:
+    outputs, texts = work.outputs, [event.raw for event in work.outputs]
+    made_of = [filled[event.origin] for event in outputs]
+    masks: Iterable[int] = repeat(ALL_SINKS, len(outputs)) if work.routes is None else [mask & ALL_SINKS for mask in work.routes]
+    if not are_on_lines(texts):
+        return [_or_null(check_value, *each) for each in zip(outputs, made_of, masks, strict=True)]
+    on_lines: list[bytes] = texts  # type: ignore[assignment]  # all there
+    if same_envelopes(outputs, made_of):
+        return check_column(on_lines, masks)
+    return [check_plain(*each) for each in zip(outputs, made_of, masks, on_lines, strict=True)]
 
 
 def _or_null(make: Callable[..., bytes], *arguments: Any) -> bytes:
@@ -209,12 +237,29 @@ def _or_null(make: Callable[..., bytes], *arguments: Any) -> bytes:
         return b"null"
 
 
-def _filled(work: Work) -> list[Event]:
+def _filled(work: Work) -> Sequence[Event]:
     """The events as they went into the steps; those that did not get there, as they were read."""
+    if len(work.events) == len(work.batch.events):
+        return work.events
     filled = list(work.batch.events)
     for event in work.events:
         filled[event.origin] = event
     return filled
+
+
+def _readable(filled: Sequence[Event], failures: Mapping[int, Failure]) -> Sequence[Event]:
+    """The same; of records that are no JSON, without the data."""
+    unreadable = [origin for origin, failure in failures.items() if _is_unreadable(failure)]
+    if not unreadable:
+        return filled
+    readable = list(filled)
+    for origin in unreadable:
+        readable[origin] = filled[origin].replace(raw=None, decoded=UNSET)
+    return readable
+
+
+def _is_unreadable(failure: Failure | None) -> bool:
+    return failure is not None and failure.step in (SOURCE, DECODE)
 
 
 def _times(works: Sequence[Work]) -> tuple[float, float]:
