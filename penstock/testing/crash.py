@@ -9,8 +9,10 @@ that the oracle expects. A round in which nothing was killed or little was deliv
     python -m penstock.testing.crash --scenario sqlite --seed 17 --rounds 1 --keep /tmp/round       # one round again
     python -m penstock.testing.crash --scenario cdc_postgres --rounds 100  # while a database changes, its server killed too
 
-Beside live work letters are mended and replayed (`replay_beside…`, `replay_rounds`), or a sink is added and backfilled
-(`backfill_beside…`, `backfill_rounds`), while the runs are struck.
+Stories (`stories`) have a run that lives while the input grows, and somebody beside it: letters are mended and replayed
+(`replay_beside…`), lanes parked and released (`park…`), a sink is added and backfilled (`backfill_beside…`), older events come late
+into tables with an order (`order_by…`), a world is asked by a step with effects (`effects…`). With `…_server`, and PostgreSQL behind
+a proxy, connections are cut and answers to commits lost besides.
 Over a changing database (`cdc_…`) there is no undisturbed run: what must come out is what the writers committed (`cdc_rounds`).
 
 From code: `run_rounds(scenario, seeds)` with a `Scenario` of your own sink. Source: docs/guarantees.md, "Faults to survive".

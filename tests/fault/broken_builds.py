@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from connectors.sinks._appender import Appender
+from connectors.sinks._sqlite.changes import OrderedChanges
+from connectors.sinks._sqlite.tombstones import Tombstones
 from connectors.sinks.sqlite import SqliteSink
 from penstock.cli.main import main
 from penstock.engine.deliver import Committer
@@ -19,6 +21,8 @@ from penstock.engine.parking import Parking
 from penstock.event import Event
 from penstock.ledger import Commit
 from penstock.state import key_tables, lane_tables, ledger_tables, pipeline_tables
+from penstock.state.answer_book import AnswerBook
+from penstock.state.answer_tables import FoundAnswer, KeptAnswer
 from penstock.state.lane_book import LaneBook
 from penstock.state.ledger_tables import LedgerTables
 from penstock.state.records import Lane
@@ -175,6 +179,39 @@ def lanes_forgotten_at_a_claim() -> None:
         return []
 
     LaneBook.held = none_held  # type: ignore[method-assign]
+    main()
+
+
+def older_rows_over_newer_ones() -> None:
+    """The table takes whatever comes, in the order in which it comes."""
+    OrderedChanges._passes = lambda self, new, old: True  # type: ignore[method-assign]
+    main()
+
+
+def deletions_forgotten() -> None:
+    """A row that comes behind a newer deletion comes back."""
+    Tombstones.add = lambda self, connection, key, order, now: None  # type: ignore[method-assign]
+    main()
+
+
+def answers_not_looked_for() -> None:
+    """What the world has answered is kept, and asked again all the same."""
+
+    async def find(self: AnswerBook, epoch: int, names: Sequence[str]) -> dict[str, FoundAnswer]:
+        return {}
+
+    AnswerBook.find = find  # type: ignore[method-assign]
+    main()
+
+
+def one_answer_kept_of_many() -> None:
+    """Of the answers to one attempt at a batch only the first is kept."""
+    keep = AnswerBook.keep
+
+    async def keep_one(self: AnswerBook, epoch: int, answers: Sequence[KeptAnswer]) -> None:
+        await keep(self, epoch, answers[:1])
+
+    AnswerBook.keep = keep_one  # type: ignore[method-assign]
     main()
 
 
