@@ -10,9 +10,9 @@ that the oracle expects. A round in which nothing was killed or little was deliv
     python -m penstock.testing.crash --scenario cdc_postgres --rounds 100  # while a database changes, its server killed too
 
 Stories (`stories`) have a run that lives while the input grows, and somebody beside it: letters are mended and replayed
-(`replay_beside…`), lanes parked and released (`park…`), a sink is added and backfilled (`backfill_beside…`), older events come late
-into tables with an order (`order_by…`), a world is asked by a step with effects (`effects…`). With `…_server`, and PostgreSQL behind
-a proxy, connections are cut and answers to commits lost besides.
+(`replay_beside…`), lanes parked and released (`park…`), a sink is added and backfilled (`backfill_beside…`), older events come
+late into tables with an order (`order_by…`), a world is asked by a step with effects (`effects…`). With `…_server`, and where
+tables lie in PostgreSQL, connections are cut and answers to commits lost besides.
 Over a changing database (`cdc_…`) there is no undisturbed run: what must come out is what the writers committed (`cdc_rounds`).
 
 From code: `run_rounds(scenario, seeds)` with a `Scenario` of your own sink. Source: docs/guarantees.md, "Faults to survive".
