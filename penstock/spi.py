@@ -193,6 +193,8 @@ class Context:
     :ivar schema_texts: of the schemas that the pipeline names, by `subject@version`, as its version has them; None while it is
         loaded, and no version is known yet.
     :ivar log: writes to the run's log.
+    :ivar asked: attributes of events that programs in the pipeline's file name, as `$event.NAME`: a source may leave out others
+        that cost something.
     """
 
     pipeline: str
@@ -206,6 +208,7 @@ class Context:
     registry: Path | None = None
     schema_texts: Mapping[str, str] | None = None
     log: Notes = _no_notes
+    asked: frozenset[str] = frozenset()
 
     @property
     def schemas(self) -> Path:

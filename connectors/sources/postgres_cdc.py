@@ -24,7 +24,7 @@ from connectors.sources._cdc.drift import Drift
 from connectors.sources._cdc.positions import Start, following, looks_of, order_text, start_of, stream_of
 from connectors.sources._cdc.reading import Reading
 from connectors.sources._cdc.readmit import readmitted
-from connectors.sources._cdc.sequence import opening
+from connectors.sources._cdc.sequence import SEQUENCE, opening
 from connectors.sources._cdc.slot import creation
 from connectors.sources._cdc.snapshot_held import Token as SnapshotToken
 from connectors.sources._cdc.snapshot_memory import SIGNAL
@@ -67,7 +67,7 @@ class PostgresCdcSource:
     The record is `{op, schema, table, before, after, lsn, xid}`; `op` is `insert`, `update`, `delete` or `truncate`. The id is
     the commit's LSN and the change's number in its transaction; the time is the commit's. `before` holds the whole row only with
     REPLICA IDENTITY FULL, else the key of a deleted row. A changed key is a `delete` and an `insert`. The attribute `sequence`
-    says which of two events is the newer, also within a transaction: text that sorts; `order_by: $event.sequence` in a sink.
+    says which of two events is the newer, also within a transaction: text that sorts, for `order_by: $event.sequence` in a sink.
 
     The rows that are there at the beginning come first, with the `op` `snapshot`; the id is the snapshot's and the row's key, the
     time is when they were read. A run that dies meanwhile goes on at the chunk of rows where it was, beside the changes: a row
@@ -87,6 +87,7 @@ class PostgresCdcSource:
         self.slot = default_name(context.pipeline, config.slot.name, "slot")
         self.publication = default_name(context.pipeline, config.publication.name, "publication")
         self._selection = Selection(config, self.slot)
+        self._sequenced = config.sequence == "always" or SEQUENCE in context.asked
         self._where = None if config.where is None else context.expressions.program(config.where, "record")
         application = f"penstock:{context.pipeline}/{context.component}"
         self._target = Target(config.dsn.reveal(), application, tls_parameters(config.tls, context))
@@ -246,7 +247,7 @@ class PostgresCdcSource:
             self.context.clock,
             self.batch_count,
             self.batch_bytes,
-            opening(self._partition),
+            opening(self._partition) if self._sequenced else None,
             lambda title, look: self._drift.judge(title, look) if self._drift else None,
         )
 
@@ -263,7 +264,9 @@ class PostgresCdcSource:
     def _changes(self, types: TypeCatalog, start: Start, looks: Mapping[str, Mapping[str, tuple[int, int]]]) -> Changes:
         config, selection = self.config, self._selection
         transactions = Transactions(source_of(self.slot)) if config.transaction_metadata else None
-        options = Options(self._partition, config.include_before, config.toast, config.truncate, self._where, transactions)
+        options = Options(
+            self._partition, config.include_before, config.toast, config.truncate, self._where, transactions, self._sequenced
+        )
         kind = ReselectingDecoder if config.toast == "reselect" else Decoder
         decoder = kind(types, numeric=config.numeric, wanted=selection.wanted, converter=selection.masks.converter)
         self._drift = Drift(

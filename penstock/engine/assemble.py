@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from penstock.builtins import room
@@ -18,6 +19,7 @@ from penstock.observe.log import Incident, Log
 from penstock.spi import Context, Expressions, Sink, Source
 
 DEFAULT_WINDOW = 86400.0
+_ATTRIBUTE = re.compile(r"\$event\.([a-z0-9]{1,20})")
 
 
 def _unheard(incident: Incident) -> None:
@@ -147,4 +149,5 @@ def make_context(pipeline: Pipeline, component: str, expressions: Expressions, s
         registry=pipeline.registry,
         schema_texts=pipeline.schemas,
         log=ComponentLog(surroundings.log, surroundings.clock, pipeline.name, component),
+        asked=frozenset(_ATTRIBUTE.findall(pipeline.content)),
     )

@@ -198,6 +198,7 @@ async def test_a_transaction_is_told_with_each_change_and_summed_up_behind_it(sh
     await sql(shop, "CREATE PUBLICATION wide FOR TABLE orders, lines, other WITH (publish = 'insert, update, delete, truncate')")
     fields: dict[str, Any] = {
         "transaction_metadata": True,
+        "sequence": "always",
         "tables": ["orders", "lines"],
         "publication": {"name": "wide"},
         "where": '.table != "lines" or .after.id != 7',

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from backfill_parts import desk_of
-from cdc_parts import ORDERS, sql
+from cdc_parts import ORDERS, events_of, make_source, prepare_slot, read, sql
 from server_parts import MakeDatabase
 
 from dlq.replay import replay
@@ -109,3 +109,16 @@ async def test_a_backfill_of_everything_leaves_the_table_as_it_was(place: Place)
     found = [record.line.received() for record in JournalReader(journal.directory).range(0.0, 1e11)]
     sequences = [event.extensions["sequence"] for event in found if event.extensions]
     assert (len(sequences), sequences) == (8, sorted(sequences))
+
+
+async def test_where_nobody_asks_for_it_there_is_none_and_always_there_is(database: Database, tmp_path: Path) -> None:
+    await sql(database, ORDERS)
+    await prepare_slot(make_source(database, tmp_path))
+    await sql(database, "INSERT INTO orders VALUES (1, 'new', ''), (2, 'new', '')")
+    without, always = [events_of(await read(make_source(database, tmp_path, sequence=each))) for each in ("asked", "always")]
+    assert [event.extensions for event in without] == [None, None]
+    (lsn,) = {event.record["lsn"] for event in always}
+    upper, lower = (int(part, 16) for part in lsn.split("/"))
+    assert [event.extensions for event in always] == [
+        {"sequence": f"0001-{upper << 32 | lower:016x}-{place:016x}"} for place in (3, 5)
+    ]

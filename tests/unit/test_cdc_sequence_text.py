@@ -6,10 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.sources._cdc.positions import END, following, order
-from connectors.sources._cdc.sequence import opening, sequence, sequence_of_rows
+from connectors.sources._cdc.sequence import SEQUENCE, opening, sequenced, sequenced_rows
 
 LSNS = st.integers(0, END)
 PLACES = st.integers(0, END)
+
+
+def sequence(opening: str, at: bytes) -> str:
+    return (sequenced(opening, at) or {})[SEQUENCE]
+
+
+def sequence_of_rows(opening: str, lsn: int) -> str:
+    return (sequenced_rows(opening, lsn) or {})[SEQUENCE]
 
 
 @given(LSNS, PLACES, LSNS, PLACES)

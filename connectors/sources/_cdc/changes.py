@@ -16,6 +16,7 @@ from connectors.sources._cdc.collected import Options
 from connectors.sources._cdc.drift import Drift
 from connectors.sources._cdc.positions import Start
 from connectors.sources._cdc.row_events import RowEvents
+from connectors.sources._cdc.sequence import sequenced
 from connectors.sources._cdc.snapshot_tap import Tap
 from connectors.sources._cdc.tables import Selection
 from connectors.sources._cdc.toast import UnsentUpdate
@@ -90,7 +91,7 @@ class Changes(RowEvents):
         return self._feed if self.tap.is_idle else self._feed_tapped
 
     def _feed(self, message: bytes, streamed: bool = False) -> Relation | Streamed | None:
-        """Inserts at once, which most of a stream are, as `_insert`, `_give` and `sequence` would."""
+        """Inserts at once, which most of a stream are, as `_insert` and `_give` would."""
         if message[:1] != INSERT or self._options.transactions is not None:
             return self._feed_other(message, streamed)
         relation, row, unchanged, fault = self.decoder.insert(message, streamed)
@@ -119,7 +120,7 @@ class Changes(RowEvents):
             kind,
             self._time,
             decoded={"before": None, "after": row} if self._options.include_before else row,
-            extensions={"sequence": self._opening + at.hex("-", 8)},
+            extensions=None if self._opening is None else sequenced(self._opening, at),
             position=at,
             origin=len(events),
             record=record,

@@ -34,6 +34,8 @@ class Options(msgspec.Struct, frozen=True):
     where: Program | None
     transactions: Transactions | None = None
     """With `transaction_metadata`."""
+    sequence: bool = False
+    """Whether events have one (`_cdc.sequence`)."""
 
 
 class Collected:
@@ -50,7 +52,7 @@ class Collected:
     def __init__(self, options: Options, start: Start, drift: Drift, tap: Tap | None) -> None:
         self.tap = Tap() if tap is None else tap
         self._options = options
-        self._opening = opening(options.partition)
+        self._opening = opening(options.partition) if options.sequence else None
         self._drift = drift
         self._time_text = TimeTexts()
         self._tables: dict[int, Table] = {}

@@ -191,6 +191,12 @@ class PostgresCdcConfig(PostgresFields):
         description="Events tell of their transaction (`.transaction` of the record; extensions `txid`, `txindex`), and behind "
         "each transaction comes an event `transaction.end` with the number of its changes by table.",
     )
+    sequence: Literal["asked", "always"] = Field(
+        "asked",
+        description="Events have the extension `sequence`: text whose order is that of the commits, and of the changes within a "
+        "transaction, for `order_by: $event.sequence` in a sink. `asked`: where the pipeline's file has `$event.sequence`, for "
+        "it costs about a microsecond an event. `always`: for those who read it elsewhere, or will some day.",
+    )
     toast: Literal["placeholder", "reselect", "fail"] = Field(
         "fail",
         description="A large value that an update left as it was is not sent, unless the table has REPLICA IDENTITY FULL. "

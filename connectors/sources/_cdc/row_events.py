@@ -9,7 +9,7 @@ from connectors.sources._cdc.collected import Collected, Options
 from connectors.sources._cdc.drift import Drift
 from connectors.sources._cdc.keys import NO_KEY, Key, unknown_key
 from connectors.sources._cdc.positions import Start
-from connectors.sources._cdc.sequence import SEQUENCE, sequence
+from connectors.sources._cdc.sequence import sequenced
 from connectors.sources._cdc.snapshot_tap import Tap
 from connectors.sources._cdc.tables import Selection, Table
 from connectors.sources._cdc.toast import Unsent, UnsentUpdate, converters_of
@@ -128,7 +128,7 @@ class RowEvents(Collected):
                 else before
                 if op == "delete"
                 else after,
-                extensions={SEQUENCE: sequence(self._opening, at)},
+                extensions=sequenced(self._opening, at),
                 position=at,
                 origin=len(events),
                 record={

@@ -7,15 +7,22 @@ It is the event's position in the change stream, behind the number of the stream
 (`_cdc.positions.following`), LSNs begin lower, and what comes is newer all the same. Changes of one row in one transaction have
 places that rise. A row of a snapshot stands behind the transactions that it holds, and before the first place of every later one.
 
+It costs a tenth of what a change costs, and is left out where nobody asks for it.
+
 Source: CloudEvents, "Sequence" extension: a string, of which the lexicographic order is the order of events.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from connectors.sources._cdc.positions import number_of, order
 
 SEQUENCE = "sequence"
 _BYTES = 8
+
+
+Extensions = dict[str, Any]
 
 
 def opening(partition: str) -> str:
@@ -26,11 +33,15 @@ def opening(partition: str) -> str:
     return f"{number_of(partition):04x}-"
 
 
-def sequence(opening: str, at: bytes) -> str:
-    """:param at: the event's position in the stream."""
-    return opening + at.hex("-", _BYTES)
+def sequenced(opening: str | None, at: bytes) -> Extensions | None:
+    """The extensions of an event.
+
+    :param opening: None: without a sequence.
+    :param at: the event's position in the stream.
+    """
+    return None if opening is None else {SEQUENCE: opening + at.hex("-", _BYTES)}
 
 
-def sequence_of_rows(opening: str, lsn: int) -> str:
-    """Of rows that hold every transaction of which the commit lies before this LSN, and none other that was given."""
-    return sequence(opening, order(lsn, 0))
+def sequenced_rows(opening: str | None, lsn: int) -> Extensions | None:
+    """Those of rows that hold every transaction of which the commit lies before this LSN, and none other that was given."""
+    return sequenced(opening, order(lsn, 0))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from connectors.sources._cdc.sequence import sequence_of_rows
+from connectors.sources._cdc.sequence import sequenced_rows
 from connectors.sources._cdc.snapshot_held import Held, Table, Token
 from connectors.sources._cdc.snapshot_positions import END_OF_CHUNK
 from connectors.sources._cdc.snapshot_rows import Taken, events_of, keys_of
@@ -68,7 +68,7 @@ class Batches:
             older = table.listener.touched.older(seen, keys)
         setup = self._setup()
         refused = setup.judge(table.progress.title, shape.look)
-        taken = replace(taken, sequence=sequence_of_rows(setup.opening, taken.lsn))
+        taken = replace(taken, extensions=sequenced_rows(setup.opening, taken.lsn))
         at = table.generation, table.chunk
         events, rejects, size = events_of(result, shape, at, taken, keys, older, refused)
         return Batch(table.partition, events, table.position(END_OF_CHUNK, held.progress), None, size, rejects)

@@ -11,7 +11,7 @@ import msgspec
 from connectors._pg_types import NumericMode, TypeCatalog
 from connectors._pg_values import Converter
 from connectors.sources._cdc.cut import selected
-from connectors.sources._cdc.sequence import SEQUENCE
+from connectors.sources._cdc.sequence import Extensions
 from connectors.sources._cdc.snapshot_positions import row_order
 from connectors.sources._cdc.snapshot_tables import Layout
 from connectors.sources._cdc.snapshot_touched import RawKey
@@ -53,11 +53,11 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """When rows were read: LSN and time of events; their sequence, once it is known which stream they stand beside."""
+    """When rows were read: LSN and time of events; extensions of all of them, once it is known which stream they stand beside."""
 
     lsn: int
     time: str
-    sequence: str = ""
+    extensions: Extensions | None = None
 
 
 def shape(
@@ -148,7 +148,7 @@ def _event(shape: Shape, key: str, row: Row, lsn: str, taken: Taken) -> Event:
         shape.type,
         taken.time,
         decoded={"before": None, "after": row} if shape.include_before else row,
-        extensions={SEQUENCE: taken.sequence},
+        extensions=taken.extensions,
         record={
             "op": "snapshot",
             "schema": shape.schema,

@@ -49,7 +49,7 @@ class Setup(msgspec.Struct, frozen=True):
     """What all workers need.
 
     :ivar rows, size: of a batch.
-    :ivar opening: of the sequences of events, as `sequence.opening`.
+    :ivar opening: of the sequences of events, as `sequence.opening`; None: they have none.
     :ivar judge: of rows of a table with these columns, as `Drift.judge`.
     """
 
@@ -61,7 +61,7 @@ class Setup(msgspec.Struct, frozen=True):
     clock: Clock
     rows: int
     size: int
-    opening: str
+    opening: str | None
     judge: Callable[[str, Look], Permanent | None]
 
 

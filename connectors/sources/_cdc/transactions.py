@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from connectors.sources._cdc.positions import END
-from connectors.sources._cdc.sequence import SEQUENCE, sequence
+from connectors.sources._cdc.sequence import sequenced
 from penstock.event import Event
 
 TYPE = "transaction.end"
@@ -37,11 +37,11 @@ class Transactions:
         """A change of a table that is read, whether it is given or not."""
         self._counts[table] += 1
 
-    def end(self, lsn: str, time: str, xid: int, changes: int, prefix: bytes, origin: int, opening: str) -> Event | None:
+    def end(self, lsn: str, time: str, xid: int, changes: int, prefix: bytes, origin: int, opening: str | None) -> Event | None:
         """The event behind the transaction; None where no table that is read was changed.
 
         :param changes: all that it made, those of other tables of the publication among them.
-        :param opening: of its sequence.
+        :param opening: of its sequence; None: without one.
         """
         if not self._counts:
             return None
@@ -55,7 +55,7 @@ class Transactions:
             decoded=data,
             position=prefix + _PLACE,
             origin=origin,
-            extensions={SEQUENCE: sequence(opening, prefix + _PLACE), "txid": str(xid)},
+            extensions={**(sequenced(opening, prefix + _PLACE) or {}), "txid": str(xid)},
             record={**record, "lsn": lsn, "xid": xid, "transaction": data},
         )
 
