@@ -32,7 +32,7 @@ from penstock.journal.lines import Line
 from penstock.journal.reader import JournalReader, moment
 from penstock.spi import Position
 
-EVENTS, BYTES = 20_000, 16 << 20
+EVENTS, BYTES = 10_000, 16 << 20
 """What is looked up and written together: many at a time, for each frame of the journal is read once for all of them."""
 NAMED = 3
 """Events that are named where there are too many to name all."""

@@ -13,7 +13,6 @@ asked.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from penstock.builtins import SOURCES, room
 from penstock.clock import moment_of
 from penstock.cloudevents import is_time, timestamp
 from penstock.components import Catalog, build
-from penstock.config.model import Pipeline
+from penstock.config.model import Batching, Pipeline
 from penstock.engine.assemble import Moment, Surroundings, make_context
 from penstock.engine.prepare import Preparer
 from penstock.engine.reading import set_batching
@@ -86,10 +85,14 @@ class NativeRange:
         :raises PenstockError: what the source raises; a connection that breaks is `Transient`, and the reading begins anew.
         """
         span = None if self.pipeline.event.time is not None else _span(start, end)  # else only `event:` knows
-        with blaming("source"):
-            async with aclosing(self.source.read_range(span, known)) as batches:  # type: ignore[type-var]  # a generator, or it has nothing to close
+        batches = self.source.read_range(span, known)
+        try:
+            with blaming("source"):
                 async for batch in batches:
                     yield self._chunk(batch, start, end)
+        finally:
+            if isinstance(batches, AsyncGenerator):
+                await batches.aclose()
 
     def progress(self) -> tuple[int, int] | None:
         """Bytes read and bytes there are; None where the source does not know."""
@@ -122,7 +125,7 @@ def native_range(pipeline: Pipeline, surroundings: Surroundings) -> NativeRange 
     moment = Moment()
     expressions: Expressions = room("expressions")(moment)
     source: RangeSource = build("source", pipeline.source, make_context(pipeline, "source", expressions, surroundings))
-    set_batching(source, pipeline.batching, None)  # type: ignore[arg-type]  # the source of a pipeline is a Source, too
+    set_batching(source, Batching(), None)  # type: ignore[arg-type]  # the source of a pipeline is a Source, too
     return NativeRange(pipeline, surroundings, source, Preparer.compile(pipeline.event, expressions), moment)
 
 

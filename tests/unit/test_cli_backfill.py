@@ -42,6 +42,28 @@ def test_a_shadow_of_a_changed_file_fails_the_check_and_writes_a_page(ran: Path,
     assert pipe("backfill", "shop", *ALL, "--mode", "shadow", "--ignore", ".data.total", "--fail-on-diff")[0] == 0
 
 
+def test_a_native_range_says_what_the_source_held(ran: Path, pipe: Pipe) -> None:
+    records = ran / "in" / "more.jsonl"
+    records.write_text('{"n": 7}\n')
+    status, out, _ = pipe("backfill", "shop", *ALL, "--source", "native")
+    assert (status, "read from the source: 6 events of the range" in out) == (0, True)
+    assert f"{1:>14,}  records beside them may be of the range" in out
+    assert "0-0 of in/more.jsonl: it has no time" in out
+    page = ran / "report.html"
+    report = json.loads(pipe("backfill", "shop", *ALL, "--source", "native", "--json", "--html", str(page))[1])
+    assert report["native"] == {
+        "events": 6,
+        "unknown": 0,
+        "changed": 0,
+        "unplaced": 1,
+        "examples": [{"id": "0-0", "partition": "in/more.jsonl", "why": "it has no time"}],
+    }
+    assert report["dead_lettered"] == json.loads(pipe("backfill", "shop", *ALL, "--json")[1])["dead_lettered"]
+    assert "Read from the source" in page.read_text()
+    live = pipe("backfill", "shop", *ALL, "--source", "native", "--mode", "live", "--overwrite")
+    assert (live[0], "read from the source: 6 events of the range" in live[2]) == (0, True)
+
+
 def test_against_another_file_or_a_version(ran: Path, pipe: Pipe) -> None:
     other = ran / "pipelines" / "next" / "shop.yaml"
     other.parent.mkdir()
