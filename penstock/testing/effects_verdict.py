@@ -75,6 +75,7 @@ def judge_world(
     verdict.questions()
     verdict.asked_again()
     verdict.answers("table", World(told.project).answers_in_table(TABLE))
+    verdict.answers("journal", World(told.project).answers_in_journal())
     if len(outputs) > 1:
         verdict.answers("file", World(told.project).answers_in_file())
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from penstock.testing.journal_check import journal_lines
+from penstock.testing.scenario import JOURNAL
+
 STEP = "ask"
 MODULE = "world_steps"
 _STEPS = """\
@@ -79,6 +82,15 @@ class World:
         """Of each line in the file of events."""
         lines = [json.loads(line) for line in (self.project / "out/events.jsonl").read_bytes().splitlines()]
         return [(f"{line['key']}/{line['sequence']}", line["answer"]) for line in lines]
+
+    def answers_in_journal(self) -> list[tuple[str, str]]:
+        """Of each event in its lines that has an answer and no failure, from which past events are computed again."""
+        return [
+            (f"{made['data']['key']}/{made['data']['sequence']}", made["data"]["answer"])
+            for line in journal_lines(self.project / ".penstock" / JOURNAL)
+            for answer in line.get("answers", {}).get(STEP, ())
+            for made in answer.get("made", ())
+        ]
 
 
 def step(*, keyed: bool) -> dict[str, object]:
