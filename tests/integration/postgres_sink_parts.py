@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from pgoutput_parts import CASES
 
+from connectors._pg_types import SESSION_SETTINGS, TYPES_QUERY, NumericMode, TypeCatalog
 from connectors.sinks.postgres import PostgresSink
 from penstock.clock import SystemClock
 from penstock.errors import BatchError, Permanent
@@ -21,6 +24,8 @@ from penstock.testing.servers import Database
 from transforms.expressions import compiler
 
 ORDERS = "CREATE TABLE orders (id text PRIMARY KEY, price numeric NOT NULL CHECK (price > 0), qty int DEFAULT 7, note text)"
+COLUMNS = [f"c{n}" for n in range(len(CASES))]
+"""Of a table with a column of each type of `CASES`."""
 
 
 class Bench:
@@ -50,6 +55,24 @@ class Bench:
     async def close(self) -> None:
         for sink in self.sinks:
             await sink.close()
+
+
+def decoded(dsn: str, table: str, numeric: NumericMode = "string") -> dict[str, Any]:
+    """The table's one row as the CDC source gives it."""
+    with psycopg.connect(dsn) as connection:
+        for name, value in SESSION_SETTINGS.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        types = TypeCatalog.of(connection.execute(TYPES_QUERY))
+        cursor = connection.execute(f"SELECT * FROM public.{table}".encode())
+        result = cursor.pgresult
+        assert result is not None
+        assert result.ntuples == 1
+        row = {}
+        for place in range(result.nfields):
+            text = result.get_value(0, place)
+            convert = types.converter(result.ftype(place), numeric=numeric)
+            row[(result.fname(place) or b"").decode()] = None if text is None else convert(text)
+        return row
 
 
 def events(*data: Any) -> list[Event]:

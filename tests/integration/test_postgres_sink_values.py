@@ -9,12 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 from pgoutput_parts import CASES, TYPES_SQL
-from postgres_sink_parts import Bench, commit, events, refused
+from postgres_sink_parts import COLUMNS, Bench, commit, decoded, events, refused
 from server_parts import MakeDatabase
 
-from connectors._pg_types import SESSION_SETTINGS, TYPES_QUERY, NumericMode, TypeCatalog
-
-COLUMNS = [f"c{n}" for n in range(len(CASES))]
+from connectors._pg_types import NumericMode
 
 
 @pytest.fixture(params=["postgres", "postgres16"])
@@ -22,24 +20,6 @@ async def bench(request: pytest.FixtureRequest, make_database: MakeDatabase, tmp
     bench = Bench(make_database(request.getfixturevalue(request.param)), tmp_path)
     yield bench
     await bench.close()
-
-
-def decoded(dsn: str, table: str, numeric: NumericMode = "string") -> dict[str, Any]:
-    """The table's one row as the CDC source gives it."""
-    with psycopg.connect(dsn) as connection:
-        for name, value in SESSION_SETTINGS.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
-        types = TypeCatalog.of(connection.execute(TYPES_QUERY))
-        cursor = connection.execute(f"SELECT * FROM public.{table}".encode())
-        result = cursor.pgresult
-        assert result is not None
-        assert result.ntuples == 1
-        row = {}
-        for place in range(result.nfields):
-            text = result.get_value(0, place)
-            convert = types.converter(result.ftype(place), numeric=numeric)
-            row[(result.fname(place) or b"").decode()] = None if text is None else convert(text)
-        return row
 
 
 def texts(dsn: str, table: str) -> tuple[Any, ...]:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 _BUSY_TIMEOUT = 5.0
 _ROWS_AT_ONCE = 10_000
+_STEPS = 100_000
+"""Of SQLite's virtual machine, after which it looks whether to go on: about a millisecond."""
+
 _FOLD: Mapping[str, Callable[[bytes], bytes] | None] = {
     "BINARY": None,
     "NOCASE": bytes.lower,
@@ -50,6 +53,7 @@ class Reader:
         self._database = database
         self._executor = executor
         self._connection: sqlite3.Connection | None = None
+        self._closing = False
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """`work(connection)`, which sees one moment."""
@@ -69,6 +73,7 @@ class Reader:
         uri = f"{self._database.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT)
         connection.execute("PRAGMA query_only = ON")
+        connection.set_progress_handler(lambda: self._closing, _STEPS)
         self.memory = sqlite3.connect(":memory:", isolation_level=None)
         self.memory.text_factory = bytes
         self._connection = connection
@@ -76,8 +81,8 @@ class Reader:
 
     async def close(self) -> None:
         """What is under way is broken off."""
+        self._closing = True
         if self._connection is not None:
-            self._connection.interrupt()
             for connection in (self._connection, self.memory):
                 await asyncio.get_running_loop().run_in_executor(self._executor, connection.close)
 
