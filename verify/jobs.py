@@ -23,12 +23,14 @@ class Kind(NamedTuple):
     """What many lines of jobs have in common.
 
     :ivar sinks: those that the job was for; None: it does not say.
+    :ivar step: where it failed.
     :ivar asked: whether steps with effects asked the world in it.
     """
 
     job: str
     version: str
     outcome: Outcome
+    step: str | None
     sinks: tuple[str, ...] | None
     asked: bool
 
@@ -59,7 +61,7 @@ class Deeds:
         numbers: dict[Kind, int] = {}
         for line in lines:
             sinks = None if line.sinks is None else tuple(line.sinks)
-            kind = Kind(line.job or "", line.version, line.outcome, sinks, line.answers is not None)
+            kind = Kind(line.job or "", line.version, line.outcome, line.step, sinks, line.answers is not None)
             digests.append(event_digest(line))
             if kind not in numbers:
                 numbers[kind] = len(deeds._table)

@@ -24,6 +24,7 @@ from verify.versions import SinkBook
 
 REDEFINED = "the sink was defined otherwise then"
 """Why an event is not looked for in a sink of today."""
+ADDED = "the sink was added before the event was replayed, and need not have got it"
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class Reckoning:
 
     def standing(self, line: Line) -> Standing:
         """What has become of the event of a line."""
-        return standing_of(line, self.deeds.about(line), self.book.names(line.version) if self.deeds.count else None)
+        return standing_of(line, self.deeds.about(line), self.book.names)
 
     async def run_jobs(self) -> None:
         """The second pass, where there is any need of it: what jobs delivered, behind everything that the run did."""
@@ -146,7 +147,7 @@ class Reckoning:
 
     async def _want_of_jobs(self, token: int, line: Line, letter: DeadLetter | None) -> None:
         """Each sink is looked into for what it was given first."""
-        covered: set[str] = set()
+        covered, unsure = set[str](), set[str]()
         for delivery in self.standing(line).deliveries:
             version = line.version if delivery.deed is None else delivery.deed.kind.version
             await self.book.learn({version})
@@ -158,7 +159,12 @@ class Reckoning:
                         looker.leave_out(made)
                     else:
                         looker.want(token, made)
-            covered |= {name for name in self.book.names(version) or () if delivery.reaches(name)}
+            names = self.book.names(version) or ()
+            covered |= {name for name in names if delivery.reaches(name)}
+            unsure |= {name for name in names if delivery.is_replay and not delivery.reaches(name)}
+        for looker in self.lookers:
+            if looker.inspection is not None and looker.name in unsure - covered:
+                looker.leave_out(ADDED)
 
     async def letters_of(self, lines: Sequence[Line]) -> list[DeadLetter | None]:
         """Their dead letters, as far as they are still there; whole, where they were edited."""

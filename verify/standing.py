@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from penstock.engine.lanes import LANE
 from penstock.journal.lines import Line, Outcome
 from verify.jobs import Deed
+
+SinksOf = Callable[[str], Sequence[str] | None]
+"""The sinks of a version, as lines name it; None where it is not stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +18,19 @@ class Delivery:
     """One that got through, of the run or of a job.
 
     :ivar deed: of a job; None: the run delivered it.
-    :ivar sinks: whom it was for; None: all sinks of its version.
+    :ivar sinks: whom it was for; None: all sinks of its version. A replay's was for those that its event failed for: one that was
+        added since need not have got it.
     :ivar after: what was tried before, that may have got as far as some sinks.
     """
 
     deed: Deed | None = None
     sinks: tuple[str, ...] | None = None
     after: Sequence[Deed | None] = ()
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether its job did not say whom it was for."""
+        return self.deed is not None and self.deed.kind.sinks is None and self.sinks is not None
 
     def reaches(self, sink: str) -> bool:
         """Whether it was for this sink, as far as it says."""
@@ -45,31 +54,36 @@ RUN = Delivery()
 _DELIVERED = Standing("delivered", (RUN,))
 
 
-def standing_of(line: Line, deeds: Sequence[Deed], sinks_of_version: Sequence[str] | None) -> Standing:
+def standing_of(line: Line, deeds: Sequence[Deed], sinks_of: SinksOf) -> Standing:
     """What has become of the event of a line.
 
     :param deeds: what jobs made of it, in order.
-    :param sinks_of_version: of the version that received it, where that is known.
     """
     if not deeds:
         return _DELIVERED if line.outcome == "delivered" else Standing(line.outcome, ())
     outcome, deliveries = line.outcome, [RUN] if line.outcome == "delivered" else []
-    tried: list[Deed | None] = [None] if _may_have_reached_sinks(line, sinks_of_version) else []
-    owed: tuple[str, ...] | None = None
+    owed = sinks_of(line.version) if line.outcome == "dead_lettered" else None
+    tried: list[Deed | None] = [None] if _reached(line.outcome, line.step, line.version, sinks_of) else []
     for deed in deeds:
         kind = deed.kind
         if kind.outcome == "dead_lettered":
-            outcome, owed = "dead_lettered", kind.sinks if line.outcome != "dead_lettered" else None
-            tried.append(deed)
+            if outcome != "dead_lettered":
+                owed = kind.sinks or sinks_of(kind.version)
+            if _reached(kind.outcome, kind.step, kind.version, sinks_of):
+                tried.append(deed)
+            outcome = "dead_lettered"
         elif kind.outcome == "delivered":
-            deliveries.append(Delivery(deed, kind.sinks if kind.sinks is not None else owed, tuple(tried)))
+            sinks = kind.sinks if kind.sinks is not None or outcome != "dead_lettered" else owed
+            deliveries.append(Delivery(deed, None if sinks is None else tuple(sinks), tuple(tried)))
             outcome = "delivered"
         elif outcome == "dead_lettered":
             outcome = "delivered" if deliveries else kind.outcome
     return Standing(outcome, tuple(deliveries))
 
 
-def _may_have_reached_sinks(line: Line, sinks: Sequence[str] | None) -> bool:
-    """Whether it failed at a sink: then others may have taken it."""
-    failed = line.outcome == "dead_lettered" and line.step != LANE
-    return failed and (sinks is None or line.step is None or line.step in sinks)
+def _reached(outcome: Outcome, step: str | None, version: str, sinks_of: SinksOf) -> bool:
+    """Whether it failed at a sink, as far as is known: then others may have taken it."""
+    if outcome != "dead_lettered" or step == LANE:
+        return False
+    sinks = sinks_of(version)
+    return sinks is None or step is None or step in sinks
