@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from backfill_parts import BEGAN, DAY, STEPS, desk_of, report_of, run_shop, write_events, write_shop
 
@@ -178,6 +179,37 @@ async def test_the_rate_the_filter_and_the_limit_hold_for_the_copy(tmp_path: Pat
     pipeline = await run_shop(tmp_path)
     assert (await native(pipeline, filter=".data.n < 10"))["left_out"] == 990
     assert (await native(pipeline, limit=50, concurrency=1))["read"] == 50
+
+
+ODD = (
+    b'{"n": 1, "at": "2026-03-01T00:01:00Z"}\n'
+    b' {"n": 2.50, "at": "2026-03-01T00:02:00+01:00", "s": "\\u00e9\xc3\xa9"} \n'
+    b'{"n": 3, "at": "2026-03-01T00:03:00Z"\n'
+    b"[]\n"
+    b'{"n": 12345678901234567890123, "at": "2026-03-01T00:04:00Z", "none": null}\n'
+    b'{"n": 5, "at": "yesterday"}\n'
+    b'"\xff"\n'
+)
+
+
+@pytest.mark.parametrize("outputs", ["off", "digest", "full"])
+@pytest.mark.parametrize("event", ["{ time: .at?, id: '.n? // empty | tostring', type: order, subject: .s? }", "{ type: order }"])
+async def test_the_copy_of_what_the_journal_holds_is_the_journal(tmp_path: Path, outputs: str, event: str) -> None:
+    (tmp_path / "in.jsonl").write_bytes(ODD)
+    text = write_shop(tmp_path, "  - { name: odd, filter: .n > 1 }\n", f"journal: {{ outputs: {outputs} }}\n").file.read_text()
+    (tmp_path / "shop.yaml").write_text(text.replace("{ type: order, time: .at }", event))
+    pipeline = penstock.load(tmp_path / "shop.yaml")
+    await penstock.run(pipeline, once=True)
+    assert pipeline.journal is not None
+    async with desk_of(pipeline) as desk:
+        job = await desk.create(pipeline, {"mode": "live", "source": "native", "start": 0.0, "end": 4e9}, "ann@here")
+        copied = request_of(job).copied
+        assert copied is not None
+        copy = JournalReader(Copies.of(pipeline.state, pipeline.name).path(copied.name))
+    journal = JournalReader(pipeline.journal.directory)
+    theirs, ours = ([msgspec.json.encode(record.line) for record in each.range(0.0, 4e9)] for each in (journal, copy))
+    assert (sorted(ours), len(ours)) == (sorted(theirs), 7)
+    assert (copied.events, copied.unknown, copied.changed, copied.unplaced) == (7, 0, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["gz", "csv"])
