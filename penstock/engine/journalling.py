@@ -144,9 +144,9 @@ class Journalling:
             for origin, event in enumerate(received):
                 if given := given_text(event, filled[origin]):
                     said[origin] += given
-        for origin, event in enumerate(received):
-            if event.record is not UNSET or event.original is not None or origin in failures:
-                said[origin] += source_text(event, not _is_unreadable(failures.get(origin)))
+        more = [origin for origin, event in enumerate(received) if event.record is not UNSET or event.original is not None]
+        for origin in {*more, *failures}:
+            said[origin] += source_text(received[origin], not _is_unreadable(failures.get(origin)))
         return said
 
     def _event_texts(self, filled: Sequence[Event], said: defaultdict[int, bytes]) -> list[bytes]:
@@ -165,9 +165,11 @@ class Journalling:
         """By origin, what is kept of its outputs: JSON texts with commas between them."""
         if self.outputs == "off":
             return None
-        kept = self._whole(work) if self.outputs == "full" else _check_values(work, filled)
         origins = [event.origin for event in work.outputs]
-        if origins == list(range(len(filled))):  # one for one
+        one_for_one = origins == list(range(len(filled)))
+        made_of = filled if one_for_one else [filled[origin] for origin in origins]
+        kept = self._whole(work) if self.outputs == "full" else _check_values(work, made_of)
+        if one_for_one:
             return kept
         made = [b""] * len(filled)
         for origin, text in zip(origins, kept, strict=True):
@@ -217,9 +219,8 @@ def _answers(work: Work, origin: int) -> bytes:
     return b"" if answered is None else answers_text({step: b"[%b]" % b",".join(each) for step, each in answered.texts.items()})
 
 
-def _check_values(work: Work, filled: Sequence[Event]) -> list[bytes]:
+def _check_values(work: Work, made_of: Sequence[Event]) -> list[bytes]:
     outputs, texts = work.outputs, [event.raw for event in work.outputs]
-    made_of = [filled[event.origin] for event in outputs]
     masks: Iterable[int] = repeat(ALL_SINKS, len(outputs)) if work.routes is None else [mask & ALL_SINKS for mask in work.routes]
     if not are_on_lines(texts):
         return [_or_null(check_value, *each) for each in zip(outputs, made_of, masks, strict=True)]
