@@ -16,7 +16,8 @@ CREATE TABLE orders (
     pieces int NOT NULL,
     placed_at timestamptz NOT NULL,
     changed_at timestamptz NOT NULL,
-    arrived_at timestamptz
+    arrived_at timestamptz,
+    penstock_order text
 );
 CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.arrived_at := clock_timestamp(); RETURN NEW; END $$;
 CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION stamp();

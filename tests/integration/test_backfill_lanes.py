@@ -237,6 +237,30 @@ async def test_beside_a_live_run_no_lane_is_out_of_order() -> None:
     assert [n for n in behind if n % 2] == sorted(n for n in behind if n % 2)
 
 
+@pytest.mark.parametrize("point", ["", "before_job_commit", "between_ledgers", "before_job_note"])
+async def test_what_a_sink_refuses_holds_its_lane_in_the_very_transaction_that_it_came_in(point: str) -> None:
+    add("b", "a", "a", "b", "a")
+    await penstock.run(write(PLAIN, FILE), once=True)
+    with closing(sqlite3.connect("out.db")) as database:
+        database.execute("CREATE TABLE t (n INTEGER CHECK (n <> 1), k TEXT)")
+    pipeline = write(PLAIN, FILE, TABLE)
+    job = await ask(pipeline)
+    if point:
+        with pytest.raises(PenstockError, match="crashed at"):
+            await carry_out(pipeline, job, RunOptions(faults=crash_at(point)))
+    counts = (await carry_out(pipeline, job, RunOptions())).progress.counts
+    assert (rows(), counts["dead_lettered"]) == ([0, 3], 3)
+    assert [(letter.step, letter.status) for letter in await letters(pipeline)] == [
+        ("table", "open"),
+        ("lane", "parked"),
+        ("lane", "parked"),
+    ]
+    with closing(sqlite3.connect("out.db")) as database:
+        database.executescript("ALTER TABLE t RENAME TO u; CREATE TABLE t AS SELECT * FROM u; DROP TABLE u")
+    await replay_open(pipeline)
+    assert (rows(), lines("all")) == ([0, 3, 1, 2, 4], [0, 1, 2, 3, 4])
+
+
 async def test_a_failure_without_a_key_is_a_dead_letter_in_no_lane_and_the_job_goes_on() -> None:
     add("a", None, None, "a")
     await penstock.run(write(PLAIN, FILE), once=True)
