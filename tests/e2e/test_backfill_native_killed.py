@@ -64,13 +64,16 @@ def numbers(project: Project, name: str) -> list[int]:
     return [json.loads(line)["n"] for line in (project.root / f"out/{name}.jsonl").read_bytes().splitlines()]
 
 
-def test_killed_while_it_copies_it_leaves_no_job_and_the_next_one_clears_up(project: Project) -> None:
+@pytest.mark.parametrize(("stop", "status", "left"), [(signal.SIGKILL, -signal.SIGKILL, 1), (signal.SIGINT, 130, 0)])
+def test_stopped_while_it_copies_it_leaves_no_job_and_the_next_one_clears_up(
+    project: Project, stop: signal.Signals, status: int, left: int
+) -> None:
     write(project, MANY)
     copying = project.pipe("backfill", "orders.yaml", *RANGE, "--json")
     until(lambda: any(path.stat().st_size for copy in copies(project) for path in copy.glob("*.zst")), copying)
-    copying.kill()
-    assert finish(copying)[:2] == (-signal.SIGKILL, "")
-    assert (jobs(project), len(copies(project))) == ([], 1)
+    copying.send_signal(stop)
+    assert finish(copying)[:2] == (status, "")
+    assert (jobs(project), len(copies(project))) == ([], left)
     write(project, EVENTS)
     status, out, said = call(project, "backfill", "orders.yaml", *RANGE, "--json")
     report = json.loads(out)
