@@ -8,7 +8,6 @@ Source: PostgreSQL manual, COPY ("COPY TO"), SET TRANSACTION ("READ ONLY").
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -66,25 +65,26 @@ async def inspection(
         table = await session.run(look)
         if table is None:
             yield NoTable(missing)
-            return
-        await session.run(lambda connection: check_grants(connection, table, ["SELECT"]))
-        hidden = ", or row security hides it" if table.row_security else ""
-        seed = random.SystemRandom().getrandbits(62)
-        if not config.key:
-            why = f"no row of {table.name} has its values, or fewer than were delivered{hidden}"
-            yield RowInspection(PostgresRows(session, table, seed), reading(config, context), why, removes=config.removes)
-            return
-        order, key = order_of(config), config.names_of_key
-        ordering = order and await session.run(partial(_ordering, table=table, key=key, order=order, schema=config.ledger_schema))
-        keys = PostgresKeys(session, table, config, ordering, seed)
-        why = f"no row of {table.name} has its key{hidden}"
-        yield KeyInspection(keys, reading_of_keys(config, context), why, removes=config.removes)
+        else:
+            yield await session.run(partial(_into, session, table, config, context))
     finally:
         await session.close()
 
 
-def _ordering(connection: psycopg.Connection[Any], **options: Any) -> Ordering:
-    return ordering_there(connection, **options)
+def _into(
+    session: Session, table: Table, config: PostgresSinkConfig, context: Context, connection: psycopg.Connection[Any]
+) -> Inspection:
+    check_grants(connection, table, ["SELECT"])
+    hidden = ", or row security hides it" if table.row_security else ""
+    seed = context.random.getrandbits(62)
+    if not config.key:
+        why = f"no row of {table.name} has its values, or fewer than were delivered{hidden}"
+        return RowInspection(PostgresRows(session, table, seed), reading(config, context), why, removes=config.removes)
+    order = order_of(config)
+    ordering = order and ordering_there(connection, table, config.names_of_key, order, config.ledger_schema)
+    keys = PostgresKeys(session, table, config, ordering, seed)
+    why = f"no row of {table.name} has its key{hidden}"
+    return KeyInspection(keys, reading_of_keys(config, context), why, removes=config.removes)
 
 
 class _Looking:
