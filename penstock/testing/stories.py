@@ -109,6 +109,8 @@ def run_story_round(
         story.tell()
         if not result.problems:
             story.check(oracle, "" if planned else f"{UNDISTURBED}: ")
+        if not result.problems:
+            story.verify()
         if result.problems:
             state.keep(directory)
         return story.took

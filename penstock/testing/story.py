@@ -31,6 +31,7 @@ ASKING = 0.45
 DISTURBING = 0.5
 """How likely connections are disturbed after a piece, or before a run in the end."""
 FILE = f"{PIPELINE}.yaml"
+VERIFY = ("verify", FILE, "--from", "2000-01-01", "--to", "2100-01-01")
 UNDISTURBED, DISTURBED = "undisturbed", "disturbed"
 PAUSES = (0.02, 0.3)
 """Seconds between two pieces."""
@@ -142,6 +143,10 @@ class Story:
         :param when: begins what is said of it.
         """
         raise NotImplementedError
+
+    def verify(self) -> None:
+        """What `pipe verify` says, once `check` has found nothing: it must see what is there, and miss nothing that is not."""
+        self._command("a verification", VERIFY, alone=False)
 
     # ---- the input
 
@@ -299,4 +304,4 @@ class Story:
             process.end()
             status = -1
         if status != 0:
-            told.problem("exit_status", f"making {what} ended with {status}")
+            told.problem("exit_status", f"{what} ended with {status}")
