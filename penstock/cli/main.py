@@ -16,6 +16,7 @@ import click
 from penstock._version import __version__
 from penstock.cli.lazy import LazyGroup, ReaderGone, Settings, global_options
 from penstock.cli.terminal import Terminal, complete_streams
+from penstock.engine.garbage import collect_less
 from penstock.errors import ExitStatus, PenstockError
 
 VERBS = {
@@ -70,6 +71,7 @@ def cli(context: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, and end the process with its exit status."""
+    collect_less()  # what a verb imports is no garbage, and most of its time
     complete_streams()
     terminal = Terminal.of_process()
     settings = Settings()

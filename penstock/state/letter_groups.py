@@ -112,8 +112,10 @@ def timeline(connection: Connection, query: LetterQuery, cells: int) -> Timeline
 
 def _fitting_span(connection: Connection, query: LetterQuery, cells: int) -> tuple[int, int, int] | None:
     """From when to when letters failed first, in the widest unit that still shows something; and that unit."""
+    found, wider = None, 0
     for unit, least in _WORTH_CELLS.items():
-        found = span(connection, query, unit)
+        found = span(connection, query, unit, None if found is None else (*found, wider))
+        wider = unit
         if found is None or found[1] + unit - found[0] >= least * cells * unit:
             return None if found is None else (*found, unit)
     return None

@@ -161,15 +161,20 @@ def counted(
     return [(*row[: len(terms)], Figures(*map(int, row[len(terms) :]))) for row in rows.fetchall()]
 
 
-def span(connection: Connection, query: LetterQuery, width: int) -> tuple[int, int] | None:
+def span(
+    connection: Connection, query: LetterQuery, width: int, known: tuple[int, int, int] | None = None
+) -> tuple[int, int] | None:
     """Beginnings of the first and the last stretch of some seconds in which letters of the query failed first.
 
     :param width: `BUCKET`, `HOUR` or `DAY`: the wider, the cheaper.
+    :param known: the same in wider stretches, and their width: only in these two is looked.
     """
     table, values, chosen = _counted_rows(connection, query, width)
     at = f"l.bucket / {width} * {width}"
-    sql = f"SELECT min({at}), max({at}) FROM {table} AS l WHERE {chosen.text} AND l.letters > 0"  # noqa: S608 - constants
-    first, last = connection.execute(sql, [*values, *chosen.values]).fetchone()
+    ends = "" if known is None else " AND (l.bucket < ? OR l.bucket >= ?)"
+    sql = f"SELECT min({at}), max({at}) FROM {table} AS l WHERE {chosen.text}{ends} AND l.letters > 0"  # noqa: S608 - constants
+    edges = [] if known is None else [known[0] + known[2], known[1]]
+    first, last = connection.execute(sql, [*values, *chosen.values, *edges]).fetchone()
     return None if first is None else (int(first), int(last))
 
 
