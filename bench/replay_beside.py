@@ -3,7 +3,7 @@
 A run follows a file into a SQLite table. Lines of the kind `poison` fail in a step until a file called `mended` is there:
 these are the dead letters. A writer goes on appending lines at a steady rate, each with the time at which it was written; a
 reader polls the table, and takes the time at which it first sees a row. First without a replay, then while all letters are
-replayed. Memory is the run's resident set, as `/proc` has it.
+replayed. Memory is the run's resident set, as `/proc` has it, from the beginning of the replay to its end.
 
     python bench/replay_beside.py [--letters 200000] [--rate 200] [--seconds 15] [--limit 5000/s]
 """
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,10 @@ class Bench:
         self.start("run", "bench", "--once").communicate()
         print(f"{count:,} dead letters made in {time.perf_counter() - began:.1f} s")
 
-    def latencies(self, seconds: float, until: subprocess.Popen[str] | None = None) -> list[float]:
-        """Of live events written at the rate, for so long, or until a process has ended."""
+    def latencies(
+        self, seconds: float, until: subprocess.Popen[str] | None = None, also: Callable[[], None] = lambda: None
+    ) -> list[float]:
+        """Of live events written at the rate, for so long, or until a process has ended. `also` is called again and again."""
         began, first, seen, found = time.perf_counter(), self.written, self.written, []
         with (self.root / "in.jsonl").open("a") as file, closing(sqlite3.connect(self.root / "out.db")) as database:
             while (now := time.perf_counter() - began) < seconds or (until is not None and until.poll() is None):
@@ -92,6 +94,7 @@ class Bench:
                 at = time.time()
                 found += [at - sent for _, sent in rows]
                 seen = max([seen, *(n + 1 for n, _ in rows)])
+                also()
                 time.sleep(0.002)
         return found
 
@@ -128,18 +131,19 @@ def main() -> None:
                 if run.poll() is not None:
                     raise SystemExit((bench.root / "log").read_text()[-2000:])
             told("alone", bench.latencies(given.seconds))
-            before = memory(run.pid)
+            resident = [memory(run.pid)]
             (bench.root / "mended").touch()
             began = time.perf_counter()
             limit = ["--rate", given.limit] if given.limit else []
             replay = bench.start("dlq", "replay", "bench", "--all", *limit, "--json")
-            beside = bench.latencies(0, until=replay)
-            took, after = time.perf_counter() - began, memory(run.pid)
+            beside = bench.latencies(0, replay, lambda: resident.append(memory(run.pid)))
+            took = time.perf_counter() - began
             out, _ = replay.communicate()
             told("beside a replay", beside)
             delivered = json.loads(out)["delivered"]
             print(f"replay: {delivered:,} delivered in {took:.1f} s, {delivered / took:,.0f}/s")
-            print(f"memory of the run: {before:.0f} MiB before, {after:.0f} MiB at its end")
+            tenths = ", ".join(f"{resident[(len(resident) - 1) * n // 10]:.1f}" for n in range(11))
+            print(f"memory of the run, from just before the replay to its end: {tenths} MiB")
         finally:
             run.terminate()
             run.wait()
