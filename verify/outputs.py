@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from penstock.clock import rfc3339
-from penstock.cloudevents import from_structured
+from penstock.cloudevents import from_structured, to_structured
 from penstock.engine.agreement import agreement
 from penstock.engine.letters import DECODE, SOURCE
 from penstock.engine.recompute import Output, Recompute, Recomputed, Result, asks_now
@@ -85,12 +85,16 @@ class Remaker:
         again = _as_delivered(line, deed, kind, letter)
         if isinstance(again, str):
             return again
-        if any(_differs(attempt, line, deed, moves=moves, edited=again.event is not line.event) for attempt in delivery.after):
+        if delivery.after and (moves or again.event is not line.event):
             return SEVERAL
-        made = await recompute.run([again])
-        (result,) = made.results()
+        result = await _only(recompute, again)
         if result.outcome not in ("delivered", "filtered"):
             return next(iter(recompute.doubts.values()), UNLIKE)
+        versions = {line.version if attempt is None else attempt.kind.version for attempt in delivery.after}
+        for version in versions - {deed.kind.version}:
+            tried = await self._version(version)
+            if isinstance(tried, str) or not _are_same(result.outputs, (await _only(tried, again)).outputs):
+                return SEVERAL
         return result.outputs
 
     async def anyhow(self, lines: Sequence[Line]) -> list[Sequence[Output]]:
@@ -172,7 +176,14 @@ def _as_delivered(line: Line, deed: Deed, kind: str, letter: DeadLetter | None) 
     return READ_AGAIN if line.step in (SOURCE, DECODE) else again
 
 
-def _differs(attempt: Deed | None, line: Line, deed: Deed, *, moves: bool, edited: bool) -> bool:
-    """Whether an attempt that failed may have given some sinks other outputs than the one that got through."""
-    version = line.version if attempt is None else attempt.kind.version
-    return moves or edited or version != deed.kind.version
+async def _only(recompute: Recompute, line: Line) -> Result:
+    (result,) = (await recompute.run([line])).results()
+    return result
+
+
+def _are_same(ones: Sequence[Output], others: Sequence[Output]) -> bool:
+    """Whether two versions make the same, whoever gets it."""
+    try:
+        return [to_structured(one.event) for one in ones] == [to_structured(other.event) for other in others]
+    except Permanent:  # one has no JSON form
+        return False
