@@ -64,10 +64,10 @@ def event_columns(events: Sequence[Event]) -> list[Column] | None:
 
 def _strings(values: Sequence[str]) -> list[bytes]:
     """As JSON strings, without the quotes around them."""
-    texts = _text(values)[2:-2].split(b'","')
-    if len(texts) == len(values):
-        return texts
-    return [_text(value)[1:-1] for value in values]  # one of them ends as if another followed
+    together = _text(values)[2:-2]
+    if b'\\"' in together:  # a quote of their own: it could be taken for one that ends a string
+        return [_text(value)[1:-1] for value in values]
+    return together.split(b'","')
 
 
 def same_envelopes(events: Sequence[Event], received: Sequence[Event]) -> bool:
