@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import Feed, Shelf, Table, crash, crash_at, kept, make_pipeline, open_store, run_once, sink, step
+from engine_parts import Feed, Shelf, Table, crash, crash_at, dedup, kept, make_pipeline, open_store, run_once, sink, step
 from engine_parts import parts as parts
 
 from dlq.replay import ReplayRequest, create_replay
@@ -85,3 +85,21 @@ async def test_what_a_ledger_owes_since_a_replay_took_up_the_letter_is_delivered
     (letter,) = (await kept(pipeline)).letters
     assert (table.ids, sorted(set(shelf.ids)), shelf.ids.count("p0")) == (["p1", "p0"], ["p0", "p1"], 1)
     assert letter.status == "resolved"
+
+
+async def test_a_letter_whose_event_its_ledger_has_already_is_resolved_and_not_delivered_twice(tmp_path: Path) -> None:
+    bad, table = {"p0"}, Table(tmp_path / "t.db")
+
+    def check(event: Event) -> Any:
+        return Permanent("step.bad", "it is bad") if event.id in bad else event
+
+    pipeline = make_pipeline(tmp_path, Feed.of({"n": 0}), sink("table", table), steps=[step("check", check)], dedup=dedup())
+    await run_once(pipeline)
+    bad.clear()
+    for _ in range(2):
+        await replay(pipeline)
+        await run_once(pipeline)
+        (letter,) = (await kept(pipeline)).letters
+        assert (table.ids, letter.status) == (["p0"], "resolved")
+        async with open_store(pipeline) as store:  # as one that is imported from elsewhere
+            await store.set_status((await store.read_note()).epoch, [letter.id], "open")
