@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from connectors.sinks._asked import Asked, Content, Kind, OnConflict
+from connectors.sinks._asked import Asked, Kind, OnConflict
+from connectors.sinks._order import Content
 from connectors.sinks._postgres.create import is_column
 from connectors.sinks._postgres.ordering import Ordering
 from connectors.sinks._postgres.rows import Op, Rows

@@ -80,8 +80,9 @@ def _into(
     if not config.key:
         why = f"no row of {table.name} has its values, or fewer than were delivered{hidden}"
         return RowInspection(PostgresRows(session, table, seed), reading(config, context), why, removes=config.removes)
-    order = order_of(config)
-    ordering = order and ordering_there(connection, table, config.names_of_key, order, config.ledger_schema)
+    order, ordering = order_of(config), None
+    if order is not None:
+        ordering = ordering_there(connection, table, config.names_of_key, order, config.ledger_schema)
     keys = PostgresKeys(session, table, config, ordering, seed)
     why = f"no row of {table.name} has its key{hidden}"
     return KeyInspection(keys, reading_of_keys(config, context), why, removes=config.removes)
