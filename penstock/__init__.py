@@ -14,7 +14,8 @@ from penstock._version import __version__
 
 if TYPE_CHECKING:
     from penstock.clock import Clock, SystemClock
-    from penstock.cloudevents import from_batch, from_binary, from_structured, to_batch, to_binary, to_structured
+    from penstock.cloudevents import from_batch, from_structured, to_batch, to_structured
+    from penstock.cloudevents_binary import from_binary, to_binary
     from penstock.config.base import (
         ComponentConfig,
         DataField,
@@ -91,7 +92,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "penstock.clock": ("Clock", "SystemClock"),
-    "penstock.cloudevents": ("from_batch", "from_binary", "from_structured", "to_batch", "to_binary", "to_structured"),
+    "penstock.cloudevents": ("from_batch", "from_structured", "to_batch", "to_structured"),
+    "penstock.cloudevents_binary": ("from_binary", "to_binary"),
     "penstock.config.base": (
         *("ComponentConfig", "DataField", "DataProgram", "Duration", "EventField", "EventProgram"),
         *("ProjectPath", "Rate", "RecordField", "RecordProgram", "Secret", "Size"),

@@ -1,9 +1,9 @@
-"""CloudEvents 1.0 on the wire: structured, batched and binary mode, in and out.
+"""CloudEvents 1.0 on the wire: structured and batched mode, in and out. (Binary mode is `cloudevents_binary`.)
 
 Numbers of the data are exact both ways, because its JSON text is carried over as it is. What a message may not say is refused
 with its attribute's name, never repaired. An event's position, steps and record do not travel.
 
-Source: CloudEvents 1.0.2, JSON event format and HTTP protocol binding.
+Source: CloudEvents 1.0.2, JSON event format.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import base64
 import binascii
 import re
 from calendar import monthrange
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -37,7 +36,6 @@ _TIME = re.compile(
 )
 """RFC 3339, section 5.6; the third group is a day that not every month has."""
 _SECONDS = re.compile(r"(.{17})(\d\d(?:\.\d+)?)(.+)")
-_HEADER_SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 _INTEGER_LIMIT = 1 << 31
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -114,14 +112,15 @@ def is_json_type(datacontenttype: str | None) -> bool:
 def check_extension(name: str, value: Any) -> None:
     """:raises Permanent: `cloudevents.invalid_attribute`, where name or value (string, boolean, 32-bit integer) may not be so."""
     if not is_extension_name(name):
-        raise _invalid(name, "is not a valid name: 1 to 20 characters a-z and 0-9")
+        raise invalid(name, "is not a valid name: 1 to 20 characters a-z and 0-9")
     if isinstance(value, (str, bool)):
         return
     if not isinstance(value, int) or not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
-        raise _invalid(name, "must be a string, a boolean or an integer of 32 bits")
+        raise invalid(name, "must be a string, a boolean or an integer of 32 bits")
 
 
-def _invalid(name: str, problem: str) -> Permanent:
+def invalid(name: str, problem: str) -> Permanent:
+    """What to say of an attribute that no event may have so."""
     return Permanent("cloudevents.invalid_attribute", f"the attribute {name!r} {problem}")
 
 
@@ -185,7 +184,7 @@ def from_structured(text: bytes) -> Event:
         data = _from_base64(members)
     elif "data" in members:
         data, raw = members.pop("data"), bytes(_members(text)["data"])
-    return _event(members, data, raw)
+    return event_of(members, data, raw)
 
 
 def _from_base64(members: dict[str, Any]) -> bytes:
@@ -198,7 +197,8 @@ def _from_base64(members: dict[str, Any]) -> bytes:
         raise Permanent("cloudevents.invalid_data", "data_base64 is not Base64", why=str(error)) from error
 
 
-def _event(attributes: dict[str, Any], data: Any, raw: bytes | None) -> Event:
+def event_of(attributes: dict[str, Any], data: Any, raw: bytes | None) -> Event:
+    """From what a message says: its attributes, `specversion` among them, and its data. Raises as `from_structured`."""
     version = attributes.pop("specversion", None)
     if version != "1.0":
         raise Permanent("cloudevents.unsupported_version", f"specversion must be '1.0', not {version!r}")
@@ -217,9 +217,9 @@ def _event(attributes: dict[str, Any], data: Any, raw: bytes | None) -> Event:
 
 def _attribute(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise _invalid(name, "must be a non-empty string")
+        raise invalid(name, "must be a non-empty string")
     if name == "time" and not is_time(value):
-        raise _invalid(name, f"must be an RFC 3339 time, not {value[:60]!r}")
+        raise invalid(name, f"must be an RFC 3339 time, not {value[:60]!r}")
     return value
 
 
@@ -246,77 +246,3 @@ def from_batch(text: bytes) -> list[Event]:
             error.where = f"event {index} of the batch"
             raise
     return events
-
-
-def to_binary(event: Event) -> tuple[dict[str, str], bytes]:
-    """Headers (`ce-id`, …, `content-type`) and body. Without data there is neither body nor content type; data without a media
-    type is announced as `application/json`, or `application/octet-stream` where it is bytes.
-
-    :raises Permanent: `cloudevents.invalid_attribute`, `encode.not_json`.
-    """
-    headers = {"ce-specversion": "1.0"}
-    for name in ATTRIBUTES:
-        value = getattr(event, name)
-        if value is not None and name != "datacontenttype":
-            headers[f"ce-{name}"] = _to_header(name, value)
-    for name, value in (event.extensions or {}).items():
-        check_extension(name, value)
-        headers[f"ce-{name}"] = _to_header(name, str(value).lower() if isinstance(value, bool) else str(value))
-    body, content_type = _body(event)
-    if content_type is not None:
-        headers["content-type"] = content_type
-    return headers, body
-
-
-def _body(event: Event) -> tuple[bytes, str | None]:
-    data = event.decoded
-    if event.raw is None and data is UNSET:
-        return b"", event.datacontenttype
-    if event.raw is None and isinstance(data, bytes):
-        return data, event.datacontenttype or "application/octet-stream"
-    if isinstance(data, str) and not is_json_type(event.datacontenttype):
-        return _text("data", data), event.datacontenttype
-    return event.json(), event.datacontenttype or "application/json"
-
-
-def _to_header(name: str, value: str) -> str:
-    return quote(_text(name, value), safe=_HEADER_SAFE)
-
-
-def _text(name: str, value: str) -> bytes:
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise _invalid(name, "holds a lone surrogate, which no text can carry") from error
-
-
-def from_binary(headers: Mapping[str, str], body: bytes) -> Event:
-    """One event from headers and body. Extension values come as strings, as the binding says. A body of a JSON media type is
-    decoded, of any other it stays bytes; an empty one is no data.
-
-    :raises Permanent: as `from_structured`.
-    """
-    attributes: dict[str, Any] = {}
-    for header, value in headers.items():
-        name = header.lower()
-        if name == "content-type":
-            attributes["datacontenttype"] = value
-        elif name in ("ce-data", "ce-datacontenttype"):
-            raise _invalid(name[3:], f"has no header {name}: the body and content-type say it")
-        elif name.startswith("ce-"):
-            attributes[name[3:]] = _from_header(name[3:], value)
-    if not body:
-        return _event(attributes, UNSET, None)
-    if is_json_type(attributes.get("datacontenttype")):
-        return _event(attributes, decode(body), body)
-    return _event(attributes, body, None)
-
-
-def _from_header(name: str, value: str) -> str:
-    value = value.strip(" \t")
-    if len(value) > 1 and value[0] == value[-1] == '"':
-        value = re.sub(r"\\(.)", r"\1", value[1:-1])
-    try:
-        return unquote(value, errors="strict")
-    except UnicodeDecodeError as error:
-        raise _invalid(name, "is percent-encoded, but not UTF-8") from error
