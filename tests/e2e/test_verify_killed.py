@@ -22,7 +22,7 @@ sinks:
   - { name: table, sqlite: { path: out.db, table: t, key: [id], create: true } }
   - { name: lines, file: { path: out.jsonl } }
 """
-POINTS = ("after_sink_write", "after_journal", "mid_dead_letters", "between_ledgers", "before_note", "after_note", "before_ack")
+POINTS = ("after_journal", "mid_dead_letters", "between_ledgers", "before_note", "after_note")
 
 
 def verified(project: Project) -> tuple[int, dict[str, Any]]:

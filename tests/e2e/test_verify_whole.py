@@ -78,6 +78,7 @@ def rows(project: Project) -> int:
         return int(database.execute("SELECT count(*) FROM t").fetchone()[0])
 
 
+@pytest.mark.timeout(300)
 def test_whatever_happened_every_event_is_accounted_for(project: Project) -> None:
     for reached in (150, 500):
         run = project.pipe("run", "orders.yaml")
