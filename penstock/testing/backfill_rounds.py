@@ -13,7 +13,8 @@ from penstock.testing.backfill_verdict import judge_backfills
 from penstock.testing.oracle import Oracle
 from penstock.testing.scenario import Output, Unreadable, file_output, table_output
 from penstock.testing.stories import StoryScenario
-from penstock.testing.story import CHUNKS, FILE, Story, Telling
+from penstock.testing.story import CHUNKS, Story
+from penstock.testing.telling import FILE, Telling
 
 BACKFILL = ("backfill", "start", FILE, "--mode", "live", "--from", "2000-01-01", "--to", "2100-01-01")
 

@@ -15,7 +15,7 @@ from penstock.testing.journal_check import journal_lines
 from penstock.testing.oracle import Oracle
 from penstock.testing.rounds import MINIMUM_ROWS, Problem
 from penstock.testing.scenario import JOURNAL, SOURCE, Output, Unreadable
-from penstock.testing.story import Telling
+from penstock.testing.telling import Telling
 
 OUTCOMES = ("received", "delivered", "filtered", "deduplicated", "dead_lettered")
 

@@ -24,8 +24,9 @@ from penstock.testing.replay_scenario import TABLE, refusing_table
 from penstock.testing.replay_verdict import judge_replays
 from penstock.testing.scenario import Output, Settings, file_output
 from penstock.testing.stories import StoryScenario, draw_settings
-from penstock.testing.story import CHUNKS, Story, Telling
+from penstock.testing.story import CHUNKS, Story
 from penstock.testing.strikes import Strike
+from penstock.testing.telling import Telling
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from penstock.testing.oracle import Kind, Oracle
 from penstock.testing.replay_scenario import TABLE
 from penstock.testing.rounds import MINIMUM_ROWS, Problem
 from penstock.testing.scenario import Output
-from penstock.testing.story import Telling
+from penstock.testing.telling import Telling
 
 CLEAN: tuple[Kind, ...] = ("plain", "split", "none")
 """Lines that are never a dead letter: a replay asks about the others again, under the same key."""

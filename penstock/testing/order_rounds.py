@@ -18,7 +18,8 @@ from penstock.testing.order_verdict import judge_order
 from penstock.testing.replay_rounds import REPLAY
 from penstock.testing.scenario import Settings
 from penstock.testing.stories import StoryScenario, draw_settings
-from penstock.testing.story import CHUNKS, Story, Telling
+from penstock.testing.story import CHUNKS, Story
+from penstock.testing.telling import Telling
 
 WEIGHTS: Mapping[Kind, int] = {"plain": 72, "filtered": 5, "error": 4, "garbage": 2, "refused": 17}
 """One row each; those that are refused are the newest of their key often enough."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.testing.scenario import Output
-from penstock.testing.story import Telling
+from penstock.testing.telling import Telling
 
 DELETES = ".sequence % 5 == 4"
 

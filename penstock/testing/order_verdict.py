@@ -12,7 +12,7 @@ from penstock.testing.oracle import Line, Oracle, checksum
 from penstock.testing.order_tables import OrderTable, Rows, deletes
 from penstock.testing.replay_verdict import ReplayVerdict
 from penstock.testing.rounds import MINIMUM_ROWS
-from penstock.testing.story import Telling
+from penstock.testing.telling import Telling
 
 DELIVERED = ("plain", "refused")
 

@@ -17,7 +17,8 @@ from penstock.testing.replay_rounds import ReplayStory
 from penstock.testing.replay_scenario import refusing_table
 from penstock.testing.scenario import Settings, file_output
 from penstock.testing.stories import StoryScenario, draw_settings
-from penstock.testing.story import CHUNKS, FILE, Story, Telling
+from penstock.testing.story import CHUNKS, Story
+from penstock.testing.telling import FILE, Telling
 
 WEIGHTS: Mapping[Kind, int] = {
     "plain": 74, "split": 8, "none": 2, "filtered": 8, "error": 2, "refused": 4, "refused_part": 2,

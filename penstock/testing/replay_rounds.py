@@ -14,7 +14,8 @@ from penstock.testing.replay_scenario import TABLE, mend, refusing_table
 from penstock.testing.replay_verdict import judge_replays
 from penstock.testing.scenario import file_output
 from penstock.testing.stories import StoryScenario
-from penstock.testing.story import CHUNKS, FILE, Story, Telling
+from penstock.testing.story import CHUNKS, Story
+from penstock.testing.telling import FILE, Telling
 
 REPLAY = ("dlq", "replay", FILE, "--all")
 

@@ -16,7 +16,7 @@ from penstock.testing.oracle import Findings, Line, Oracle, Row
 from penstock.testing.replay_scenario import TABLE
 from penstock.testing.rounds import MINIMUM_ROWS, Problem
 from penstock.testing.scenario import JOURNAL, SOURCE, Output, Unreadable
-from penstock.testing.story import Telling
+from penstock.testing.telling import Telling
 
 MENDED = ("refused", "refused_part")
 FAILING = ("error", "garbage", "oversized")

@@ -20,9 +20,10 @@ from penstock.testing.oracle import Oracle, Plan, write_input
 from penstock.testing.processes import Launcher
 from penstock.testing.rounds import Problem, RoundResult
 from penstock.testing.scenario import Output, Settings
-from penstock.testing.story import DISTURBED, UNDISTURBED, Story, Telling
+from penstock.testing.story import Story
 from penstock.testing.story_state import LocalState, MakeState, story_states
 from penstock.testing.strikes import MOST_STRIKES, Strike, plan_strikes
+from penstock.testing.telling import DISTURBED, UNDISTURBED, Telling
 
 
 @dataclass(frozen=True, slots=True)

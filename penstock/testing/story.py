@@ -8,21 +8,19 @@ What is asked for, what else happens, and what must be there in the end, is said
 from __future__ import annotations
 
 import json
-import random
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from penstock.faults import JOB_POINTS
 from penstock.testing.oracle import Oracle
-from penstock.testing.processes import Launcher, Process, ProcessOverdue
-from penstock.testing.rounds import RUN_TIMEOUT, Problem, RoundResult
-from penstock.testing.scenario import PIPELINE, Output, Scenario, Settings, write_pipeline
-from penstock.testing.story_state import NotYet, StoryState
+from penstock.testing.processes import Process, ProcessOverdue
+from penstock.testing.rounds import RUN_TIMEOUT
+from penstock.testing.scenario import Output, Scenario, write_pipeline
 from penstock.testing.strikes import Strike
+from penstock.testing.telling import DISTURBED, FILE, UNDISTURBED, Telling
 
 CHUNKS = 14
 """In how many pieces the input comes."""
@@ -30,52 +28,11 @@ ASKING = 0.45
 """How likely something is asked for after a piece."""
 DISTURBING = 0.5
 """How likely connections are disturbed after a piece, or before a run in the end."""
-FILE = f"{PIPELINE}.yaml"
 VERIFY = ("verify", FILE, "--from", "2000-01-01", "--to", "2100-01-01")
-UNDISTURBED, DISTURBED = "undisturbed", "disturbed"
 PAUSES = (0.02, 0.3)
 """Seconds between two pieces."""
-
-
-@dataclass(slots=True)
-class Telling:
-    """What one telling has at hand; problems go to `result`.
-
-    :ivar commands: starts what comes beside the runs, which `launcher` starts.
-    :ivar strikes: those that are left.
-    """
-
-    settings: Settings
-    directory: Path
-    name: str
-    state: StoryState
-    launcher: Launcher
-    commands: Launcher
-    rng: random.Random
-    strikes: list[Strike]
-    result: RoundResult
-
-    @property
-    def project(self) -> Path:
-        """Where the pipeline lies."""
-        return self.directory / self.name
-
-    @property
-    def log(self) -> Path:
-        """What every process says."""
-        return self.directory / f"{self.name}.log"
-
-    def problem(self, kind: str, detail: str) -> None:
-        """With the end of the log."""
-        tail = self.log.read_text(errors="replace")[-1500:].strip() if self.log.exists() else "(no output)"
-        self.result.problems.append(Problem(kind, f"{self.name}: {detail}: {tail}"))
-
-    def asks(self, sql: str) -> list[tuple[Any, ...]]:
-        """Of the state store; nothing where there is none yet."""
-        try:
-            return self.state.query(sql)
-        except NotYet:
-            return []
+LONGEST = 1.0
+"""Where the run is to be killed at a fault point."""
 
 
 @dataclass(slots=True)
@@ -117,7 +74,7 @@ class Story:
             if number and told.rng.random() < ASKING:
                 self._ask(alone=False)
             self._disturb()
-            time.sleep(told.rng.uniform(*PAUSES))
+            self._linger(told.rng.uniform(*PAUSES))
             if told.result.problems:
                 return
 
@@ -176,6 +133,16 @@ class Story:
         if self._run is not None and self.told.rng.random() < 0.3:
             self._ask(alone=True)
         self._run, self._begun = self._start(["run", *self.told.state.taking_over, FILE]), time.monotonic()
+
+    def _linger(self, pause: float) -> None:
+        """A run that is to die is given time to come to it, while there is something to do: it may start late."""
+        deadline = time.monotonic() + (LONGEST if self._strike.fault else pause)
+        while self._run is not None and time.monotonic() < deadline:
+            try:
+                self._run.wait(PAUSES[0])
+                return
+            except ProcessOverdue:
+                continue
 
     def _keep_alive_until(self, true: Callable[[], bool], otherwise: str) -> None:
         """What comes next would else come too early, where a run is slow on a loaded machine."""
