@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections import Counter
@@ -15,7 +16,7 @@ from engine_parts import crash_at
 import penstock
 from penstock.config.model import Pipeline
 from penstock.engine.carry_out import carry_out
-from penstock.engine.run import RunOptions
+from penstock.engine.run import Run, RunOptions
 from penstock.errors import PenstockError, UsageError
 from penstock.journal.reader import JournalReader
 from penstock.state.records import LetterQuery
@@ -184,3 +185,26 @@ async def test_a_job_that_is_cancelled_after_a_crash_names_its_version_too(tmp_p
     said = [record.line for record in JournalReader(today.journal.directory).outcomes_of_jobs()]
     assert Counter((line.version, line.outcome) for line in said) == {(steps.version[:16], "delivered"): 18}
     assert (await backfill(today, steps)).get("delivered", 0) == 0
+
+
+async def test_a_live_run_carries_it_out_whatever_its_own_version_is(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=200)
+    file = tmp_path / "shop.yaml"
+    file.write_text(file.read_text().replace("paths: [in.jsonl]", "paths: [in.jsonl], follow: true") + NEW)
+    run = Run(penstock.load(file), RunOptions())
+    running = asyncio.create_task(run.execute())
+    try:
+        while run.status.phase != "running":
+            await asyncio.sleep(0.01)
+        today = write_shop(tmp_path, STEPS.replace("(.n * 2)", "(.n * 5)"), NEW)  # since the run began
+        steps = beside(OTHER, NEW)
+        job = await ask(today, steps)
+        steps.file.write_text("changed since")
+        async with desk_of(today) as desk, asyncio.timeout(60):
+            while (found := await desk.store.jobs.find(job)).open:
+                await asyncio.sleep(0.02)
+    finally:
+        run.stop()
+        await running
+    assert (found.state, found.progress.counts["delivered"]) == ("done", 180)
+    assert totals("fresh") == expected(200, 3)
