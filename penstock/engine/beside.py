@@ -9,6 +9,7 @@ from penstock.engine.gathering import End
 from penstock.engine.jobs import Jobs
 from penstock.engine.signals import Signals
 from penstock.engine.supervise import bug
+from penstock.engine.tasks import call_off
 from penstock.engine.work import Work
 from penstock.errors import PenstockError
 
@@ -46,8 +47,7 @@ class Beside:
             self.jobs.finish()
             stopped = asyncio.create_task(stopping.wait())
             await asyncio.wait((carry, stopped), return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            await asyncio.gather(stopped, return_exceptions=True)
+            await call_off(stopped)
         self.jobs.stop()
         error = await carry
         if error is not None:

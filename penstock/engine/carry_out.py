@@ -14,6 +14,7 @@ from penstock.engine.flow import Flow
 from penstock.engine.in_flight import InFlight
 from penstock.engine.jobs import Jobs
 from penstock.engine.run import RunOptions
+from penstock.engine.tasks import call_off
 from penstock.errors import PenstockError
 from penstock.observe.status import RunStatus
 from penstock.state.job_records import Job, JobProgress
@@ -86,12 +87,11 @@ async def _run(jobs: Jobs, stopping: asyncio.Event | None) -> None:
     stop = asyncio.create_task((stopping or asyncio.Event()).wait(), name="stop")
     try:
         await asyncio.wait((running, stop), return_when=asyncio.FIRST_COMPLETED)
-        jobs.stop() if stop.done() else None
+        if stop.done():
+            jobs.stop()
         await running
     finally:
-        for task in (running, stop):
-            task.cancel()
-        await asyncio.gather(running, stop, return_exceptions=True)
+        await call_off(running, stop)
 
 
 def _surroundings(options: RunOptions) -> Surroundings:

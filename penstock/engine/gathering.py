@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from penstock.clock import Clock
 from penstock.config.model import Batching
 from penstock.engine.flow import Flow
+from penstock.engine.tasks import call_off
 from penstock.engine.work import Work
 from penstock.errors import PenstockError
 
@@ -75,6 +76,4 @@ class Gathering:
             await asyncio.wait((more, pressed), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             return more.result() if more.done() else None
         finally:
-            for task in (more, pressed):
-                task.cancel()
-            await asyncio.gather(more, pressed, return_exceptions=True)
+            await call_off(more, pressed)

@@ -19,6 +19,7 @@ from penstock.engine.answers import answer_text, decode_answer
 from penstock.engine.effects import Ask, Effects, Question, keep_nothing
 from penstock.engine.retry import PATIENT, persistently
 from penstock.engine.tally import Tally
+from penstock.engine.tasks import call_off
 from penstock.errors import ComponentError, Permanent
 from penstock.faults import Faults
 from penstock.spi import Result
@@ -100,8 +101,7 @@ async def _to_its_end(writing: Awaitable[None]) -> None:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task}, timeout=LAST_WRITE)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await call_off(task)
         raise
 
 

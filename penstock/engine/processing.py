@@ -20,6 +20,7 @@ from penstock.engine.pool import WorkerPool
 from penstock.engine.retry import persistently
 from penstock.engine.supervise import blaming
 from penstock.engine.tally import Tally
+from penstock.engine.tasks import call_off
 from penstock.engine.work import Work
 from penstock.errors import Transient
 from penstock.event import Event
@@ -69,9 +70,7 @@ class Processor:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for working in self._workings:
-            working.cancel()
-        await asyncio.gather(*self._workings, return_exceptions=True)
+        await call_off(*self._workings)
         if self._pool is not None:
             await self._pool.close()
 

@@ -12,6 +12,7 @@ from penstock.engine.assemble import Assembly
 from penstock.engine.flow import Flow
 from penstock.engine.retry import Waits, gave_up
 from penstock.engine.supervise import blaming
+from penstock.engine.tasks import call_off
 from penstock.errors import Fatal, Transient
 from penstock.spi import Batch, Batched, Source
 
@@ -112,9 +113,7 @@ class Reader:
         batches = aiter(self._source.batches())
         read: asyncio.Future[Batch | None] | None = None
         try:
-            while not stopping.is_set() and (self._left is None or self._left > 0):
-                if not await self._allowed():
-                    return
+            while not stopping.is_set() and (self._left is None or self._left > 0) and await self._allowed():
                 read = asyncio.ensure_future(self._next(batches))
                 await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if not read.done():
@@ -125,16 +124,12 @@ class Reader:
                     return
                 self._positions.check(batch)
                 batch = self._limited(batch)
-                if not await self._paced(len(batch.events), stopping):
-                    return
-                if not await self._flow.acquire(len(batch.events), batch.size):
+                count = len(batch.events)
+                if not (await self._paced(count, stopping) and await self._flow.acquire(count, batch.size)):
                     return
                 yield batch
-        finally:
-            stopped.cancel()
-            if read is not None:  # ended before its generator, which cannot be closed while it runs
-                read.cancel()
-                await asyncio.gather(read, return_exceptions=True)
+        finally:  # reading is ended before its generator, which cannot be closed while it runs
+            await call_off(stopped, *([] if read is None else [read]))
             close = getattr(batches, "aclose", None)
             if close is not None:
                 await close()
@@ -175,6 +170,4 @@ class Reader:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await call_off(*tasks)

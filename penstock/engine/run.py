@@ -32,6 +32,7 @@ from penstock.engine.processing import Processor
 from penstock.engine.reading import Reader, set_batching
 from penstock.engine.signals import Signals
 from penstock.engine.supervise import blaming, bug
+from penstock.engine.tasks import call_off
 from penstock.engine.upkeep import Upkeep
 from penstock.engine.watchdog import Watchdog
 from penstock.engine.work import Work
@@ -134,9 +135,7 @@ class Run:
             await asyncio.wait((acting, stopped), return_when=asyncio.FIRST_COMPLETED)
             return acting.result() if acting.done() else None
         finally:
-            acting.cancel()
-            stopped.cancel()
-            await asyncio.gather(acting, stopped, return_exceptions=True)
+            await call_off(acting, stopped)
 
     async def _begin(self, assembly: Assembly, stack: AsyncExitStack) -> Claimed:
         """Claim first; only then is the source opened (rule 1)."""
@@ -168,11 +167,7 @@ class Run:
         return signals
 
     async def _flow_through(self, assembly: Assembly, claimed: Claimed, processor: Processor, beside: Beside) -> None:
-        reader = Reader(assembly, self._flow, self.options)
-        upkeep = Upkeep(self.pipeline.dead_letter, claimed.store, self.status, self.options.clock, self.options.log)
-        journalling, declared = claimed.committer.journalling, self.pipeline.journal
-        if journalling is not None and declared is not None:
-            upkeep.kept = journalling.journal, declared
+        reader, upkeep = Reader(assembly, self._flow, self.options), self._upkeep(claimed)
         tasks = [
             asyncio.create_task(self._reading(reader, beside.signals), name="read"),
             asyncio.create_task(self._processing(processor), name="process"),
@@ -193,9 +188,14 @@ class Run:
             )
         finally:
             upkeep.watch()
-            for task in (*tasks, carry, deliver, deadline):
-                task.cancel()
-            await asyncio.gather(*tasks, carry, deliver, deadline, return_exceptions=True)
+            await call_off(*tasks, carry, deliver, deadline)
+
+    def _upkeep(self, claimed: Claimed) -> Upkeep:
+        upkeep = Upkeep(self.pipeline.dead_letter, claimed.store, self.status, self.options.clock, self.options.log)
+        journalling, declared = claimed.committer.journalling, self.pipeline.journal
+        if journalling is not None and declared is not None:
+            upkeep.kept = journalling.journal, declared
+        return upkeep
 
     async def _deadline(self, deliver: asyncio.Task[None]) -> None:
         await self.stopping.wait()

@@ -18,6 +18,7 @@ from penstock.clock import rfc3339
 from penstock.engine.flow import Flow
 from penstock.engine.retry import PATIENT, persistently
 from penstock.engine.supervise import bug
+from penstock.engine.tasks import call_off
 from penstock.errors import Fatal, PenstockError, Permanent, Transient
 from penstock.observe.log import Incident
 from penstock.spi import Signal, Signalled, Source
@@ -121,8 +122,7 @@ class Signals:
         """Let go of the signal that is being taken: it waits for the next run."""
         calling, self._calling = self._calling, None
         if calling is not None:
-            calling.cancel()
-            await asyncio.gather(calling, return_exceptions=True)
+            await call_off(calling)
 
     async def look(self) -> None:
         """Follow what the store says now.

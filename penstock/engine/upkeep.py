@@ -53,20 +53,16 @@ class Upkeep:
 
         :raises Fenced: another run holds the pipeline: one without events to commit would not notice.
         """
-        next_expiry = next_journal_expiry = self.clock.monotonic()
-        next_count = next_expiry + RECOUNT_EVERY
+        now = self.clock.monotonic()
+        due = {self.expire: now, self.expire_journal: now, self.recount: now + RECOUNT_EVERY}
+        every = {self.expire: EXPIRE_EVERY, self.expire_journal: EXPIRE_JOURNAL_EVERY, self.recount: RECOUNT_EVERY}
         while True:
             self.watch()
             self.store.check_hold()  # Invariant 6
-            if self.clock.monotonic() >= next_expiry:
-                await self.expire()
-                next_expiry = self.clock.monotonic() + EXPIRE_EVERY
-            if self.clock.monotonic() >= next_journal_expiry:
-                await self.expire_journal()
-                next_journal_expiry = self.clock.monotonic() + EXPIRE_JOURNAL_EVERY
-            if self.clock.monotonic() >= next_count:
-                await self.recount()
-                next_count = self.clock.monotonic() + RECOUNT_EVERY
+            for task, at in due.items():
+                if self.clock.monotonic() >= at:
+                    await task()
+                    due[task] = self.clock.monotonic() + every[task]
             await self.clock.sleep(TICK)
 
     async def recount(self) -> None:

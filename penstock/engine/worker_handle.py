@@ -12,6 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
 from penstock.clock import Clock
+from penstock.engine.tasks import call_off
 from penstock.engine.wire import ANSWER, FRAME, LENGTH, STEP, WAITING
 from penstock.engine.worker import OUT_OF_MEMORY, PIPE_BYTES
 from penstock.errors import EnvironmentFault
@@ -120,8 +121,7 @@ class WorkerHandle:
                         raise self._late(seconds)
                 kind, body = reading.result()
             finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+                await call_off(reading)
             if kind == ANSWER:
                 return body
             waiting = kind == WAITING
