@@ -190,23 +190,9 @@ async def _rewind(store: StateStore, ledgers: Sequence[LedgerState], claims: Cla
 
 
 async def _claim_one(state: LedgerState, claims: Claims, note: Note, issued: Mapping[int, str]) -> None:
-    noted = None if claims.adopt else note.ledgers.get(state.name)
     state.restored = None
-    claimant = Claimant(
-        epoch=claims.epoch,
-        scope=f"{claims.pipeline}/{state.name}",
-        source=claims.source,
-        key_space=claims.key_space,
-        window=claims.window,
-        instance=noted,
-        run_id=issued.get(claims.epoch, ""),
-        issued=issued if noted is not None else {},
-        start=note.positions,
-        counts=note.counts,
-        adopt=claims.adopt,
-    )
     try:
-        claim = await state.ledger.claim(claimant)
+        claim = await state.ledger.claim(_claimant(state, claims, note, issued))
     except Fenced as error:  # nothing else can hold a higher epoch while this run holds the pipeline
         if claims.adopt:
             raise
@@ -220,6 +206,23 @@ async def _claim_one(state: LedgerState, claims: Claims, note: Note, issued: Map
     state.sink_states = dict(claim.sink_states)
     state.positions = dict(claim.positions) if state.restored is not None else later(claim.positions, note.positions)
     state.unwritten = {name: at for name, at in state.positions.items() if claim.positions.get(name) != at}
+
+
+def _claimant(state: LedgerState, claims: Claims, note: Note, issued: Mapping[int, str]) -> Claimant:
+    noted = None if claims.adopt else note.ledgers.get(state.name)
+    return Claimant(
+        epoch=claims.epoch,
+        scope=f"{claims.pipeline}/{state.name}",
+        source=claims.source,
+        key_space=claims.key_space,
+        window=claims.window,
+        instance=noted,
+        run_id=issued.get(claims.epoch, ""),
+        issued=issued if noted is not None else {},
+        start=note.positions,
+        counts=note.counts,
+        adopt=claims.adopt,
+    )
 
 
 def _check(state: LedgerState, claim: Claim, claims: Claims, note: Note) -> None:

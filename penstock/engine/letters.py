@@ -10,7 +10,7 @@ from penstock.cloudevents import to_structured
 from penstock.engine.dedup import data_digest
 from penstock.engine.tally import Failure
 from penstock.engine.work import Work
-from penstock.errors import Oversized, Permanent, Violation
+from penstock.errors import ComponentError, Oversized, Permanent, Violation
 from penstock.event import UNSET, Event, encode
 from penstock.state.lane_tables import PARKED
 from penstock.state.records import EVERY, DeadLetter, Delivered
@@ -44,8 +44,7 @@ class LetterMaker:
         violations = error.violations if isinstance(error, Permanent) else []
         read = work.batch.events[failure.origin]
         key = work.keys.get(failure.origin)
-        original = read.original if read.original is not None else read.raw
-        oversized = isinstance(error, Oversized)
+        original, length, digest = _original_of(read, error)
         is_json = failure.step not in (SOURCE, DECODE)
         return DeadLetter(
             id=letter_id(self.pipeline, read),
@@ -66,12 +65,10 @@ class LetterMaker:
             time=failure.event.time,
             record=to_structured(read if is_json else _without_data(read)),
             event=to_structured(_without_data(failure.event)),
-            original=original[:KEPT_OF_OVERSIZED] if oversized and original is not None else original,
-            original_length=error.length if isinstance(error, Oversized) else len(original or b""),
-            original_digest=error.digest
-            if isinstance(error, Oversized)
-            else blake2b(original or b"", digest_size=16).hexdigest(),
-            reread=oversized,
+            original=original,
+            original_length=length,
+            original_digest=digest,
+            reread=isinstance(error, Oversized),
             owed=tuple(owed),
             delivered=(*delivered, *(Delivered(sink, EVERY) for sink in work.before.get(failure.origin, ()))),
             key=key.key if key else None,
@@ -96,6 +93,14 @@ class LetterMaker:
 def letter_id(pipeline: str, event: Event) -> str:
     """The same event has one dead letter, however often it is read."""
     return blake2b(f"{pipeline}\0{event.source}\0{event.id}".encode(), digest_size=8).hexdigest()
+
+
+def _original_of(read: Event, error: ComponentError) -> tuple[bytes | None, int, str]:
+    """What is kept of the record's own bytes; length and digest of all of them."""
+    original = read.original if read.original is not None else read.raw
+    if isinstance(error, Oversized):
+        return original and original[:KEPT_OF_OVERSIZED], error.length, error.digest
+    return original, len(original or b""), blake2b(original or b"", digest_size=16).hexdigest()
 
 
 def _record_of(event: Event) -> bytes | None:
