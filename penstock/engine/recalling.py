@@ -1,14 +1,19 @@
-"""Steps with effects where past events are computed again: answered from the lines of the journal, and the world is not asked."""
+"""What the journal recalls where past events are computed again: the answers of steps with effects, for the world is not asked,
+and why no event could be made of a record."""
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Sequence
 
 import msgspec
 
 from penstock.engine.answers import Answer, KeptAnswers, decode_answers
 from penstock.engine.effects import Ask, Effects, Question, Unanswered
+from penstock.engine.letters import DECODE
 from penstock.engine.tally import Tally
+from penstock.errors import Permanent
+from penstock.event import decode
 from penstock.journal.lines import Line
 from penstock.spi import Result
 
@@ -45,3 +50,15 @@ def _answers_of(line: Line, step: str) -> list[Answer]:
         return decode_answers(text) if text is not None else []
     except msgspec.MsgspecError:  # written by another program: it is no answer that this one knows
         return []
+
+
+def why_unread(line: Line) -> Permanent:
+    """Why no event could be made of the record: for what is no JSON found anew, for what the source refused as far as the line
+    says it (its dead letter says all)."""
+    if line.step == DECODE and line.original is not None:
+        try:
+            decode(b64decode(line.original))
+        except Permanent as error:
+            return error
+    letter = f"pipe dlq show {line.letter} says why" if line.letter else None
+    return Permanent(f"{line.step}.recorded", "no event could be made of the record", why="as it was recorded", help=letter)

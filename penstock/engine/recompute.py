@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import random
 import re
-from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,11 +28,11 @@ from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings, assemble_steps
 from penstock.engine.effects import Answering, Unanswered
 from penstock.engine.letters import DECODE, SOURCE
-from penstock.engine.recalling import Recalling
+from penstock.engine.recalling import Recalling, why_unread
 from penstock.engine.stages import nobody
 from penstock.engine.tally import Failure, Tally
-from penstock.errors import Fatal, Permanent
-from penstock.event import Event, decode
+from penstock.errors import Fatal
+from penstock.event import Event
 from penstock.faults import Faults
 from penstock.journal.lines import Line
 from penstock.spi import Batch
@@ -262,18 +261,6 @@ class _Watch:
     def leave(self, step: str, passed: Sequence[Event]) -> None:
         self.made.seconds[step] += self.clock.monotonic() - self.begun
         self.made.passed.append((step, passed))
-
-
-def why_unread(line: Line) -> Permanent:
-    """Why no event could be made of the record: for what is no JSON found anew, for what the source refused as far as the line
-    says it (its dead letter says all)."""
-    if line.step == DECODE and line.original is not None:
-        try:
-            decode(b64decode(line.original))
-        except Permanent as error:
-            return error
-    letter = f"pipe dlq show {line.letter} says why" if line.letter else None
-    return Permanent(f"{line.step}.recorded", "no event could be made of the record", why="as it was recorded", help=letter)
 
 
 def alike(lines: Iterable[Line], count: int = BATCH) -> Iterator[list[Line]]:
