@@ -81,6 +81,13 @@ def gaps_of(directory: Path, place: Place | None, start: float, end: float) -> I
             yield Gap(PART, what, where=str(directory), help=help)
 
 
+def written(directory: Path) -> JournalReader:
+    """A reader of everything that is on the disk, whether its commit stands or not: a line is there before any sink commits what
+    it tells of, so that whatever a sink shows is among them."""
+    last = next(reversed(segment_numbers(directory)), None)
+    return JournalReader(directory, None if last is None else Place("", last, _size(directory, last)))
+
+
 def _size(directory: Path, number: int) -> int:
     path = segment_path(directory, number)
     return path.stat().st_size if path.exists() else 0

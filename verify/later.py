@@ -18,12 +18,17 @@ from verify.reckoning import Reckoning
 
 _PATIENCE = 50
 """Batches between two looks at whether anything is still absent."""
+_LAST = 1 << 62
+"""A line that no frame has."""
 
 
 @dataclass(slots=True)
 class Later:
     """Tells sinks that lack something of what was delivered behind the range up to now, and of all that jobs delivered, in an
-    order that nobody knows."""
+    order that nobody knows.
+
+    :ivar reader: of all that sinks may show, committed or not (`verify.extent.written`).
+    """
 
     reckoning: Reckoning
     reader: JournalReader
@@ -40,40 +45,51 @@ class Later:
             await self._tell_of_jobs(lacking)
 
     async def _tell_of_run(self, lacking: list[Looker]) -> list[Looker]:
-        """Those that still lack something."""
-        whole, mixed = self._whole(self.reckoning.range.before_first), bool(self.reckoning.by_jobs)
+        """What the run delivered beside the range up to the place that is verified, and all that is behind that. Those that still
+        lack something."""
+        lines, place = self.reckoning.range, self.reckoning.range.reader.place
+        beside = self._lines(lines.reader, lines.before_first)
+        lacking = await self._tell_of(beside, lacking, expected=bool(self.reckoning.by_jobs))
+        if lacking and place is not None:
+            behind = self._lines(self.reader, Mark(place.segment, place.end - 1, _LAST))
+            lacking = await self._tell_of(behind, lacking, expected=True)
+        return lacking
+
+    async def _tell_of(self, lines: LineRange, lacking: list[Looker], *, expected: bool) -> list[Looker]:
+        """:param expected: of events of the range, too."""
         batches = 0
-        async for _, lines in whole.batches():
-            chosen = [line for line in lines if line.outcome == "delivered" and (mixed or not self._is_in_range(line))]
+        async for _, batch in lines.batches():
+            chosen = [line for line in batch if line.outcome == "delivered" and (expected or not self._is_in_range(line))]
             if chosen:
-                await _give(lacking, await self._remaker.anyhow(chosen))
+                await self._give(lacking, await self._remaker.anyhow(chosen))
             batches += 1
             if batches % _PATIENCE == 0 and not (lacking := [looker for looker in lacking if await looker.lacks()]):
                 break
         return [looker for looker in lacking if await looker.lacks()]
 
     async def _tell_of_jobs(self, lacking: Sequence[Looker]) -> None:
-        async for _, lines in self._whole(None).batches():
+        async for _, lines in self._lines(self.reader, None).batches():
             for line in lines:
                 for delivery in self.reckoning.standing(line).deliveries:
                     if delivery.deed is not None:
                         (letter,) = await self.reckoning.letters_of([line])
                         made = await self._remaker.of_job(line, delivery, letter)
-                        outputs = (await self._remaker.anyhow([line]))[0] if isinstance(made, str) else made
-                        await _give(lacking, [outputs])
+                        await self._give(lacking, await self._remaker.anyhow([line]) if isinstance(made, str) else [made])
 
     @property
     def _remaker(self) -> Remaker:
         return self.reckoning.remaker
 
-    def _whole(self, after: Mark | None) -> LineRange:
-        """All of the journal as it is now."""
-        return LineRange(self.reader, *EVER, self.reckoning.range.together, after)
+    def _lines(self, reader: JournalReader, after: Mark | None) -> LineRange:
+        """Of any time."""
+        return LineRange(reader, *EVER, self.reckoning.range.together, after)
 
     def _is_in_range(self, line: Line) -> bool:
         return self.reckoning.range.start <= moment(line) < self.reckoning.range.end
 
-
-async def _give(lookers: Sequence[Looker], made: Sequence[Sequence[Output]]) -> None:
-    for looker in lookers:
-        await looker.later(made)
+    @staticmethod
+    async def _give(lookers: Sequence[Looker], made: Sequence[Sequence[Output] | None]) -> None:
+        told = [outputs for outputs in made if outputs is not None]
+        for looker in lookers:
+            looker.uncertain = looker.uncertain or len(told) < len(made)
+            await looker.later(told)

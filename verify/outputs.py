@@ -97,11 +97,11 @@ class Remaker:
                 return SEVERAL
         return result.outputs
 
-    async def anyhow(self, lines: Sequence[Line]) -> list[Sequence[Output]]:
-        """As `of_run`, whether they agree or not: the likeliest outputs."""
+    async def anyhow(self, lines: Sequence[Line]) -> Sequence[Sequence[Output] | None]:
+        """As `of_run`, whether they agree or not: the likeliest outputs; None of those that cannot be computed."""
         recompute = await self._version(lines[0].version)
         if isinstance(recompute, str):
-            return [()] * len(lines)
+            return [None] * len(lines)
         return [result.outputs for result in (await recompute.run(lines)).results()]
 
     async def _version(self, digits: str) -> Recompute | str:

@@ -29,7 +29,7 @@ from penstock.journal.lines import Line
 from penstock.journal.reader import JournalReader
 from penstock.state.pipeline_records import Note
 from penstock.state.store import StateStore
-from verify.extent import Reach, gaps_of
+from verify.extent import Reach, gaps_of, written
 from verify.findings import NAMED, Findings, Gap, SourceFound, document
 from verify.jobs import Deeds
 from verify.later import Later
@@ -145,7 +145,7 @@ class Verifier:
         await reckoning.run()
         await reckoning.run_jobs()
         tell("sinks", 0, None)
-        await Later(reckoning, await self._fresh()).tell()
+        await Later(reckoning, written(self._journal.directory)).tell()
         for looker in reckoning.lookers:
             absent = await looker.absences(NAMED)
             reckoning.findings.count(looker.name, looker.found.absent)

@@ -17,9 +17,10 @@ batching: { count: 10 }
 limits: { rate: 400/s }
 transforms:
   - { name: wanted, filter: .n % 10 != 3 }
-  - { name: total, jq: 'if .n % 10 == 4 then error("four") else {id: .n} end' }
+  - { name: total, jq: 'if .n % 10 == 4 then error("four") else {id: .n, gone: false} end' }
+  - { name: removal, when: .id % 10 == 9 and .id > 20, jq: '{id: (.id % 27), gone: true}' }
 sinks:
-  - { name: table, sqlite: { path: out.db, table: t, key: [id], create: true } }
+  - { name: table, sqlite: { path: out.db, table: t, key: [id], create: true, delete: .gone } }
   - { name: lines, file: { path: out.jsonl } }
 """
 POINTS = ("after_journal", "mid_dead_letters", "between_ledgers", "before_note", "after_note")
