@@ -1,4 +1,4 @@
-"""Sets of 64-bit digests, eight bytes each, of which those that were met again can be told from the others (Invariant 8). No I/O."""
+"""Sets of 64-bit digests, eight bytes each (Invariant 8), of which those that were met again can be told from others. No I/O."""
 
 from __future__ import annotations
 
