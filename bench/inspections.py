@@ -1,7 +1,7 @@
 """A million delivered events looked for in their sink, as `pipe verify` does: files and tables, by key and by values.
 
 Each way runs in a process of its own, over a target that holds all of them but ten; the last case has lost every one. Time is
-processor time of that process (without that of the PostgreSQL server), without making the events. Memory is what the process grew by
+processor time of that process, without making the events and without the PostgreSQL server's. Memory is what the process grew by
 from the first event to the last absence. Bounds: 15 s and 40 MB for a million.
 
     python bench/inspections.py [--rows 1000000] [--only MODE…]
