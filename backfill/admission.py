@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from backfill.request import Request
 from penstock.config.model import Pipeline
+from penstock.engine.claim import version_of
+from penstock.engine.other_steps import around, refuse_lacking
 from penstock.engine.promotion import refuse_unpromoted
+from penstock.engine.versions import load_stored
 from penstock.errors import UsageError
 from penstock.journal.lines import VERSION_DIGITS
 from penstock.state.store import StateStore
 
 
 async def admit(steps: Pipeline, request: Request, today: Pipeline, store: StateStore) -> None:
-    """:raises UsageError: `backfill.unknown_sink`, `lane.key_changed`, `version.not_promoted`."""
+    """:raises UsageError: `backfill.unknown_sink`, `lane.key_changed`, `version.not_promoted`, `version.no_secret`,
+    `version.cannot_be_built`: from what is stored of it."""
     check_sinks(steps, request, today)
     check_lanes(steps, today)
     await refuse_unpromoted(steps, today, store)
+    if steps.version != today.version:
+        refuse_lacking(load_stored(version_of(steps, 0.0), around(today)))
 
 
 def check_sinks(steps: Pipeline, request: Request, today: Pipeline) -> None:

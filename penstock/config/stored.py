@@ -64,10 +64,12 @@ class Stored:
     """A version that was loaded.
 
     :ivar doubts: by step, why what it does now may differ from what it did then.
+    :ivar lacking: steps that had a secret, which today's file does not have either: nothing that they make may be delivered.
     """
 
     pipeline: typed.Pipeline
     doubts: Mapping[str, str]
+    lacking: frozenset[str] = frozenset()
 
 
 def load_version(kept: Kept, around: Around) -> Stored:
@@ -110,7 +112,8 @@ def load_version(kept: Kept, around: Around) -> Stored:
         dedup=None if dedup is None else typed.Dedup(dedup.window, dedup.key),
         route=content["route"],
     )
-    return Stored(pipeline, dict(_doubts(pipeline, kept, resolver, around, document, secrets)))
+    doubts = _doubts(pipeline, kept, resolver, around, document, [(step, said) for step, said, _ in secrets])
+    return Stored(pipeline, dict(doubts), frozenset(step for step, _, found in secrets if not found))
 
 
 def _steps_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,9 +164,9 @@ def _typed(text: str) -> Any:
         return text
 
 
-def _put_secrets(data: Mapping[str, Any], today: typed.Pipeline | None, catalog: Catalog) -> Iterator[tuple[str, str]]:
+def _put_secrets(data: Mapping[str, Any], today: typed.Pipeline | None, catalog: Catalog) -> Iterator[tuple[str, str, bool]]:
     """Give steps the secrets that the steps of today's file with the same name and kind have; for each that had one, by step,
-    what is to be doubted."""
+    what is to be doubted, and whether there is one."""
     now = {(step.name, step.component.kind): step.component.config for step in today.steps} if today is not None else {}
     for step in data["transforms"]:
         kind = _kind(step, *_BESIDE)
@@ -175,7 +178,7 @@ def _put_secrets(data: Mapping[str, Any], today: typed.Pipeline | None, catalog:
             if secret is not None:
                 block[key] = secret.reveal()
             said = "today's is used" if secret is not None else f"today's file has none for it, and {MASK} stands in its place"
-            yield step["name"], f"no version keeps the secret {key} of step {step['name']}: {said}"
+            yield step["name"], f"no version keeps the secret {key} of step {step['name']}: {said}", secret is not None
 
 
 def _secret(config: BaseModel | None, key: str) -> Secret | None:

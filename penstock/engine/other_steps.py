@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from penstock.config.model import Pipeline
-from penstock.config.stored import Around
+from penstock.config.stored import Around, Stored
 from penstock.engine.prepare import Keys
 from penstock.engine.versions import find_version, is_version, load_stored
 from penstock.errors import UsageError
@@ -25,18 +25,35 @@ from penstock.state.store import StateStore
 async def steps_of(today: Pipeline, digest: str, store: StateStore, log: Log) -> Pipeline:
     """The pipeline whose steps have this digest, or this beginning of one. What may have changed in them since is logged.
 
-    :raises UsageError: `version.unknown`, `version.ambiguous`, `version.cannot_be_built`.
+    :raises UsageError: `version.unknown`, `version.ambiguous`, `version.cannot_be_built`, `version.no_secret`.
     """
     if is_version(today, digest):
         return today
-    around = Around(today.file, today.project, today.state, os.environ, today)
-    stored = load_stored(find_version(await store.versions(), digest), around)
+    stored = load_stored(find_version(await store.versions(), digest), around(today))
+    refuse_lacking(stored)
     for step, doubt in stored.doubts.items():
         log(Incident("warning", "version.doubt", f"{today.name}: step {step}: {doubt}"))
     limits = {name: getattr(today, name) for name in ("workers", "worker_memory", "transform_timeout", "dedup")}
     if any(step.effects for step in stored.pipeline.steps):
         limits["workers"] = 0  # a worker has no state store, and may be killed between the world's answer and its reply
     return replace(stored.pipeline, **limits)
+
+
+def around(today: Pipeline) -> Around:
+    """Where stored versions are brought back to life, in this process."""
+    return Around(today.file, today.project, today.state, os.environ, today)
+
+
+def refuse_lacking(stored: Stored) -> None:
+    """:raises UsageError: `version.no_secret`, a step would do its work with asterisks for a key (Invariant 13)."""
+    if stored.lacking:
+        steps = ", ".join(sorted(stored.lacking))
+        raise UsageError(
+            "version.no_secret",
+            f"version {stored.pipeline.version[:VERSION_DIGITS]} had a secret in {steps}, and today's file has none there",
+            why="no version keeps secrets: those of steps with the same name and kind are taken from today's file",
+            help="give today's file a step of that name and kind with the secret, or deliver with other steps",
+        )
 
 
 def refuse_other_keys(ours: Keys | None, theirs: Keys | None, version: str, help: str) -> None:

@@ -146,6 +146,18 @@ async def test_other_ids_are_refused(tmp_path: Path) -> None:
     assert failed.value.code == "replay.other_keys"
 
 
+async def test_steps_whose_secret_nobody_has_deliver_nothing(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=20)
+    hide = "  - { name: hide, redact: { fields: [.who], with: hash, key: the-secret-of-the-shop } }\n"
+    hidden = OTHER + hide
+    steps = beside(hidden, NEW)
+    with pytest.raises(UsageError) as refused:
+        await ask(write_shop(tmp_path, STEPS, NEW), steps)
+    assert refused.value.code == "version.no_secret"
+    assert (await backfill(write_shop(tmp_path, hidden.replace("* 3", "* 2"), NEW), steps))["delivered"] == 18
+    assert totals("fresh") == expected(20, 3)
+
+
 async def test_what_nobody_has_let_through_delivers_nothing(tmp_path: Path) -> None:
     old = await run_shop(tmp_path, count=20)
     today = write_shop(tmp_path, STEPS, "promote: required\n")
