@@ -1,4 +1,4 @@
-"""`pipe backfill --source native` in processes of its own: killed while it copies, and while the job goes on."""
+"""`pipe backfill --source native` in processes of its own: killed while it copies, while the job goes on; beside a live run."""
 
 from __future__ import annotations
 
@@ -108,6 +108,20 @@ def test_a_live_one_that_is_killed_doubles_and_loses_nothing(project: Project) -
     status, _, said = call(project, "backfill", "resume", job["id"])
     assert (status, jobs(project)[0]["state"], copies(project)) == (0, "done", []), said
     assert (sorted(numbers(project, "fresh")), numbers(project, "first")) == (list(range(EVENTS)), list(range(EVENTS)))
+
+
+def test_a_run_that_is_alive_carries_a_live_one_out_from_the_copy(project: Project) -> None:
+    assert call(project, "run", "--once", "orders.yaml")[0] == 0
+    project.pipeline(PIPELINE.replace("file: in.jsonl", "file: {paths: in.jsonl, follow: true}") + FRESH)
+    live = project.pipe("run", "orders.yaml")
+    try:
+        until(lambda: (project.root / "out/fresh.jsonl").exists(), live)
+        status, _, said = call(project, "backfill", "orders.yaml", *RANGE, "--mode", "live")
+        assert (status, "3,000 delivered" in said, copies(project)) == (0, True, []), said
+    finally:
+        live.send_signal(signal.SIGTERM)
+        assert finish(live)[0] == 0
+    assert (numbers(project, "fresh"), numbers(project, "first")) == (list(range(EVENTS)), list(range(EVENTS)))
 
 
 def test_sources_that_keep_nothing_are_refused_before_anything_is_made(project: Project) -> None:
