@@ -53,10 +53,11 @@ class LetterCheck:
     _waiting: list[Failed] = field(default_factory=list)
 
     async def failed(self, event: Failed) -> None:
-        """A line says so."""
+        """A line says so; it may be the second one of its event."""
         number = int(event.letter, 16)
-        if number not in self.named:
-            self.named.add(number)
+        if number in self.named:
+            return
+        self.named.add(number)
         self._waiting.append(event)
         if len(self._waiting) == _PAGE:
             await self.look()

@@ -54,11 +54,11 @@ class Reckoning:
             await self.book.learn({lines[0].version})
             wanted = []
             for place, line in enumerate(lines):
-                standing = self._count(line)
-                if standing is None:
-                    continue
+                standing = self.standing(line)
                 if standing.outcome == "dead_lettered":
                     await self.letters.failed(self._failed(line))
+                if not self._counts(line, standing):
+                    continue
                 if RUN in standing.deliveries:
                     wanted.append(place)
                 if standing.has_deeds:
@@ -68,14 +68,13 @@ class Reckoning:
         await self.letters.look()
         self.findings.received = self.range.marks.count - self.findings.again
 
-    def _count(self, line: Line) -> Standing | None:
-        """What has become of its event; None where an earlier line tells of it."""
-        standing = self.standing(line)
+    def _counts(self, line: Line, standing: Standing) -> bool:
+        """Count what has become of its event. False where an earlier line tells of it."""
         if self._came_before(line) and line.outcome != "deduplicated":
             self.findings.again += 1
-            return None
+            return False
         self.findings.outcomes[standing.outcome] += 1
-        return standing
+        return True
 
     def _came_before(self, line: Line) -> bool:
         """Whether an earlier line is of the same event. Positions rise, so that few need be looked up."""

@@ -65,3 +65,16 @@ def test_what_cannot_be_verified_is_refused(ran: Path, pipe: Pipe) -> None:
 
 def test_a_pipeline_that_never_ran_has_nothing_to_verify(shop: Path, pipe: Pipe) -> None:
     assert pipe("verify", "shop", *ALL)[0] == 3
+
+
+def test_events_that_were_received_again_count_once_and_are_told(ran: Path, pipe: Pipe) -> None:
+    before = json.loads(pipe("verify", "shop", *ALL, "--json")[1])
+    assert pipe("checkpoint", "reset", "shop", "--all", "--yes")[0] == 0
+    assert pipe("run", "--once", "pipelines/shop.yaml")[0] == 0
+    status, out, _ = pipe("verify", "shop", *ALL, "--json")
+    report = json.loads(out)
+    assert (status, report["named"]) == (0, [])
+    events = before["journal"]["events"]
+    assert report["journal"] == before["journal"] | {"received_again": events, "began": report["journal"]["began"]}
+    assert (report["source"], report["dead_letters"]) == (before["source"], before["dead_letters"])
+    assert f"{events:>14,}  lines of events that were received again" in pipe("verify", "shop", *ALL)[1]
