@@ -4,6 +4,7 @@ show of it."""
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -77,15 +78,15 @@ class Reckoning:
         return True
 
     def _came_before(self, line: Line) -> bool:
-        """Whether an earlier line is of the same event. Positions rise, so that few need be looked up."""
+        """Whether an earlier line is of the same event: positions rise, but where a checkpoint was reset or a sink restored."""
         digest = digest_of(*name_of(line))
-        reached = self._reached.get(line.partition, "")
+        is_known, reached = digest in self.seen, self._reached.get(line.partition, "")
+        if not is_known:
+            self.seen.add(digest)
         if line.position > reached:
             self._reached[line.partition] = line.position
-        elif digest in self.seen:
-            return True
-        self.seen.add(digest)
-        return False
+            return False
+        return is_known
 
     def _failed(self, line: Line) -> Failed:
         received_id = name_of(line)[1]
@@ -132,14 +133,14 @@ class Reckoning:
 
     async def run_jobs(self) -> None:
         """The second pass, where there is any need of it: what jobs delivered, behind everything that the run did."""
-        token, wanted = self.range.marks.count, set(self.by_jobs)
-        if not (wanted and self.lookers):
+        if not (self.by_jobs and self.lookers):
             return
+        first, token = self.range.marks.count, 0
         async for number, lines in self.range.batches():
-            chosen = [line for place, line in enumerate(lines) if number + place in wanted]
-            letters = await self.letters_of(chosen)
-            for line, letter in zip(chosen, letters, strict=True):
-                await self._want_of_jobs(token, line, letter)
+            end = bisect_left(self.by_jobs, number + len(lines), token)
+            chosen = [lines[each - number] for each in self.by_jobs[token:end]]
+            for line, letter in zip(chosen, await self.letters_of(chosen), strict=True):
+                await self._want_of_jobs(first + token, line, letter)
                 token += 1
             for looker in self.lookers:
                 await looker.expect()
