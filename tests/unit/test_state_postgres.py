@@ -22,6 +22,7 @@ from state_builders import (
     note,
     version,
 )
+from waiting import until
 
 from penstock.config.secret import Secret
 from penstock.errors import EnvironmentFault, Transient
@@ -29,6 +30,7 @@ from penstock.faults import Faults
 from penstock.state.dialect import Connection
 from penstock.state.lease import LEASE, LEASE_SCHEMA, RENEWAL
 from penstock.state.ledger_tables import LEDGER_SCHEMA
+from penstock.state.pipeline_records import Note
 from penstock.state.pipeline_tables import STORE_SCHEMA
 from penstock.state.postgres_database import schema_of
 from penstock.state.postgres_store import PostgresStateStore
@@ -289,3 +291,18 @@ async def test_a_commit_waits_for_the_one_that_is_under_way(database: Database) 
     assert order == ["written", "asked"]
     await store.close()
     await other.close()
+
+
+async def test_who_only_looks_has_one_connection_and_another_for_the_lease_when_it_asks_about_it(database: Database) -> None:
+    maker = make_postgres_store(database)
+    await maker.open()
+    await maker.close()
+    counts = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'penstock:%'"
+    until(lambda: database.execute(counts) == [(0,)])
+    store = make_postgres_store(database)
+    await store.open(create=False)
+    try:
+        assert (await store.lanes.count(), await store.read_note(), database.execute(counts)) == (0, Note(), [(1,)])
+        assert (await store.holder(), await store.holder(), database.execute(counts)) == (None, None, [(2,)])
+    finally:
+        await store.close()
