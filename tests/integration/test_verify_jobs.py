@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,30 @@ async def test_a_verification_beside_a_live_run_finds_no_gap(tmp_path: Path) -> 
     await running
     assert looked
     assert (await verified(shop))["journal"]["events"] == 1000
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_exactly_what_was_taken_away_is_named(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    shop = await run_shop(tmp_path, more=TABLE + LOOSE)
+    lines = (tmp_path / "in.jsonl").read_text().splitlines(keepends=True)
+    offsets = {n: f"0-{sum(map(len, lines[:n]))}" for n in range(1000)}
+    delivered = [n for n in range(996) if n % 10 != 3]
+    expected = set()
+    with sqlite3.connect(tmp_path / "out/shop.db") as database:
+        for table, sink in (("t", "table"), ("l", "loose")):
+            taken = rng.sample(delivered, rng.randrange(40))
+            database.executemany(f"DELETE FROM {table} WHERE id = ?", [(n,) for n in taken])
+            expected |= {(sink, offsets[n]) for n in taken}
+    for name, chosen in (("even", [n for n in delivered if n % 2 == 0]), ("all", delivered)):
+        path = tmp_path / "out" / f"{name}.jsonl"
+        taken = rng.sample(chosen, rng.randrange(40))
+        kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["id"] not in taken]
+        path.write_text("".join(kept))
+        expected |= {(name, offsets[n]) for n in taken}
+    with state_of(shop) as database:
+        for n in rng.sample(range(996, 1000), 2):
+            database.execute("DELETE FROM letters WHERE event_id = ?", (offsets[n],))
+            expected.add(("dead letters", offsets[n]))
+    found = [(part, event) for part, event, _ in gaps(await verified(shop))]
+    assert (len(found), set(found)) == (len(expected), expected)

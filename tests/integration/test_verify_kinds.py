@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from effects_parts import CHARGE, Shop
 from verify_parts import gaps, verified
 
 import penstock
-from dlq.replay import replay
+from dlq.replay import ReplayRequest, create_replay, replay
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
+from penstock.engine.assemble import Surroundings, assemble
 from penstock.engine.carry_out import carry_out
 from penstock.engine.run import Run, RunOptions
 from penstock.faults import Faults
@@ -163,13 +165,14 @@ async def test_beside_a_run_that_replays_and_delivers_past_events_nothing_is_mis
             options = {"mode": "live", "start": ALWAYS[0], "end": ALWAYS[1], "rate": 300.0}
             backfill = (await desk.create(shop, options, "ann@here")).id
             add(*({"n": n} for n in range(600, 900)))
-            job = None
-            while job is None or job.open:
+            assembly = assemble(shop, Surroundings(SystemClock(), random.Random(), Faults()))
+            request = ReplayRequest(query=LetterQuery(), rate=100.0, overwrite=True)
+            replayed = (await create_replay(desk.store, assembly, request, "ann@here")).id
+            while any([(await desk.store.jobs.find(job)).open for job in (backfill, replayed)]):
                 assert gaps(await verified(shop, *ALWAYS)) == []
-                job = await desk.store.jobs.find(backfill)
     finally:
         run.stop()
         await running
     report = await verified(shop, *ALWAYS)
     assert gaps(report) == []
-    assert report["journal"]["dead_lettered"] == 150
+    assert (report["journal"]["delivered"], report["journal"]["dead_lettered"]) == (900, 0)
