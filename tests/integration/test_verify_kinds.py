@@ -4,9 +4,11 @@ sources that cannot be read again."""
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import random
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,26 @@ async def test_beside_a_run_that_replays_and_delivers_past_events_nothing_is_mis
     report = await verified(shop, *ALWAYS)
     assert gaps(report) == []
     assert (report["journal"]["delivered"], report["journal"]["dead_lettered"]) == (900, 0)
+
+
+@pytest.mark.parametrize("outputs", ["digest", "full", "off"])
+async def test_outputs_that_cannot_be_computed_again_are_counted_unless_they_were_kept_whole(outputs: str) -> None:
+    add(*({"n": n, "price": 0.1 + n} for n in range(1, 41)))
+    module = f"shop_code_{outputs}"
+    code = "def double(data):\n    return {**data, 'twice': data['n'] * 2}\n"
+    Path("penstock.yaml").touch()
+    Path(f"{module}.py").write_text(code)
+    steps = [{"name": "double", "python": f"{module}:double"}]
+    shop = write({"file": {"paths": ["in.jsonl"]}}, LINES, transforms=steps, journal={"outputs": outputs})
+    await penstock.run(shop, once=True)
+    report = await verified(shop, *ALWAYS)
+    assert (gaps(report), report["sinks"][0]["outputs"]) == ([], 40)
+    Path(f"{module}.py").write_text(code.replace("* 2", "* 33"))
+    sys.modules.pop(module, None)
+    importlib.invalidate_caches()
+    shop = penstock.load("shop.yaml")
+    report = await verified(shop, *ALWAYS)
+    assert gaps(report) == []
+    assert (report["sinks"][0]["outputs"], sum(report["sinks"][0]["left_out"].values())) == (
+        (40, 0) if outputs == "full" else (0, 40)
+    )
