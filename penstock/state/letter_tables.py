@@ -150,14 +150,14 @@ def _absorb(connection: Connection, seq: int, identity: str, settled: Collection
         connection.execute("UPDATE letters SET pending = NULL WHERE seq = ?", (seq,))
         return
     new = connection.execute(query + "seq = ?", (seq,)).fetchone()
-    owed = msgspec.json.decode(new[1])
-    if old[6] in ("open", "parked", "replaying"):
+    owed, delivered = msgspec.json.decode(new[1]), _decode_delivered(new[2])
+    is_held = old[6] in ("open", "parked", "replaying")  # then what it owes and had, its place, and what it waits for, stay
+    if is_held:
         owed = union((name for name in msgspec.json.decode(old[1]) if name not in (settled or ())), owed)
-    delivered = union(_decode_delivered(old[2]), _decode_delivered(new[2]))
+        delivered = union(_decode_delivered(old[2]), delivered)
     if was_replayed:
         _keep_what_came(connection, old[0], seq, identity)
     delete(connection, [old[0]])
-    is_held = old[6] in ("open", "parked", "replaying")  # then its place, and what it waits for, stay
     lane, arrival = old[7:9] if is_held and old[7] is not None else new[7:9]
     stays = old[6] == "parked" or (old[6] == "replaying" and not was_replayed)  # a job that has it settles what it found
     status, job = (old[6], old[11]) if stays else (new[6], new[11])

@@ -81,13 +81,14 @@ async def test_a_second_failure_is_merged_with_the_first(store: StateStore) -> N
 
 
 @pytest.mark.parametrize("ended", ["resolved", "discarded", "superseded"])
-async def test_a_settled_letter_that_fails_again_is_open_and_owes_only_what_is_new(store: StateStore, ended: str) -> None:
-    await store.put_dead_letters(1, 1, [letter("l1")], [])
+async def test_a_settled_letter_that_fails_again_is_open_and_only_what_is_new_counts(store: StateStore, ended: str) -> None:
+    await store.put_dead_letters(1, 1, [letter("l1", delivered=[Delivered("s", 0)])], [])
     await store.note(1, note(1))
     assert await store.set_status(1, ["l1"], ended) == ["l1"]  # type: ignore[arg-type]  # one of the literal's values
-    await store.put_dead_letters(1, 2, [letter("l1", owed=["b"])], [])
+    await store.put_dead_letters(1, 2, [letter("l1", owed=["b"], delivered=[Delivered("t", 1)])], [])
     await store.note(1, note(2))
-    assert await listed(store) == {"l1": ("open", ["b"])}
+    ((found,), _) = await store.letters(ANY)
+    assert (found.status, list(found.owed), found.delivered) == ("open", ["b"], [Delivered("t", 1)])
 
 
 async def test_putting_a_group_again_changes_nothing(store: StateStore) -> None:
