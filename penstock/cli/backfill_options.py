@@ -11,7 +11,7 @@ import click
 from penstock.cli.lazy import Settings
 from penstock.cli.option_groups import option_group
 from penstock.cli.terminal import Terminal
-from penstock.cli.times import find_zone, parse_time
+from penstock.cli.times import parse_range
 from penstock.clock import rfc3339
 from penstock.errors import UsageError
 
@@ -31,8 +31,7 @@ class Events:
 
     def range(self, settings: Settings, terminal: Terminal) -> dict[str, float]:
         """Both ends, in seconds since 1970; echoed in UTC."""
-        zone, now = find_zone(settings.tz), datetime.now(UTC)
-        first, last = parse_time(self.start, now, zone).timestamp(), parse_time(self.end, now, zone).timestamp()
+        first, last = parse_range(self.start, self.end, settings.tz, datetime.now(UTC))
         terminal.say(f"events from {rfc3339(first)} to before {rfc3339(last)}")
         return {"start": first, "end": last}
 

@@ -56,6 +56,16 @@ def parse_time(text: str, now: datetime, zone: tzinfo | None) -> datetime:
         raise UsageError("time.invalid", f"{text!r} is no time", why=str(error), help=_HELP) from error
 
 
+def parse_range(start: str, end: str, tz: str | None, now: datetime) -> tuple[float, float]:
+    """Both ends of a range, in seconds since 1970.
+
+    :param tz: name of the zone of times without an offset; None is this machine's.
+    :raises UsageError: as `find_zone` and `parse_time`.
+    """
+    zone = find_zone(tz)
+    return parse_time(start, now, zone).timestamp(), parse_time(end, now, zone).timestamp()
+
+
 def _before(text: str, now: datetime) -> datetime:
     try:
         return now.astimezone(UTC) - timedelta(seconds=parse_duration(text[1:]))

@@ -17,7 +17,7 @@ from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import load_named
 from penstock.cli.stores import StoreRef, reading
 from penstock.cli.terminal import Terminal
-from penstock.cli.times import find_zone, parse_time
+from penstock.cli.times import parse_range
 from penstock.cli.verify_render import report_lines
 from penstock.clock import SystemClock, rfc3339
 from penstock.config.stored import Around
@@ -55,8 +55,7 @@ def verify(
     settings: Settings, pipeline: str, start: str, end: str, sinks: tuple[str, ...], no_source: bool, as_json: bool
 ) -> int:
     terminal, declared = Terminal.of_process(), load_named(settings, pipeline)
-    zone, now = find_zone(settings.tz), datetime.now(UTC)
-    first, last = parse_time(start, now, zone).timestamp(), parse_time(end, now, zone).timestamp()
+    first, last = parse_range(start, end, settings.tz, datetime.now(UTC))
     terminal.say(f"events from {rfc3339(first)} to before {rfc3339(last)}")
 
     async def work() -> dict[str, Any]:
