@@ -47,7 +47,8 @@ class Looker:
 
     def leave_out(self, why: str, events: int = 1) -> None:
         """So many events that were delivered to it are not looked for."""
-        self.found.left_out[why] += events
+        if events:
+            self.found.left_out[why] += events
 
     async def expect(self) -> None:
         """Tell what was wanted since the last call."""

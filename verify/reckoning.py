@@ -53,7 +53,7 @@ class Reckoning:
         """The first pass."""
         async for number, lines in self.range.batches():
             await self.book.learn({lines[0].version})
-            wanted = []
+            wanted, again = list[int](), set[int]()
             for place, line in enumerate(lines):
                 standing = self.standing(line)
                 if standing.outcome == "dead_lettered":
@@ -64,7 +64,9 @@ class Reckoning:
                     wanted.append(place)
                 if standing.has_deeds:
                     self.by_jobs.append(number + place)
-            await self._want([(number + place, lines[place]) for place in wanted])
+                    again.add(place)
+            alone = sum(place not in again for place in wanted)
+            await self._want([(number + place, lines[place]) for place in wanted], alone)
             self.tell(number + len(lines))
         await self.letters.look()
         self.findings.received = self.range.marks.count - self.findings.again
@@ -93,12 +95,15 @@ class Reckoning:
         letter = line.letter or letter_id(self.pipeline, line.received())
         return Failed(received_id, letter, timestamp(line.at), f"partition {line.partition}")
 
-    async def _want(self, numbered: Sequence[tuple[int, Line]]) -> None:
-        """What the run delivered of one batch."""
+    async def _want(self, numbered: Sequence[tuple[int, Line]], alone: int) -> None:
+        """What the run delivered of one batch.
+
+        :param alone: how many of these no job delivered, too.
+        """
         if not (numbered and self.lookers):
             return
         version = numbered[0][1].version
-        lookers = self._asked(version, RUN, (), len(numbered))
+        lookers = self._asked(version, RUN, (), alone)
         if lookers:
             made = await self.remaker.of_run([line for _, line in numbered], self.book.names(version))
             for (number, _), outputs in zip(numbered, made, strict=True):
@@ -110,10 +115,11 @@ class Reckoning:
         for looker in lookers:
             await looker.expect()
 
-    def _asked(self, version: str, delivery: Delivery, covered: Collection[str], events: int = 1) -> list[Looker]:
+    def _asked(self, version: str, delivery: Delivery, covered: Collection[str], events: int) -> list[Looker]:
         """The sinks to look into for what was delivered under a version.
 
         :param covered: those that had it before.
+        :param events: how many are left out where a sink is another one now.
         """
         names, asked = self.book.names(version), []
         for looker in self.lookers:
@@ -147,11 +153,11 @@ class Reckoning:
 
     async def _want_of_jobs(self, token: int, line: Line, letter: DeadLetter | None) -> None:
         """Each sink is looked into for what it was given first."""
-        covered, unsure = set[str](), set[str]()
+        covered, redefined, unsure = set[str](), set[str](), set[str]()
         for delivery in self.standing(line).deliveries:
             version = line.version if delivery.deed is None else delivery.deed.kind.version
             await self.book.learn({version})
-            lookers = [] if delivery.deed is None else self._asked(version, delivery, covered)
+            lookers = [] if delivery.deed is None else self._asked(version, delivery, covered, 0)
             if lookers:
                 made = await self.remaker.of_job(line, delivery, letter)
                 for looker in lookers:
@@ -160,11 +166,13 @@ class Reckoning:
                     else:
                         looker.want(token, made)
             names = self.book.names(version) or ()
-            covered |= {name for name in names if delivery.reaches(name)}
-            unsure |= {name for name in names if delivery.is_replay and not delivery.reaches(name)}
+            reached = {name for name in names if delivery.reaches(name)}
+            as_today = {name for name in reached if self.book.is_as_today(version, name)}
+            covered, redefined = covered | as_today, redefined | (reached - as_today)
+            unsure |= {name for name in names if delivery.is_replay and name not in reached}
         for looker in self.lookers:
-            if looker.inspection is not None and looker.name in unsure - covered:
-                looker.leave_out(ADDED)
+            if looker.inspection is not None and looker.name not in covered and looker.name in redefined | unsure:
+                looker.leave_out(REDEFINED if looker.name in redefined else ADDED)
 
     async def letters_of(self, lines: Sequence[Line]) -> list[DeadLetter | None]:
         """Their dead letters, as far as they are still there; whole, where they were edited."""

@@ -51,7 +51,7 @@ class SinkBook:
         """Whether a sink was defined in a version as it is today, but for what it takes."""
         today = self._by_version[self.pipeline.version[:VERSION_DIGITS]]
         then = self._by_version.get(version, {})
-        return sink in then and then[sink] == today[sink]
+        return sink in then and then[sink] == today.get(sink)
 
 
 def _entries(config: str) -> dict[str, Any]:

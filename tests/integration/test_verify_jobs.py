@@ -112,6 +112,22 @@ async def test_a_live_backfill_to_a_new_sink_is_looked_for_there_and_nowhere_els
     assert [event for _, event, _ in gaps(report)] == [f"0-{sum(map(len, lines[:n]))}" for n in (40, 42)]
 
 
+async def test_a_sink_that_was_moved_is_looked_into_for_what_was_delivered_there_since(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=300, more=FRESH + LOOSE)
+    text = (tmp_path / "shop.yaml").read_text().replace("out/all.jsonl", "out/moved.jsonl").replace(LOOSE, "")
+    (tmp_path / "shop.yaml").write_text(text)
+    shop = penstock.load(tmp_path / "shop.yaml")
+    report = await verified(shop)
+    assert (gaps(report), report["sinks"][1]["outputs"]) == ([], 0)
+    assert report["sinks"][1]["left_out"] == {"the sink was defined otherwise then": 270}
+    await backfill(shop, sinks=["all"], redeliver=True, start=BEGAN + 100 * 60.0)
+    report = await verified(shop)
+    assert (gaps(report), report["sinks"][1]["outputs"]) == ([], 180)
+    assert report["sinks"][1]["left_out"] == {"the sink was defined otherwise then": 90}
+    cut_line(tmp_path / "out/moved.jsonl", '"id":150,')
+    assert [part for part, _, _ in gaps(await verified(shop))] == ["all"]
+
+
 async def test_a_backfill_that_lets_filtered_events_through_is_looked_for_under_its_version(tmp_path: Path) -> None:
     await run_shop(tmp_path)
     shop = write_shop(tmp_path, STEPS.replace(".n % 10 != 3", ".n >= 0"))
