@@ -71,7 +71,7 @@ def go_on(settings: Settings, job: str, no_wait: bool, as_json: bool, file: str 
         raise UsageError("job.alone", f"job {found.id} is a {found.kind} of its own", help=f"pipe {found.kind} resume {found.id}")
     done = asyncio.run(_through(settings, ref, found, file or ref.pipeline, terminal))
     _tell(terminal, ref, done, done.open, as_json)
-    return int(exit_status(done, found=False))
+    return int(exit_status(done, found=bool(done.progress.counts.get("dead_lettered"))))
 
 
 async def _through(settings: Settings, ref: StoreRef, job: Job, name: str, terminal: Terminal) -> Job:

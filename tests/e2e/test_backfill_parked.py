@@ -64,7 +64,7 @@ def test_killed_anywhere_each_lane_arrives_in_order_and_once(project: Path, poin
     change(project, transforms=ODD, sinks=[FILE, TABLE])
     pipe(project, "backfill", "orders", *RANGE, status=-signal.SIGKILL, fault=f"{point}:{nth}:kill")
     (job,) = json.loads(pipe(project, "backfill", "ls", "--json"))["items"]
-    pipe(project, "backfill", "resume", job["id"])
+    pipe(project, "backfill", "resume", job["id"], status=4)  # it made dead letters
     assert rows(project) == [0, 1, 3, 5, 7, 9, 11]
     letters = json.loads(pipe(project, "dlq", "ls", "orders", "--json"))["items"]
     assert sorted(letter["status"] for letter in letters) == ["open", "parked", "parked", "parked", "parked"]
