@@ -20,10 +20,11 @@ from penstock.engine.letters import LetterMaker
 from penstock.engine.overwriting import refuse_overwriting_retries
 from penstock.engine.parking import claim_lanes
 from penstock.engine.patience import Patience
+from penstock.engine.promotion import refuse_unpromoted
 from penstock.engine.retry import persistently
 from penstock.engine.sinks import SinkEnd
 from penstock.engine.standing import Standing
-from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable, UsageError
+from penstock.errors import EnvironmentFault, Fenced, Transient, Unavailable
 from penstock.journal.journal import Journal
 from penstock.journal.lines import VERSION_DIGITS
 from penstock.journal.segments import roll_for
@@ -134,15 +135,7 @@ class _Start:
     async def admit(self, store: StateStore) -> None:
         """:raises UsageError: `version.not_promoted`, where the pipeline's policy asks for it."""
         pipeline = self.assembly.pipeline
-        if pipeline.promote != "required" or await self.patiently(lambda: store.promotions.admits(pipeline.version)):
-            return
-        raise UsageError(
-            "version.not_promoted",
-            f"nobody has let this version of {pipeline.name} through: {pipeline.version[:VERSION_DIGITS]}",
-            where=str(pipeline.file),
-            why="the pipeline says `promote: required`, and another version ran before",
-            help=f"pipe backfill {pipeline.name} --from -7d --to now --mode shadow, then pipe backfill promote JOB",
-        )
+        await self.patiently(lambda: refuse_unpromoted(pipeline, pipeline, store))
 
     async def open_ledgers(self, store: StateStore) -> list[LedgerState]:
         """The sinks that hold their own are opened; the state store's ledger is that of all others."""
