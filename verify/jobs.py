@@ -5,17 +5,21 @@ Their lines correct others and lie anywhere behind these. Memory: 20 bytes for e
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from penstock.cloudevents import timestamp
 from penstock.engine.owed import event_digest
 from penstock.journal.lines import Line, Outcome
+from penstock.journal.reader import JournalReader
 from verify.digests import Digests
 
+REPLAYS = ("replay", "retry", "release")
+"""The kinds of jobs that take up dead letters."""
 _RUN = 1 << 16
 
 
@@ -47,12 +51,25 @@ class Deeds:
     """By event, in order.
 
     :ivar letters: ids of the dead letters that lines of jobs name, as numbers.
+    :ivar replays: ids of the jobs that took up dead letters, as far as they are still stored.
     """
 
     letters: Digests = field(default_factory=Digests)
+    replays: frozenset[str] = frozenset()
     count: int = 0
     _table: list[Kind] = field(default_factory=list)
     _runs: list[tuple[array[int], array[int], array[float]]] = field(default_factory=list)
+
+    @classmethod
+    async def read(cls, reader: JournalReader, kind_of: Callable[[str], Awaitable[str]]) -> Deeds:
+        """Of all jobs that a journal tells of.
+
+        :param kind_of: of a job, by its id; empty where it is not stored any more.
+        """
+        deeds = await asyncio.to_thread(lambda: cls.of(record.line for record in reader.outcomes_of_jobs()))
+        jobs = dict.fromkeys(kind.job for kind in deeds._table)
+        deeds.replays = frozenset([job for job in jobs if await kind_of(job) in REPLAYS])
+        return deeds
 
     @classmethod
     def of(cls, lines: Iterable[Line]) -> Deeds:

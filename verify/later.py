@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +37,7 @@ class Later:
         lacking = [looker for looker in self.reckoning.lookers if await looker.lacks()]
         if not lacking:
             return
-        deeds = await asyncio.to_thread(lambda: Deeds.of(record.line for record in self.reader.outcomes_of_jobs()))
+        deeds = await Deeds.read(self.reader, self._remaker.kind_of)
         lacking = await self._tell_of_run(lacking)
         if lacking and deeds.count:
             self.reckoning.deeds = deeds

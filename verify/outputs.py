@@ -23,7 +23,7 @@ from penstock.event import Event
 from penstock.journal.lines import Line, check_value
 from penstock.state.records import DeadLetter
 from penstock.state.store import StateStore
-from verify.jobs import Deed
+from verify.jobs import REPLAYS, Deed
 from verify.standing import Delivery
 
 Made = Sequence[Output] | str
@@ -35,7 +35,6 @@ READ_AGAIN = "its record was read from the source again when it was replayed"
 ASKED = "its steps asked the world again in a job"
 SEVERAL = "it was delivered in several attempts, which may have made different outputs"
 NO_MOMENT = "its steps ask for `now`, and when they ran in its job is not known"
-_REPLAYS = ("replay", "retry", "release")
 
 
 @dataclass(slots=True)
@@ -78,7 +77,7 @@ class Remaker:
             return recompute
         if deed.kind.asked:
             return ASKED
-        kind = await self._kind(deed.kind.job)
+        kind = await self.kind_of(deed.kind.job)
         moves = asks_now(recompute.pipeline.content)
         if moves and not kind:
             return NO_MOMENT
@@ -113,7 +112,8 @@ class Remaker:
             self._refused[digits] = error.message
             return error.message
 
-    async def _kind(self, job: str) -> str:
+    async def kind_of(self, job: str) -> str:
+        """Of a job, by its id; empty where it is not stored any more."""
         if job not in self.jobs:
             try:
                 self.jobs[job] = (await self.store.jobs.find(job)).kind
@@ -165,7 +165,7 @@ def _check_values(outputs: Sequence[tuple[Event, int]], filled: Event) -> list[s
 def _as_delivered(line: Line, deed: Deed, kind: str, letter: DeadLetter | None) -> Line | str:
     """The line as if the job's attempt had been the first; a text where what the job sent is not known."""
     again = msgspec.structs.replace(line, outcome="delivered", step=None, letter=None, outputs=None, answers=None)
-    if kind in _REPLAYS:
+    if kind in REPLAYS:
         again = msgspec.structs.replace(again, at=rfc3339(deed.at))
     if kind == "backfill":
         return again

@@ -25,7 +25,6 @@ from verify.versions import SinkBook
 
 REDEFINED = "the sink was defined otherwise then"
 """Why an event is not looked for in a sink of today."""
-ADDED = "the sink was added before the event was replayed, and need not have got it"
 
 
 @dataclass(slots=True)
@@ -135,7 +134,7 @@ class Reckoning:
 
     def standing(self, line: Line) -> Standing:
         """What has become of the event of a line."""
-        return standing_of(line, self.deeds.about(line), self.book.names)
+        return standing_of(line, self.deeds.about(line), self.book.names, self.deeds.replays)
 
     async def run_jobs(self) -> None:
         """The second pass, where there is any need of it: what jobs delivered, behind everything that the run did."""
@@ -153,7 +152,7 @@ class Reckoning:
 
     async def _want_of_jobs(self, token: int, line: Line, letter: DeadLetter | None) -> None:
         """Each sink is looked into for what it was given first."""
-        covered, redefined, unsure = set[str](), set[str](), set[str]()
+        covered, redefined = set[str](), set[str]()
         for delivery in self.standing(line).deliveries:
             version = line.version if delivery.deed is None else delivery.deed.kind.version
             await self.book.learn({version})
@@ -165,14 +164,12 @@ class Reckoning:
                         looker.leave_out(made)
                     else:
                         looker.want(token, made)
-            names = self.book.names(version) or ()
-            reached = {name for name in names if delivery.reaches(name)}
+            reached = {name for name in self.book.names(version) or () if delivery.reaches(name)}
             as_today = {name for name in reached if self.book.is_as_today(version, name)}
             covered, redefined = covered | as_today, redefined | (reached - as_today)
-            unsure |= {name for name in names if delivery.is_replay and name not in reached}
         for looker in self.lookers:
-            if looker.inspection is not None and looker.name not in covered and looker.name in redefined | unsure:
-                looker.leave_out(REDEFINED if looker.name in redefined else ADDED)
+            if looker.inspection is not None and looker.name not in covered and looker.name in redefined:
+                looker.leave_out(REDEFINED)
 
     async def letters_of(self, lines: Sequence[Line]) -> list[DeadLetter | None]:
         """Their dead letters, as far as they are still there; whole, where they were edited."""

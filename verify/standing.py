@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from penstock.engine.lanes import LANE
@@ -18,19 +18,14 @@ class Delivery:
     """One that got through, of the run or of a job.
 
     :ivar deed: of a job; None: the run delivered it.
-    :ivar sinks: whom it was for; None: all sinks of its version. A replay's was for those that its event failed for: one that was
-        added since need not have got it.
+    :ivar sinks: whom it was for; None: all sinks of its version. With a replay those have it, too, that its event had reached
+        before it failed at others: one that was added since need not have got it.
     :ivar after: what was tried before, that may have got as far as some sinks.
     """
 
     deed: Deed | None = None
     sinks: tuple[str, ...] | None = None
     after: Sequence[Deed | None] = ()
-
-    @property
-    def is_replay(self) -> bool:
-        """Whether its job did not say whom it was for."""
-        return self.deed is not None and self.deed.kind.sinks is None and self.sinks is not None
 
     def reaches(self, sink: str) -> bool:
         """Whether it was for this sink, as far as it says."""
@@ -54,10 +49,11 @@ RUN = Delivery()
 _DELIVERED = Standing("delivered", (RUN,))
 
 
-def standing_of(line: Line, deeds: Sequence[Deed], sinks_of: SinksOf) -> Standing:
+def standing_of(line: Line, deeds: Sequence[Deed], sinks_of: SinksOf, replays: Collection[str]) -> Standing:
     """What has become of the event of a line.
 
     :param deeds: what jobs made of it, in order.
+    :param replays: the ids of jobs that take up dead letters.
     """
     if not deeds:
         return _DELIVERED if line.outcome == "delivered" else Standing(line.outcome, ())
@@ -73,7 +69,9 @@ def standing_of(line: Line, deeds: Sequence[Deed], sinks_of: SinksOf) -> Standin
                 tried.append(deed)
             outcome = "dead_lettered"
         elif kind.outcome == "delivered":
-            sinks = kind.sinks if kind.sinks is not None or outcome != "dead_lettered" else owed
+            sinks = kind.sinks
+            if sinks is not None and outcome == "dead_lettered" and kind.job in replays:
+                sinks = None if owed is None else tuple(dict.fromkeys((*owed, *sinks)))
             deliveries.append(Delivery(deed, None if sinks is None else tuple(sinks), tuple(tried)))
             outcome = "delivered"
         elif outcome == "dead_lettered":

@@ -128,13 +128,14 @@ class Verifier:
         await book.open()
         found.sinks = [looker.found for looker in looking]
         total = reader.count(start, end)
+        remaker = Remaker(Versions(self.around, self.store.versions), self.store)
         return Reckoning(
             pipeline=self.pipeline.name,
             findings=found,
             range=LineRange(reader, start, end, alike if book.asks_now else of_one_version),
-            deeds=await asyncio.to_thread(lambda: Deeds.of(record.line for record in reader.outcomes_of_jobs())),
+            deeds=await Deeds.read(reader, remaker.kind_of),
             book=book,
-            remaker=Remaker(Versions(self.around, self.store.versions), self.store),
+            remaker=remaker,
             lookers=looking,
             letters=LetterCheck(self.store, self.pipeline.name, found, self.pipeline.dead_letter.retention, now),
             tell=lambda done: tell("journal", done, total),

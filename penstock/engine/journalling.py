@@ -200,14 +200,20 @@ class Journalling:
         work, version = group.works[w], self.version if group.turn is None else group.turn.version[:VERSION_DIGITS]
         event, at = work.batch.events[origin], rfc3339(work.received)
         head, said = head_text(at, work.batch.partition, version), self._outcome(event, outcome, failure)
-        due = work.due.get(origin)
-        sinks = None if due is None else [name for bit, name in enumerate(self.sinks) if due >> bit & 1]
-        said += corrects_text(event.id, group.job, sinks)
+        said += corrects_text(event.id, group.job, self._meant(work, origin))
         if group.job:
             said += _answers(work, origin)
         lines.texts.append(b'%b,"position":"%b"%b}' % (head, b2a_hex(event.position), said))
         lines.ids.append(event.id)
         lines.times.append(at)  # it is no event, and in no range
+
+    def _meant(self, work: Work, origin: int) -> list[str] | None:
+        """The sinks that a job is for with an event; None: all."""
+        due, owed = work.due.get(origin, -1), work.owed.get(origin)
+        meant = [
+            name for bit, name in enumerate(self.sinks) if due >> bit & 1 and (owed is None or work.sink_ledgers[bit] in owed)
+        ]
+        return None if len(meant) == len(self.sinks) else meant
 
     def _outcome(self, event: Event, outcome: Outcome, failure: Failure | None) -> bytes:
         letter = letter_id(self.pipeline, event) if outcome == "dead_lettered" else None

@@ -9,7 +9,7 @@ Members, in this order; what does not apply is left out:
 - `outcome`: `delivered`, `filtered`, `deduplicated` or `dead_lettered`; `step`: where it failed; `letter`: its dead letter.
 - `corrects`: the line is no new event: it says anew what became of the last one with this id and position, in its own commit, or
   later in a `job`.
-- `sinks`: of a job that was not for all sinks, those that it was for.
+- `sinks`: of a job that was not for all sinks, those that it was for: of a replay, those of the ledgers that owed the letter.
 - `outputs`: for each output a check value, or the CloudEvent itself, as the pipeline's `journal.outputs` says; null for one that
   has no JSON form.
 - `routes`: beside whole outputs, for each the bit mask of the sinks that took it; left out where all did.

@@ -14,10 +14,13 @@ from backfill_parts import BEGAN, DAY, STEPS, desk_of, run_shop, write_events, w
 from engine_parts import crash_at
 
 import penstock
+from dlq.replay import replay
+from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
 from penstock.engine.carry_out import carry_out
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import PenstockError
+from penstock.faults import Faults
 from penstock.journal.reader import JournalReader
 from penstock.state.records import LetterQuery
 
@@ -86,6 +89,39 @@ async def test_a_new_sink_gets_what_the_others_had(tmp_path: Path, sink: str) ->
     again = await backfill(pipeline)
     assert (again["held"], again.get("delivered", 0)) == (896, 0)
     assert (lines("fresh") if sink == NEW else [row[0] for row in rows()]) == got
+
+
+MENDED = STEPS[: STEPS.index("  - { name: check")]
+
+
+async def replay_all(pipeline: Pipeline) -> None:
+    await replay(pipeline, LetterQuery(), clock=SystemClock(), faults=Faults())
+
+
+@pytest.mark.parametrize("sink", [NEW, TABLE])
+async def test_a_new_sink_gets_what_a_replay_delivered_to_the_others(tmp_path: Path, sink: str) -> None:
+    await run_shop(tmp_path)
+    await replay_all(write_shop(tmp_path, MENDED))
+    before = lines("all")
+    counts = await backfill(write_shop(tmp_path, MENDED, sink))
+    assert counts == {"delivered": 900, "filtered": 100, "received": 1000}
+    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
+    assert (got, lines("all")) == ([n for n in range(1000) if n % 10 != 3], before)
+
+
+@pytest.mark.parametrize(("sink", "replayed"), [(NEW, 4), (TABLE, 0)])
+async def test_a_sink_that_is_new_when_letters_are_replayed_gets_each_event_once(
+    tmp_path: Path, sink: str, replayed: int
+) -> None:
+    """A letter is owed by a ledger: a sink with one of its own, which is new, the replay is not for."""
+    await run_shop(tmp_path)
+    pipeline = write_shop(tmp_path, MENDED, sink)
+    await replay_all(pipeline)
+    counts = await backfill(pipeline)
+    assert (counts["delivered"], counts.get("held", 0)) == (900 - replayed, replayed)
+    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
+    assert sorted(got) == [n for n in range(1000) if n % 10 != 3]
+    assert (await backfill(pipeline))["held"] == 900
 
 
 async def test_one_sink_alone_and_then_the_other(tmp_path: Path) -> None:

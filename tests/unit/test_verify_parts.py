@@ -72,7 +72,7 @@ def standing(line: Line, *deeds: Line) -> tuple[str, list[tuple[str, tuple[str, 
     """Outcome; who delivered it, and to whom."""
     kept = Deeds.of(deeds)
     names = {"v1": ["a", "b"], "v2": ["a", "b", "c"]}
-    found = standing_of(line, kept.about(a_line(corrects="e")) if deeds else (), names.get)
+    found = standing_of(line, kept.about(a_line(corrects="e")) if deeds else (), names.get, {"j"})
     return found.outcome, [(told(delivery), delivery.sinks) for delivery in found.deliveries]
 
 
@@ -87,14 +87,15 @@ def told(delivery: Delivery) -> str:
         (a_line(outcome="filtered"), [], ("filtered", [])),
         (a_line(outcome="dead_lettered"), [], ("dead_lettered", [])),
         (a_line(), [a_deed("delivered", sinks=["c"])], ("delivered", [("run", None), ("v2", ("c",))])),
-        (a_line(outcome="dead_lettered"), [a_deed("delivered")], ("delivered", [("v2", ("a", "b"))])),
+        (a_line(outcome="dead_lettered"), [a_deed("delivered")], ("delivered", [("v2", None)])),
+        (a_line(outcome="dead_lettered"), [a_deed("delivered", sinks=["b"])], ("delivered", [("v2", ("a", "b"))])),
         (a_line(outcome="dead_lettered"), [a_deed("filtered")], ("filtered", [])),
         (a_line(), [a_deed("filtered")], ("delivered", [("run", None)])),
         (a_line(outcome="filtered"), [a_deed("delivered")], ("delivered", [("v2", None)])),
         (a_line(), [a_deed("dead_lettered", sinks=["c"])], ("dead_lettered", [("run", None)])),
         (
             a_line(outcome="filtered"),
-            [a_deed("dead_lettered", sinks=["c"]), a_deed("delivered")],
+            [a_deed("dead_lettered", sinks=["c"]), a_deed("delivered", sinks=["c"])],
             ("delivered", [("v2", ("c",))]),
         ),
         (a_line(outcome="dead_lettered"), [a_deed("dead_lettered"), a_deed("deduplicated")], ("deduplicated", [])),
