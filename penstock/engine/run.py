@@ -180,6 +180,7 @@ class Run:
         try:
             await deliver
             await beside.signals.end()
+            await upkeep.recount()  # one that failed again has one dead letter still, which no commit knows
         except asyncio.CancelledError:
             if not self.stopping.is_set() or asyncio.current_task().cancelling():  # type: ignore[union-attr]  # inside a task
                 raise
