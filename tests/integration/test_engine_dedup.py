@@ -110,15 +110,6 @@ async def test_other_data_under_the_key_of_a_dead_letter_gets_through_and_supers
     assert summary.open_letters == 0
 
 
-async def test_an_event_that_is_given_again_and_fails_again_has_one_open_dead_letter(tmp_path: Path) -> None:
-    summaries = []
-    for _ in range(2):
-        feed, table = Feed.of({"id": 1, "total": -1}, positions=False), Table(tmp_path / "t.db")
-        pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("grade", grade)])
-        summaries.append(await run_once(pipeline))
-    assert [(summary.counts.dead_lettered, summary.open_letters) for summary in summaries] == [(1, 1), (1, 1)]
-
-
 @BATCHES
 async def test_every_dead_letter_of_a_key_is_superseded_and_none_hides_another(tmp_path: Path, batch: int) -> None:
     bad, worse = {"id": 1, "total": -1}, {"id": 1, "total": -2}

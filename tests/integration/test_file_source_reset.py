@@ -64,6 +64,14 @@ async def test_an_unchanged_file_is_read_again_under_the_same_ids(place: Path) -
     assert written(place) == first * 2
 
 
+async def test_what_fails_again_has_one_open_dead_letter(place: Path) -> None:
+    loaded = pipeline(place, transforms=[{"jq": 'if .n > 6 then error("odd") else . end'}])
+    summaries = [await run(loaded, once=True)]
+    await reset(loaded)
+    summaries.append(await run(loaded, once=True))
+    assert [(summary.counts.dead_lettered, summary.open_letters) for summary in summaries] == [(2, 2), (2, 2)]
+
+
 async def test_what_the_dedup_window_knows_is_not_delivered_twice(place: Path) -> None:
     loaded = pipeline(place, **WINDOW)
     await run(loaded, once=True)
