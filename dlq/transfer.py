@@ -46,6 +46,7 @@ class _Exact(msgspec.Struct):
     arrival: int = 0
     retries: int = 0
     next_at: float | None = None
+    redelivered: bool = False
 
 
 class _Line(msgspec.Struct):
@@ -93,7 +94,7 @@ def export_line(letter: DeadLetter, history: Sequence[Happening]) -> bytes:
     exact = _Exact(
         letter.source, letter.event_id, letter.type, letter.time, letter.reread, None if letter.key is None else letter.key.hex(),
         letter.brought_by.hex(), letter.data_digest.hex(), letter.first_at, letter.last_at, kept,
-        letter.lane, letter.arrival, letter.retries, letter.next_at,
+        letter.lane, letter.arrival, letter.retries, letter.next_at, letter.redelivered,
     )  # fmt: skip
     document: dict[str, Any] = {"dead_letter": FORMAT, **full_document(letter, kept), "exact": exact}
     return msgspec.json.encode(document)
@@ -134,7 +135,7 @@ def _letter(given: _Line) -> DeadLetter:
         data_digest=bytes.fromhex(exact.data_digest), attempts=given.attempts, repeats=given.repeats, first_at=exact.first_at,
         last_at=exact.last_at, status="open" if given.status == "replaying" else given.status,
         source_record=_text(given.source_record), edited=_text(given.edited), lane=exact.lane, arrival=exact.arrival,
-        retries=exact.retries, next_at=exact.next_at,
+        retries=exact.retries, next_at=exact.next_at, redelivered=exact.redelivered,
     )  # fmt: skip
     _check(letter)
     return letter

@@ -7,7 +7,7 @@ A repetition is settled with its first in read order, before anything divides th
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -113,11 +113,13 @@ async def judge(
     *,
     standing: Mapping[int, OpenLetter] | None = None,
     letters_too: bool = True,
+    again: Collection[int] = (),
 ) -> Verdicts:
     """Look the keys up in every ledger and among the open dead letters, and decide. Without dedup, `keys` is empty.
 
     :param standing: of the events that some ledger holds, those with a dead letter of their own.
     :param letters_too: False for a replay, whose events are these very dead letters.
+    :param again: as `Work.again`.
     """
     verdicts = Verdicts(held=held, standing=dict(standing or {}))
     if not keys:
@@ -134,7 +136,7 @@ async def judge(
         await _find_settled(events, keys, known, letters, ledgers, verdicts)
     if any(known.values()) or letters:
         for event, key in fresh:
-            _judge_one(event, key, known, letters.get(key.key, ()), batch, verdicts)
+            _judge_one(event, key, known, letters.get(key.key, ()), batch, verdicts, event.origin in again)
     _conclude(batch, [ledger.name for ledger in ledgers], verdicts)
     return verdicts
 
@@ -197,12 +199,15 @@ def _judge_one(
     letters: Sequence[OpenLetter],
     batch: Batch,
     verdicts: Verdicts,
+    again: bool,
 ) -> None:
     for ledger, seen in known.items():
         by = seen.get(key.key)
         if by is None:
             continue
-        if by == key.brought_by:  # an event read again is never its own repetition (rule 5)
+        if by == key.brought_by and again:
+            verdicts.recorded.setdefault(ledger, set()).add(event.origin)
+        elif by == key.brought_by:  # an event read again is never its own repetition (rule 5)
             _add_held(verdicts, ledger, event.origin)
         else:
             verdicts.repeated.setdefault(ledger, set()).add(event.origin)

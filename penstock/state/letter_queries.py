@@ -12,7 +12,7 @@ import msgspec
 
 from penstock.errors import UsageError, Violation
 from penstock.state.dialect import Connection, dialect_of
-from penstock.state.letter_tables import COLUMNS, KEEPS_KEY, LIVE
+from penstock.state.letter_tables import COLUMNS, FLAGS, KEEPS_KEY, LIVE
 from penstock.state.letter_tally import kinds
 from penstock.state.letter_where import condition
 from penstock.state.records import STATUSES, DeadLetter, Delivered, LetterQuery, OpenLetter
@@ -158,7 +158,7 @@ def _parse_cursor(text: str) -> list[Any]:
 
 def _letter(pipeline: str, row: tuple[Any, ...]) -> DeadLetter:
     values = dict(zip((*COLUMNS, *_BODIES), row, strict=True))
-    values["reread"] = bool(values["reread"])
+    values |= {name: bool(values[name]) for name in FLAGS}
     values["violations"] = _decode_violations(values["violations"])
     values["owed"] = _decode_owed(values["owed"])
     values["delivered"] = _decode_delivered(values["delivered"])

@@ -49,7 +49,11 @@ COLUMNS = (
     "id", "version", "step", "code", "message", "why", "help", "violations", "fingerprint", "partition", "position", "source",
     "event_id", "type", "time", "event", "original_length", "original_digest", "reread", "owed", "delivered", "key", "brought_by",
     "data_digest", "attempts", "repeats", "first_at", "last_at", "status", "job", "lane", "arrival", "retries", "next_at",
+    "redelivered",
 )  # fmt: skip
+FLAGS = ("reread", "redelivered")
+"""Columns that are true or false."""
+REDELIVERY_COLUMN = "ALTER TABLE letters ADD COLUMN redelivered INTEGER NOT NULL DEFAULT 0"
 _JSON = frozenset({"violations", "owed", "delivered"})
 _QUOTED = ", ".join(f'"{column}"' for column in COLUMNS)
 _INSERT = f"INSERT INTO letters (pending, {_QUOTED}) VALUES (?{', ?' * len(COLUMNS)}) RETURNING seq"  # noqa: S608 - constants
@@ -143,7 +147,7 @@ def _absorb(connection: Connection, seq: int, identity: str, settled: Collection
     :param settled: the ledgers of which a letter that was replayed says alone whether they owe it; None: it was not replayed.
     """
     was_replayed = settled is not None
-    columns = "seq, owed, delivered, attempts, repeats, first_at, status, lane, arrival, retries, next_at, job"
+    columns = "seq, owed, delivered, attempts, repeats, first_at, status, lane, arrival, retries, next_at, job, redelivered"
     query = f"SELECT {columns} FROM letters WHERE "  # noqa: S608 - constants
     old = connection.execute(query + "id = ? AND pending IS NULL", (identity,)).fetchone()
     if old is None:
@@ -161,13 +165,15 @@ def _absorb(connection: Connection, seq: int, identity: str, settled: Collection
     lane, arrival = old[7:9] if is_held and old[7] is not None else new[7:9]
     stays = old[6] == "parked" or (old[6] == "replaying" and not was_replayed)  # a job that has it settles what it found
     status, job = (old[6], old[11]) if stays else (new[6], new[11])
+    redelivered = int(new[12] or (is_held and old[12]))
     retries, next_at = old[9:11] if is_held and not was_replayed and status != "parked" else new[9:11]
     connection.execute(
         """UPDATE letters SET pending = NULL, owed = ?, delivered = ?, attempts = attempts + ?, repeats = repeats + ?,
-           first_at = ?, status = ?, lane = ?, arrival = ?, retries = ?, next_at = ?, job = ? WHERE seq = ?""",
+           first_at = ?, status = ?, lane = ?, arrival = ?, retries = ?, next_at = ?, job = ?, redelivered = ?
+           WHERE seq = ?""",
         (
             *(_json(owed), _json(delivered), old[3], old[4], old[5]),
-            *(status, lane, arrival, retries, next_at, job, seq),
+            *(status, lane, arrival, retries, next_at, job, redelivered, seq),
         ),
     )
 
@@ -281,7 +287,7 @@ def union(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:
 def _stored(column: str, value: Any) -> Any:
     if column in _JSON:
         return _json(list(value))
-    return int(value) if column == "reread" else value
+    return int(value) if column in FLAGS else value
 
 
 def _json(value: Any) -> str:

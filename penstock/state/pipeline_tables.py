@@ -23,7 +23,7 @@ from penstock.state.lane_tally import LANE_TALLY_SCHEMA
 from penstock.state.ledger_tables import decode_counts, encode_counts, put_positions, read_positions
 from penstock.state.letter_history import HISTORY_TABLES
 from penstock.state.letter_queries import LETTER_COUNTING_INDEXES
-from penstock.state.letter_tables import LETTER_TABLES
+from penstock.state.letter_tables import LETTER_TABLES, REDELIVERY_COLUMN
 from penstock.state.letter_tally import TALLY_SCHEMA
 from penstock.state.migration import Schema
 from penstock.state.pipeline_records import Note, RunRecord, Version
@@ -77,6 +77,7 @@ STORE_SCHEMA = Schema(
         [ANSWERS_TABLE],
         [*LANE_COLUMNS],
         [*LANE_TALLY_SCHEMA],
+        [REDELIVERY_COLUMN],
     ],
 )
 

@@ -54,6 +54,7 @@ class DeadLetter:
     :ivar lane: key of the lane that it holds, or waits in, within its partition; None: it is in none. Where two of a lane have no
         position, or the same, `arrival` says which came first.
     :ivar retries: how many retries of the schedule are behind it; `next_at`: when the next is due, in seconds since 1970.
+    :ivar redelivered: its ledgers are to take it although they had its event before: its own dedup key does not stand in its way.
     """
 
     id: str
@@ -95,6 +96,7 @@ class DeadLetter:
     arrival: int = 0
     retries: int = 0
     next_at: float | None = None
+    redelivered: bool = False
 
     @property
     def effective(self) -> bytes:

@@ -95,7 +95,7 @@ MENDED = STEPS[: STEPS.index("  - { name: check")]
 
 
 async def replay_all(pipeline: Pipeline) -> None:
-    await replay(pipeline, LetterQuery(), clock=SystemClock(), faults=Faults())
+    await replay(pipeline, LetterQuery(), clock=SystemClock(), faults=Faults(), overwrite=True)
 
 
 @pytest.mark.parametrize("sink", [NEW, TABLE])
@@ -148,6 +148,29 @@ async def test_redelivered_everything_comes_again(tmp_path: Path) -> None:
     counts = await backfill(pipeline, redeliver=True)
     assert counts["delivered"] == 90
     assert lines("all") == delivered(100) * 2
+
+
+DEDUP = "dedup: { window: 30d, key: .data.n }\n"
+ODD = STEPS.replace("{id: .n", '{id: (if .n == 8 then error("odd") else .n end)')
+
+
+async def test_a_redelivery_that_failed_is_made_up_for_by_its_dead_letter_whatever_dedup_knows(tmp_path: Path) -> None:
+    await run_shop(tmp_path, count=20, more=DEDUP)
+    assert (await backfill(write_shop(tmp_path, ODD, DEDUP), redeliver=True))["dead_lettered"] == 1
+    await replay_all(write_shop(tmp_path, ODD, DEDUP))  # fails again, and is a redelivery still
+    await replay_all(write_shop(tmp_path, STEPS, DEDUP))
+    expected = delivered(20)
+    assert lines("all") == [*expected, *(n for n in expected if n != 8), 8]
+
+
+@pytest.mark.parametrize("sink", [NEW, TABLE])
+async def test_what_failed_on_its_way_to_a_new_sink_its_dead_letter_brings_there(tmp_path: Path, sink: str) -> None:
+    await run_shop(tmp_path, count=20, more=DEDUP)
+    before = lines("all")
+    assert (await backfill(write_shop(tmp_path, ODD, sink + DEDUP)))["dead_lettered"] == 1
+    await replay_all(write_shop(tmp_path, STEPS, sink + DEDUP))
+    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
+    assert (sorted(got), lines("all")) == (delivered(20), before)
 
 
 async def test_the_filter_the_range_and_the_limit_narrow_it(tmp_path: Path) -> None:

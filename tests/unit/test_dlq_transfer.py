@@ -57,6 +57,7 @@ EVERYTHING = made(
     arrival=3,
     retries=2,
     next_at=7.25,
+    redelivered=True,
 )
 HISTORY = [Happening(1.5, "edited", "ann@here", {"reason": "r", "before": "{}", "after": "{}"})]
 
