@@ -51,6 +51,8 @@ class Dialect:
     :ivar nested: joins so that the index of the right side is used.
     :ivar unindexed: before a column: no index is chosen for it.
     :ivar by_index: behind a table: this index is chosen. PostgreSQL knows from its statistics how few rows a partial one has.
+    :ivar unsorted: what makes the queries behind it, in this transaction, take rows in the order of an index, where there is one:
+        PostgreSQL would sort them where it has no statistics yet, as behind a burst of failures.
     :ivar tables: the tables of the store, by name.
     """
 
@@ -62,6 +64,7 @@ class Dialect:
     nested: str
     unindexed: str
     by_index: str
+    unsorted: Sequence[str]
     tables: str
 
     def among(self, values: Iterable[str]) -> Any:
@@ -85,6 +88,7 @@ SQLITE = Dialect(
     nested="CROSS JOIN",
     unindexed="+",
     by_index="INDEXED BY {}",
+    unsorted=(),
     tables="SELECT name FROM sqlite_master WHERE type = 'table'",
 )
 
@@ -97,6 +101,7 @@ POSTGRES = _Postgres(
     nested="JOIN",
     unindexed="",
     by_index="",
+    unsorted=("SET LOCAL enable_sort = off",),
     tables="SELECT table_name AS name FROM information_schema.tables WHERE table_schema = current_schema()",
 )
 

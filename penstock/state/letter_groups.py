@@ -51,7 +51,10 @@ def _edges(connection: Connection, query: LetterQuery) -> list[Any]:
     chosen = condition(connection, query.of_counts(), standing=False)
     bounds = [(text, at) for text, at in ((">= ?", query.after), ("< ?", query.before)) if at is not None]
     same = "x.pending IS NULL AND x.fingerprint = k.f AND x.type = k.t AND x.status = k.s AND x.code = k.c AND x.step = k.p"
-    plain = dialect_of(connection).unindexed  # the letters of a kind, latest first, until one lies in the range
+    dialect = dialect_of(connection)
+    plain = dialect.unindexed  # the letters of a kind, latest first, until one lies in the range
+    for statement in dialect.unsorted:
+        connection.execute(statement)
     ends = (("first_at", "first_at", ""), ("last_at", "last_at DESC", plain), ("seq", "first_at DESC", ""))
     edges = ", ".join(
         f"(SELECT x.{column} FROM letters AS x WHERE {same}"  # noqa: S608 - constants
