@@ -26,6 +26,7 @@ from penstock.engine.due_jobs import make_due
 from penstock.engine.pace import Pace
 from penstock.engine.retry import PATIENT, Waits, persistently
 from penstock.engine.supervise import bug
+from penstock.engine.tasks import call_off
 from penstock.engine.turn import OUTCOMES, Turn
 from penstock.errors import Fenced, PenstockError, Transient, UsageError
 from penstock.ledger import Counts
@@ -139,9 +140,7 @@ class Jobs:
         try:
             await asyncio.wait((sleeping, waking), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (sleeping, waking):
-                task.cancel()
-            await asyncio.gather(sleeping, waking, return_exceptions=True)
+            await call_off(sleeping, waking)
 
     # ---- one job
 
