@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import penstock
 from penstock.clock import SystemClock
@@ -140,3 +143,12 @@ class Shop:
                 del each["asked"]
             found[line.received().id] = answers
         return found
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """The shop in a directory of its own, whose steps no other test's stand in the way of."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "world_steps", raising=False)
+    return Shop(tmp_path)

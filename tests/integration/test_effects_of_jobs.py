@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 from backfill_parts import desk_of
 from effects_parts import CHARGE, Shop
+from effects_parts import shop as shop
 
 from backfill.desk import Desk
 from dlq.replay import ReplaySummary, replay
@@ -29,14 +28,6 @@ from penstock.state.records import LetterQuery
 
 WHOLE = "  - { name: whole, jq: 'if .n % 4 == 3 then error(\"no\") else . end' }\n"
 MENDED = WHOLE.replace("== 3", "== 9")
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "world_steps", raising=False)
-    return Shop(tmp_path)
 
 
 async def again(pipeline: Pipeline, faults: Faults | None = None, **how: Any) -> ReplaySummary:

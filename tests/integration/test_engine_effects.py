@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from effects_parts import CHARGE, FILE, Shop
+from effects_parts import shop as shop
 
 from penstock.errors import Fatal
 from penstock.event import Event
@@ -22,14 +21,6 @@ sinks:
   - sqlite: { path: out.db, table: paid, key: [n], create: true }
 """
 TABLE = "sink: { sqlite: { path: out.db, table: paid, key: [n], create: true } }\n"
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "world_steps", raising=False)
-    return Shop(tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from backfill_parts import desk_of
 from effects_parts import CHARGE, Shop
+from effects_parts import shop as shop
 from verify_parts import gaps, verified
 
 import penstock
@@ -106,8 +107,7 @@ async def test_rows_that_were_older_and_rows_that_were_removed_are_no_gaps() -> 
     assert {part for part, _, _ in gaps(await verified(shop, *ALWAYS))} == {"table"}
 
 
-async def test_steps_with_effects_are_not_performed_and_their_answers_tell_what_was_delivered(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+async def test_steps_with_effects_are_not_performed_and_their_answers_tell_what_was_delivered(shop: Shop) -> None:
     shop.write(CHARGE)
     shop.add(*range(12))
     shop.trouble(n3="declined", n5="drop", n7="several")
