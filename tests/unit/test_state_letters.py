@@ -36,7 +36,8 @@ async def listed(store: StateStore) -> dict[str, tuple[str, list[str]]]:
 async def test_a_letter_comes_back_whole(store: StateStore) -> None:
     original = letter(
         "l1", 7, why="why", help="help", violations=[Violation(".price", "minimum", "too low")],
-        delivered=[Delivered("s", 1)], time="2026-01-01T00:00:00Z", attempts=3, repeats=2, reread=True, job="j", status="open", redelivered=True,
+        delivered=[Delivered("s", 1)], time="2026-01-01T00:00:00Z", attempts=3, repeats=2, reread=True, job="j", status="open",
+        redelivered=True,
     )  # fmt: skip
     await store.put_dead_letters(1, 1, [original], [])
     await store.note(1, note(1))
