@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from mirror_parts import Busy, Keeper, differences, has_slot, pgbench, prepare, two_databases, write_pipeline
+from mirror_parts import Busy, Keeper, Reading, differences, pgbench, prepare, two_databases, write_pipeline
 from server_parts import StartPostgres
 
 from penstock.testing.cdc_scenario import SETTINGS, World
@@ -39,12 +39,13 @@ def test_tables_of_every_kind_are_mirrored_while_everything_is_struck(
     with two_databases(source, target, "mirror") as world, Launcher() as launcher:
         prepare(world, ACCOUNTS)
         write_pipeline(tmp_path, world)
+        reading = Reading(world.source)
         with ExitStack() as stack:
             for number in range(2):
-                keeper = Keeper(world.source, number, random.Random(f"{version}/{seed}/{number}"))
+                keeper = Keeper(world.source, number, random.Random(f"{version}/{seed}/{number}"), reading)
                 stack.callback(keeper.close)
                 stack.enter_context(Busy(keeper.step))
-            bench = stack.enter_context(Busy(lambda: _pgbench(world, rng)))
+            bench = stack.enter_context(Busy(lambda: _pgbench(world, rng, reading)))
             for _ in range(RUNS):
                 _struck_run(world, launcher, tmp_path, rng)
         assert bench.done
@@ -56,9 +57,9 @@ def test_tables_of_every_kind_are_mirrored_while_everything_is_struck(
         assert not (found := differences(world)), "\n".join(f"{table}: {what}" for table, what in found.items())
 
 
-def _pgbench(world: World, rng: random.Random) -> None:
+def _pgbench(world: World, rng: random.Random, reading: Reading) -> None:
     script = random.Random(rng.random()).choice(["tpcb-like", "simple-update"])
-    if has_slot(world.source):  # snapshots pass over its table without a key
+    if reading.has_begun():
         pgbench(world.source, "-n", "-b", script, "-c", "3", "-t", "20")
 
 
