@@ -29,14 +29,13 @@ from penstock.faults import Faults
 from penstock.journal.journal import Journal
 from penstock.journal.known import Known
 from penstock.journal.lines import Line
-from penstock.journal.reader import JournalReader, moment
+from penstock.journal.reader import EVER, JournalReader, moment
 from penstock.spi import Position
 
 EVENTS, BYTES = 10_000, 16 << 20
 """What is looked up and written together: many at a time, for each frame of the journal is read once for all of them."""
 NAMED = 3
 """Events that are named where there are too many to name all."""
-_EVER = (-1e11, 1e11)
 
 Tell = Callable[[int, tuple[int, int] | None], None]
 """Hears how many records were read, and how much of how much, where the source knows that."""
@@ -145,7 +144,7 @@ class Copying:
             return [None] * len(events)
         numbers = self._held.numbers(events)
         if None in numbers and not self._held.is_all:
-            self._held = Known.read(self.journal, *_EVER)
+            self._held = Known.read(self.journal, *EVER)
             numbers = self._held.numbers(events)
         return self._held.lines(numbers)
 

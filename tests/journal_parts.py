@@ -15,12 +15,10 @@ from penstock.faults import Faults
 from penstock.journal.encoding import Lines
 from penstock.journal.frames import Place
 from penstock.journal.lines import Envelopes, corrects_text, head_text, outcome_text
-from penstock.journal.reader import JournalReader, Record
+from penstock.journal.reader import EVER, JournalReader, Record
 from penstock.journal.segments import Segments
 
 BEGAN = 1_760_000_000.0
-EVER = (-1e11, 1e11)
-"""A range that holds every time."""
 
 
 def an_event(number: int, **changes: Any) -> Event:

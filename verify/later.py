@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from penstock.engine.recompute import Output
 from penstock.journal.lines import Line
-from penstock.journal.reader import JournalReader, Mark, moment
+from penstock.journal.reader import EVER, JournalReader, Mark, moment
 from verify.jobs import Deeds
-from verify.letters import EVER
 from verify.lookers import Looker
 from verify.outputs import Remaker
 from verify.range import LineRange

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from penstock.cloudevents import is_time, timestamp
 from penstock.journal.frames import Place
 from penstock.journal.lines import Line
-from penstock.journal.reader import JournalReader, Mark
+from penstock.journal.reader import EVER, JournalReader, Mark
 from penstock.state.records import DeadLetter, LetterQuery
 from penstock.state.store import StateStore
 from verify.digests import Digests
@@ -17,8 +17,6 @@ from verify.extent import Reach
 from verify.findings import Findings, Gap
 
 PART = "dead letters"
-EVER = (-1e11, 1e11)
-"""A range that holds every time."""
 _PAGE = 500
 Fresh = Callable[[], Awaitable[JournalReader]]
 

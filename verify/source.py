@@ -14,11 +14,12 @@ from penstock.engine.retry import gave_up
 from penstock.errors import Transient
 from penstock.event import Event
 from penstock.journal.known import Known, digest_of
+from penstock.journal.reader import EVER
 from penstock.spi import Position
 from verify.digests import Digests
 from verify.extent import Reach
 from verify.findings import Findings, Gap, SourceFound
-from verify.letters import EVER, Fresh
+from verify.letters import Fresh
 
 PART = "journal"
 _PAGE = 500

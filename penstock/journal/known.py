@@ -24,12 +24,11 @@ import msgspec
 
 from penstock.journal.frames import Frame
 from penstock.journal.lines import Line, Outcome
-from penstock.journal.reader import JournalReader
+from penstock.journal.reader import EVER, JournalReader
 
 _RANKS: Mapping[Outcome, int] = MappingProxyType(
     {"unknown": 0, "deduplicated": 0, "filtered": 1, "dead_lettered": 2, "delivered": 3}
 )
-_EVER = (-1e11, 1e11)
 _RANK, _FRAME, _LINES, _FRAMES = 62, 24, (1 << 24) - 1, (1 << 38) - 1
 """A place, in 64 bits: rank of the outcome (2), number of the frame among those of the range (38), line in the frame (24)."""
 
@@ -69,7 +68,7 @@ class Known:
     """
 
     def __init__(self, reader: JournalReader, frames: Sequence[Frame], digests: array[int], places: array[int]) -> None:
-        self.is_all = len(frames) == sum(1 for _ in reader.frames(*_EVER))
+        self.is_all = len(frames) == sum(1 for _ in reader.frames(*EVER))
         self._reader = reader
         self._frames = frames
         self._digests = digests

@@ -26,6 +26,9 @@ from penstock.journal.opened import Mark as Mark
 from penstock.journal.opened import OpenSegment
 from penstock.journal.opened import Record as Record
 
+EVER = (-1e11, 1e11)
+"""All of time, as a range of seconds since 1970."""
+
 _SECOND = 1_000_000
 _ANY = 1 << 62
 _FIRST, _LAST = Mark(0, 0, -1), Mark(_ANY, _ANY, _ANY)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bad_input_parts import Project
 
-from penstock.journal.reader import JournalReader
+from penstock.journal.reader import EVER, JournalReader
 from penstock.testing.journal_check import journal_findings, journal_lines
 
 EVENTS = 60
@@ -49,7 +49,7 @@ def findings(project: Project) -> list[str]:
 def summary(project: Project) -> dict[str, Any]:
     """By event id, all that is said of it; at what time aside."""
     found = {}
-    for record in JournalReader(project.root / ".penstock/journal/orders").range(-1e11, 1e11):
+    for record in JournalReader(project.root / ".penstock/journal/orders").range(*EVER):
         line = record.line
         found[line.received().id] = (line.outcome, line.step, line.letter, line.outputs, line.position, line.partition)
     return found

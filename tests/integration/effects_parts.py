@@ -19,7 +19,7 @@ from penstock.engine.run import Run, RunOptions
 from penstock.errors import Fatal
 from penstock.faults import Faults
 from penstock.journal.lines import Line
-from penstock.journal.reader import JournalReader
+from penstock.journal.reader import EVER, JournalReader
 from penstock.observe.status import RunSummary
 from penstock.state.open import open_store
 from penstock.state.store import StateStore
@@ -132,7 +132,7 @@ class Shop:
             await store.close()
 
     def lines(self) -> Sequence[Line]:
-        return [record.line for record in JournalReader(self.root / ".penstock/journal/shop").range(-1e11, 1e11)]
+        return [record.line for record in JournalReader(self.root / ".penstock/journal/shop").range(*EVER)]
 
     def answers(self) -> dict[str, Any]:
         """By event id, what the journal keeps of the answers, but for what was asked."""

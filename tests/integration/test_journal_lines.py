@@ -33,11 +33,9 @@ from penstock.config.model import DeadLetters, EventFields, Journal, Pipeline
 from penstock.errors import BatchError, Fatal, Permanent
 from penstock.event import Event
 from penstock.journal.lines import VERSION_DIGITS, answers_text, decode_line, head_text, outcome_text
-from penstock.journal.reader import JournalReader, Record
+from penstock.journal.reader import EVER, JournalReader, Record
 from penstock.testing.clock import FakeClock
 from penstock.testing.journal_check import journal_findings, journal_lines
-
-EVER = (-1e11, 1e11)
 
 
 def journalled(directory: Path, feed: Feed, *arguments: Any, outputs: Any = "digest", **changes: Any) -> Pipeline:

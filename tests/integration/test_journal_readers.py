@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from journal_parts import BEGAN, found, lines_of, seen, writer
 
-from penstock.journal.reader import JournalReader, Mark
+from penstock.journal.reader import EVER, JournalReader, Mark
 
 READER = """\
 import sys
 from pathlib import Path
-from penstock.journal.reader import JournalReader
-for record in JournalReader(Path(sys.argv[1])).range(-1e11, 1e11):
+from penstock.journal.reader import EVER, JournalReader
+for record in JournalReader(Path(sys.argv[1])).range(*EVER):
     print(record.line.filled().id)
 """
 
@@ -87,7 +87,7 @@ def test_a_reader_that_follows_marks_gets_each_event_once_while_retention_works(
         got: list[str] = []
         while True:
             ended = done.is_set()
-            for record in JournalReader(tmp_path).range(-1e11, 1e11, after=mark):
+            for record in JournalReader(tmp_path).range(*EVER, after=mark):
                 mark = record.mark
                 passed[0] = mark.segment
                 got.append(json.loads(bytes(record.line.event))["id"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from journal_parts import EVER, ids, on_disk, seen, write, writer
+from journal_parts import ids, on_disk, seen, write, writer
 
 from penstock.journal.frames import Place
-from penstock.journal.reader import JournalReader
+from penstock.journal.reader import EVER, JournalReader
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "journal_v1"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from journal_parts import BEGAN, EVER, an_event, corrections_of, lines_of, write, writer
+from journal_parts import BEGAN, an_event, corrections_of, lines_of, write, writer
 
 from penstock.event import Event
 from penstock.journal import encoding
 from penstock.journal.encoding import Lines
 from penstock.journal.known import Known, name_of
-from penstock.journal.reader import JournalReader
+from penstock.journal.reader import EVER, JournalReader
 from penstock.journal.segments import Segments
 
 

@@ -7,13 +7,13 @@ import random
 from pathlib import Path
 
 import pytest
-from journal_parts import BEGAN, EVER, an_event, corrections_of, found, ids, lines_of, seen, write, writer
+from journal_parts import BEGAN, an_event, corrections_of, found, ids, lines_of, seen, write, writer
 
 from penstock.clock import rfc3339
 from penstock.errors import EnvironmentFault, Unavailable
 from penstock.event import Event
 from penstock.journal import encoding
-from penstock.journal.reader import JournalReader, Mark
+from penstock.journal.reader import EVER, JournalReader, Mark
 from penstock.journal.segments import Segments
 
 

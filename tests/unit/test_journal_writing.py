@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-from journal_parts import BEGAN, EVER, found, ids, lines_of, on_disk, seen, write, writer
+from journal_parts import BEGAN, found, ids, lines_of, on_disk, seen, write, writer
 
 from penstock.errors import EnvironmentFault
 from penstock.journal.frames import Place
 from penstock.journal.index import segment_numbers
-from penstock.journal.reader import JournalReader
+from penstock.journal.reader import EVER, JournalReader
 
 
 def test_what_is_committed_is_seen_and_nothing_else(tmp_path: Path) -> None:

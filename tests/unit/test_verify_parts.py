@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
-from journal_parts import BEGAN, EVER, an_event, ids, lines_of, write, writer
+from journal_parts import BEGAN, an_event, ids, lines_of, write, writer
 
 from penstock.clock import rfc3339
 from penstock.engine.owed import event_digest
 from penstock.journal.lines import Line
-from penstock.journal.reader import JournalReader
+from penstock.journal.reader import EVER, JournalReader
 from verify import digests as module
 from verify.digests import Digests, Marks
 from verify.findings import shares
