@@ -169,7 +169,6 @@ class LiveCarrier:
         work.due = {origin: each.due for origin, each in enumerate(owed) if each.due != had.mask(had.sinks)}
         work.before = {origin: self._without(due, had) for origin, due in work.due.items()}
         work.keys = {origin: each.key for origin, each in enumerate(owed) if each.key is not None}
-        work.again = {origin for origin, each in enumerate(owed) if each.recorded}
         work.sink_ledgers = tuple(next(one.name for one in ledgers if sink in one.sinks) for sink in had.sinks)
         if self.ground.claimed.committer.parking is not None:
             work.lanes = lanes_of(made.filled)

@@ -147,14 +147,12 @@ class Reprocess:
         work.retries = {origin: letter.retries for origin, letter in enumerate(letters) if letter.retries}
         work.keys = {event.origin: key for event, key in zip(events, keys, strict=False) if key is not None}
         work.sink_ledgers = tuple(self._ledger_of(name) for name in self.assembly.sinks)
-        work.again = {origin for origin, letter in enumerate(letters) if letter.redelivered}
         work.taken, work.due = self._taken(letters), self._due(letters)
         held: dict[str, set[int] | range] = {
             ledger.name: {i for i, letter in enumerate(letters) if ledger.name not in letter.owed} for ledger in self.ledgers
         }
-        work.verdicts = await judge(
-            portion.batch, events, keys, self.ledgers, self.store, held, letters_too=False, again=work.again
-        )
+        again = {origin for origin, letter in enumerate(letters) if letter.redelivered}
+        work.verdicts = await judge(portion.batch, events, keys, self.ledgers, self.store, held, letters_too=False, again=again)
         todo = [event for event in events if event.origin not in work.verdicts.dropped and event.origin not in tally.failures]
         self.steps.moment.at = portion.at
         if self._pool is not None:

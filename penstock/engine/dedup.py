@@ -63,6 +63,10 @@ class Verdicts:
         letter = None if batch.events[origin].position else self.standing.get(origin)
         return origin in self.held.get(ledger, ()) and (letter is None or ledger not in letter.owed)
 
+    def redelivers(self, origin: int) -> bool:
+        """Whether some ledger takes an event of a job though it has it already."""
+        return any(origin in origins for origins in self.recorded.values())
+
     def skips(self, ledger: str, origin: int) -> bool:
         """Whether the ledger's sinks take no output of this event."""
         return origin in self.held.get(ledger, ()) or origin in self.repeated.get(ledger, ())
@@ -119,7 +123,8 @@ async def judge(
 
     :param standing: of the events that some ledger holds, those with a dead letter of their own.
     :param letters_too: False for a replay, whose events are these very dead letters.
-    :param again: as `Work.again`.
+    :param again: of a replay, the events that ledgers are to take although they had them: their own keys do not stand in their
+        way.
     """
     verdicts = Verdicts(held=held, standing=dict(standing or {}))
     if not keys:

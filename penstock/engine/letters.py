@@ -82,7 +82,7 @@ class LetterMaker:
             lane=work.lanes.get(failure.origin),
             arrival=arrival,
             retries=work.retries.get(failure.origin, 0),
-            redelivered=failure.origin in work.again,
+            redelivered=work.verdicts.redelivers(failure.origin),
             next_at=None if error.code == PARKED else self._next(work.retries.get(failure.origin, 0), now),
         )
 

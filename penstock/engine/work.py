@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock.engine.dedup import Verdicts
@@ -31,8 +31,6 @@ class Work:
     :ivar due: of a job, by origin, the bit mask of the sinks that are to get an event; the others had it before. Absent: all.
     :ivar before: of a live backfill, by origin, the names of sinks without a ledger of their own that had an event before: its
         dead letter says so.
-    :ivar again: of a job, the events that ledgers are to take although they had them: their own dedup keys do not stand in their
-        way.
     :ivar lanes: where lanes are parked, by origin, the lane of each event that has one.
     :ivar retries: for a replay, by origin, how many retries of the schedule are behind the letter.
     :ivar sink_ledgers: for each sink, in order, the name of its ledger.
@@ -60,7 +58,6 @@ class Work:
     taken: frozenset[tuple[int, int, int]] = frozenset()
     due: Mapping[int, int] = field(default_factory=dict)
     before: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    again: Collection[int] = ()
     lanes: Mapping[int, str] = field(default_factory=dict)
     retries: Mapping[int, int] = field(default_factory=dict)
     sink_ledgers: Sequence[str] = ()
