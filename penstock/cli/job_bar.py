@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from penstock.cli import numbers
+from penstock.cli.bar import bar
 from penstock.cli.terminal import Terminal
 from penstock.state.job_records import Job
 
@@ -13,24 +14,8 @@ from penstock.state.job_records import Job
 @contextmanager
 def job_bar(terminal: Terminal, what: str) -> Iterator[Callable[[Job], None]]:
     """A bar that the job is shown to; nothing where nobody watches. It leaves nothing behind."""
-    if not terminal.interactive:
-        yield lambda job: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console(file=terminal.err, force_terminal=True, highlight=False)
-    talk = TextColumn("{task.fields[talk]}", markup=False)
-    with Progress(
-        TextColumn(what), BarColumn(bar_width=None), MofNCompleteColumn(), talk, console=console, transient=True
-    ) as bars:
-        bar = bars.add_task(what, total=None, talk="")
-
-        def show(job: Job) -> None:
-            progress = job.progress
-            bars.update(bar, completed=progress.done, total=progress.total, talk=pace_text(job))
-
-        yield show
+    with bar(terminal, what) as show:
+        yield lambda job: show(job.progress.done, job.progress.total, talk=pace_text(job))
 
 
 def pace_text(job: Job) -> str:

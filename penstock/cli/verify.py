@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import click
 
 from penstock.builtins import room
 from penstock.cli import complete
+from penstock.cli.bar import bar
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import load_named
 from penstock.cli.stores import StoreRef, reading
@@ -63,8 +63,10 @@ def verify(
         surroundings = Surroundings(SystemClock(), random.Random(), Faults())
         async with reading(StoreRef(declared.name, declared.state, server=declared.state_server)) as store:
             verifier: Verifying = room("verify")(declared, store, around, surroundings)
-            with _bar(terminal) as tell:
-                return await verifier.verify(first, last, sinks, tell, source=not no_source)
+            with bar(terminal, "journal", talks=False) as show:
+                return await verifier.verify(
+                    first, last, sinks, lambda stage, done, total: show(done, total, what=stage), source=not no_source
+                )
 
     report = asyncio.run(work())
     if as_json:
@@ -72,23 +74,3 @@ def verify(
     else:
         terminal.show(*report_lines(report, terminal.style, terminal.width))
     return int(ExitStatus.DONE if report["accounted"] else ExitStatus.FOUND)
-
-
-@contextmanager
-def _bar(terminal: Terminal) -> Iterator[Tell]:
-    """A bar that is told how far it is; nothing where nobody watches. It leaves nothing behind."""
-    if not terminal.interactive:
-        yield lambda stage, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console(file=terminal.err, force_terminal=True, highlight=False)
-    columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn()
-    with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task("journal", total=None)
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            bars.update(bar, description=stage, completed=done, total=total)
-
-        yield show
