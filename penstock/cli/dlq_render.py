@@ -18,7 +18,7 @@ from penstock.cli.terminal import Style
 from penstock.cloudevents import from_structured
 from penstock.observe.text import printable
 from penstock.state.lane_tables import PARKED
-from penstock.state.records import EVERY, DeadLetter, Delivered, Group, Happening, ParkedLane, Timeline
+from penstock.state.records import EVERY, UNSETTLED, DeadLetter, Delivered, Group, Happening, ParkedLane, Timeline
 
 SHORT_ID = 10
 SHORT_FINGERPRINT = 9
@@ -120,7 +120,7 @@ def show_lines(
     letter: DeadLetter, tell: Tell, style: Style, history: Sequence[Happening] = (), lane: ParkedLane | None = None
 ) -> list[str]:
     """All about one letter, what was done with it, and the lane that it holds or waits in."""
-    status = (style.yellow if letter.status in ("open", "parked", "replaying") else style.green)(letter.status)
+    status = (style.yellow if letter.status in UNSETTLED else style.green)(letter.status)
     lines = [f"{style.bold('dead letter ' + letter.id)}  {status}  pipeline {printable(letter.pipeline)}", ""]
     lines += section("what is wrong", _wrong(letter, style), style)
     lines += section("where", _pairs(_where(letter, tell, lane), style), style)

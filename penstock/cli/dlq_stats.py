@@ -21,7 +21,7 @@ from penstock.cli.terminal import Style, Terminal
 from penstock.clock import SystemClock
 from penstock.errors import ExitStatus
 from penstock.observe.text import printable
-from penstock.state.records import UNSETTLED, LetterStats, ParkedLane, Retries
+from penstock.state.records import LetterStats, ParkedLane, Retries, count_unsettled
 from penstock.state.store import StateStore
 
 Waiting = tuple[Retries, tuple[int, Sequence[ParkedLane]]]
@@ -82,15 +82,10 @@ def _limit(settings: Settings, pipeline: str, threshold: int | None) -> int | No
     return threshold if threshold is not None else load_named(settings, pipeline).dead_letter.alert_threshold
 
 
-def unsettled(figures: LetterStats) -> int:
-    """How many wait for somebody."""
-    return sum(figures.by_status.get(status, 0) for status in UNSETTLED)
-
-
 def _checked(terminal: Terminal, found: Mapping[str, LetterStats], limits: Mapping[str, int | None]) -> int:
     status = ExitStatus.DONE
     for name, figures in found.items():
-        limit, count = limits[name], unsettled(figures)
+        limit, count = limits[name], count_unsettled(figures.by_status)
         if limit is not None and count >= limit:
             status = ExitStatus.FOUND
             what = f"{printable(name)}: {numbers.plural(count, 'dead letter')} open, and {numbers.count(limit)} are an alarm"

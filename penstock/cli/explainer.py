@@ -14,12 +14,11 @@ from penstock.engine.trace import Trace, trace
 from penstock.engine.versions import Versions
 from penstock.errors import PenstockError, UsageError
 from penstock.journal.lines import Line
-from penstock.state.records import DeadLetter, LetterQuery, Status
+from penstock.state.records import STATUSES, DeadLetter, LetterQuery
 from penstock.state.store import StateStore
 
 LIMITS = frozenset({"worker.timeout", "worker.died"})
 """Codes of dead letters of events that came to a limit of a worker."""
-ALL: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ async def letter_of(archive: Archive, line: Line) -> DeadLetter | None:
     """The dead letter of an event as it stands; None where it has none, or it was removed since."""
     if line.letter is None:
         return None
-    query = LetterQuery(ids=(line.letter,), status=ALL)
+    query = LetterQuery(ids=(line.letter,), status=STATUSES)
 
     async def read(store: StateStore) -> DeadLetter | None:
         letters, _ = await store.letters(query, bodies=False)

@@ -29,7 +29,7 @@ from penstock.ledger import Counts
 from penstock.observe.text import printable
 from penstock.state.job_records import Job
 from penstock.state.pipeline_records import Note, RunRecord
-from penstock.state.records import ParkedLane, Retries, Status
+from penstock.state.records import ParkedLane, Retries, Status, count_unsettled
 from penstock.state.signal_records import Inbox
 from penstock.state.signal_tables import PAUSE, RESUME
 from penstock.state.store import StateStore
@@ -60,7 +60,7 @@ class Standing:
 
     @property
     def open_letters(self) -> int:
-        return sum(self.letters.get(status, 0) for status in ("open", "parked", "replaying"))
+        return count_unsettled(self.letters)
 
 
 @click.command("status", cls=Verb, help="Counts since a pipeline began, checkpoint, dead letters, runs; of all without a name.")

@@ -8,10 +8,10 @@ from typing import Any
 from penstock.cli import numbers
 from penstock.cli.terminal import Style
 from penstock.observe.text import printable
+from penstock.state.records import STATUSES
 
 SHOWN = 20
 """Gaps that are named; `--json` has up to 1,000."""
-_STATUSES = ("open", "parked", "replaying", "resolved", "superseded", "discarded")
 
 Report = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def _journal(report: Report, style: Style) -> Iterator[str]:
 
 def _letters(report: Report, style: Style) -> Iterator[str]:
     letters = report["dead_letters"]
-    told = [(letters[status], status) for status in _STATUSES if letters.get(status)]
+    told: list[tuple[int, str]] = [(letters[status], status) for status in STATUSES if letters.get(status)]
     told += [(letters["settled_and_gone"], "failed longer ago than settled dead letters are kept")]
     told += [(letters["imported"], "imported, without a line here")]
     told += [(letters["older_than_the_journal"], "older than what the journal tells")]

@@ -34,6 +34,7 @@ from penstock.observe.status import RunStatus
 from penstock.spi import Identifying, Sink, Source
 from penstock.state.open import open_store
 from penstock.state.pipeline_records import Version
+from penstock.state.records import count_unsettled
 from penstock.state.store import StateStore
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class _Start:
         """The status tells what the pipeline came to so far."""
         counts = await self.patiently(committer.store.letter_counts)
         status = self.status
-        status.open_letters = counts.get("open", 0) + counts.get("parked", 0) + counts.get("replaying", 0)
+        status.open_letters = count_unsettled(counts)
         status.totals = committer.note.counts
         status.wait("start", None)
 

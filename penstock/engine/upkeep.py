@@ -15,7 +15,7 @@ from penstock.journal.journal import Journal
 from penstock.observe.log import Incident
 from penstock.observe.status import JournalSize, RunStatus
 from penstock.state.answer_book import KEPT_FOR
-from penstock.state.records import UNSETTLED
+from penstock.state.records import count_unsettled
 from penstock.state.store import StateStore
 
 TICK = 1.0
@@ -73,7 +73,7 @@ class Upkeep:
             lanes = await self.store.lanes.count() if parked or self.status.lanes else 0
         except Transient:  # the commits wait for the same store, and report it
             return
-        self.status.open_letters = sum(counts.get(status, 0) for status in UNSETTLED)
+        self.status.open_letters = count_unsettled(counts)
         self.status.parked, self.status.lanes = parked, lanes
 
     async def expire(self) -> None:

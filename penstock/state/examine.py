@@ -25,6 +25,7 @@ from penstock.postgres import Session
 from penstock.spi import Finding
 from penstock.state.pipeline_records import Note
 from penstock.state.postgres_database import WHAT, schema_of
+from penstock.state.records import count_unsettled
 from penstock.state.store import StateStore
 
 
@@ -62,7 +63,7 @@ async def examine_store(store: StateStore, pipeline: str) -> tuple[list[Finding]
     found = [Finding("ok", "state", f"the store can be read; the pipeline {alive}")]
     if pause is not None:
         found.append(Finding("warning", "state.paused", "the pipeline is paused", pause.why, f"pipe resume {pipeline}"))
-    open_letters = sum(letters.get(status, 0) for status in ("open", "parked", "replaying"))
+    open_letters = count_unsettled(letters)
     if open_letters:
         said = f"{open_letters:,} dead letter{'s are' if open_letters > 1 else ' is'} open"
         found.append(Finding("warning", "state.dead_letters", said, help=f"pipe dlq groups {pipeline}"))

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from penstock.state.dialect import Connection, dialect_of
+from penstock.state.letter_where import LIVE
 from penstock.state.records import Lane, ParkedLane, Retries, Status
 
 PARKED = "lane.parked"
@@ -22,8 +23,8 @@ PARKED = "lane.parked"
 FIRST = 0.0
 """`next_at` of a parked letter with nothing before it."""
 
-_HELD = "pending IS NULL AND lane IS NOT NULL AND status IN ('open', 'parked', 'replaying')"
-HELD = "l.pending IS NULL AND l.lane IS NOT NULL AND l.status IN ('open', 'parked', 'replaying')"
+_HELD = f"pending IS NULL AND lane IS NOT NULL AND {LIVE}"
+HELD = f"l.pending IS NULL AND l.lane IS NOT NULL AND l.{LIVE}"
 
 LANE_COLUMNS = (
     "ALTER TABLE letters ADD COLUMN lane TEXT",

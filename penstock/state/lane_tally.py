@@ -6,9 +6,10 @@ that the longest queues among a million letters, or a million lanes, are a few s
 
 from __future__ import annotations
 
+from penstock.state.letter_where import LIVE
 from penstock.state.migration import PerDialect
 
-_IS_HELD = "{0}pending IS NULL AND {0}lane IS NOT NULL AND {0}status IN ('open', 'parked', 'replaying')"
+_IS_HELD = f"{{0}}pending IS NULL AND {{0}}lane IS NOT NULL AND {{0}}{LIVE}"
 _FILL = (
     'INSERT INTO lane_tally SELECT "partition", lane, count(*) FROM letters '  # noqa: S608 - constants
     f'WHERE {_IS_HELD.format("")} GROUP BY "partition", lane'

@@ -12,9 +12,9 @@ import msgspec
 
 from penstock.errors import UsageError, Violation
 from penstock.state.dialect import Connection, dialect_of
-from penstock.state.letter_tables import COLUMNS, FLAGS, KEEPS_KEY, LIVE
+from penstock.state.letter_tables import COLUMNS, FLAGS
 from penstock.state.letter_tally import kinds
-from penstock.state.letter_where import condition
+from penstock.state.letter_where import KEEPS_KEY, LIVE, condition
 from penstock.state.records import STATUSES, DeadLetter, Delivered, LetterQuery, OpenLetter
 
 LETTER_COUNTING_INDEXES = (

@@ -19,11 +19,8 @@ from penstock.ledger import Claim
 from penstock.state import lane_tables, letter_history
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tally import sweep
-from penstock.state.records import DeadLetter, Delivered, Repeat, Status
-
-LIVE = "status IN ('open', 'parked', 'replaying')"
-KEEPS_KEY = "status IN ('open', 'parked', 'replaying', 'discarded')"
-"""Discarding keeps the key (rule 7): a repetition of a discarded event is still a repetition."""
+from penstock.state.letter_where import KEEPS_KEY, LIVE
+from penstock.state.records import UNSETTLED, DeadLetter, Delivered, Repeat, Status
 
 LETTER_TABLES = (
     """CREATE TABLE letters (
@@ -155,7 +152,7 @@ def _absorb(connection: Connection, seq: int, identity: str, settled: Collection
         return
     new = connection.execute(query + "seq = ?", (seq,)).fetchone()
     owed, delivered = msgspec.json.decode(new[1]), _decode_delivered(new[2])
-    is_held = old[6] in ("open", "parked", "replaying")  # then what it owes and had, its place, and what it waits for, stay
+    is_held = old[6] in UNSETTLED  # then what it owes and had, its place, and what it waits for, stay
     if is_held:
         owed = union((name for name in msgspec.json.decode(old[1]) if name not in (settled or ())), owed)
         delivered = union(_decode_delivered(old[2]), delivered)

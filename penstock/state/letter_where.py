@@ -8,10 +8,21 @@ import msgspec
 
 from penstock.errors import UsageError
 from penstock.state.dialect import Connection, dialect_of
-from penstock.state.records import LetterQuery
+from penstock.state.records import UNSETTLED, LetterQuery, Status
 
 PREFIX_END = "\U0010ffff"
 _SHOWN_CANDIDATES = 5
+
+
+def _one_of(*statuses: Status) -> str:
+    """Without parameters: a partial index serves only queries in which its own condition stands, word for word."""
+    names = ", ".join(f"'{status}'" for status in statuses)
+    return f"status IN ({names})"
+
+
+LIVE = _one_of(*UNSETTLED)
+KEEPS_KEY = _one_of(*UNSETTLED, "discarded")
+"""Discarding keeps the key (rule 7): a repetition of a discarded event is still a repetition."""
 
 
 class Condition(NamedTuple):

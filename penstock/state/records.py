@@ -16,6 +16,11 @@ STATUSES: tuple[Status, ...] = ("open", "parked", "replaying", "resolved", "supe
 UNSETTLED: tuple[Status, ...] = ("open", "parked", "replaying")
 
 
+def count_unsettled(by_status: Mapping[Status, int] | Mapping[str, int]) -> int:
+    """Of so many dead letters of each status, those that are not settled."""
+    return sum(by_status.get(status, 0) for status in UNSETTLED)
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """An output that a sink outside any ledger took although its event failed elsewhere: replay skips it (rule 9).
@@ -170,7 +175,7 @@ class LetterQuery:
     code: str | None = None
     step: str | None = None
     type: str | None = None
-    status: Sequence[Status] = ("open", "parked", "replaying")
+    status: Sequence[Status] = UNSETTLED
     after: float | None = None
     before: float | None = None
     seen_after: float | None = None

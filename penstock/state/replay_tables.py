@@ -18,8 +18,9 @@ from penstock.ledger import Claim, JobRecord
 from penstock.state import job_tables, lane_tables
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_queries import numbered
-from penstock.state.letter_tables import LIVE, has_passed
-from penstock.state.records import Status, inherited
+from penstock.state.letter_tables import has_passed
+from penstock.state.letter_where import LIVE
+from penstock.state.records import UNSETTLED, Status, inherited
 
 REPLAYS_TABLE = """CREATE TABLE replays (
     letter TEXT NOT NULL, ledger TEXT NOT NULL, "group" INTEGER NOT NULL, PRIMARY KEY (letter, ledger)) WITHOUT ROWID"""
@@ -132,7 +133,7 @@ def rewind(connection: Connection, ledger: str, claim: Claim) -> int:
     ).fetchall()
     lost = [row for row in rows if has_passed(claim, row[1], row[2])]
     for seq, _, _, owed, status in lost:
-        others = _decode_owed(owed) if status in ("open", "parked", "replaying") else []
+        others = _decode_owed(owed) if status in UNSETTLED else []
         connection.execute(
             f"UPDATE letters SET status = {lane_tables.REOPENED}, job = NULL, owed = ? WHERE seq = ?",  # noqa: S608 - a constant
             (_json([*(name for name in others if name != ledger), ledger]), seq),
