@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from penstock.cloudevents import timestamp
 from penstock.engine.owed import event_digest
+from penstock.journal.digests import Digests
 from penstock.journal.lines import Line, Outcome
 from penstock.journal.reader import JournalReader
-from verify.digests import Digests
 
 REPLAYS = ("replay", "retry", "release")
 """The kinds of jobs that take up dead letters."""

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from penstock.cloudevents import is_time, timestamp
+from penstock.journal.digests import Digests
 from penstock.journal.frames import Place
 from penstock.journal.lines import Line
 from penstock.journal.reader import EVER, JournalReader, Mark
 from penstock.state.records import DeadLetter, LetterQuery
 from penstock.state.store import StateStore
-from verify.digests import Digests
 from verify.extent import Reach
 from verify.findings import Findings, Gap
 

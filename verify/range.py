@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from penstock.journal.lines import Line
 from penstock.journal.opened import Record
 from penstock.journal.reader import JournalReader, Mark
-from verify.digests import Marks
+from verify.marks import Marks
 
 Batching = Callable[[Iterable[Line]], Iterator[list[Line]]]
 """How lines are put together to be computed (`penstock.engine.recompute.batching`)."""

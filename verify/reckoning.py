@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from penstock.cloudevents import timestamp
 from penstock.engine.letters import letter_id
-from penstock.journal.known import digest_of, name_of
+from penstock.journal.digests import Digests, digest_of
+from penstock.journal.known import name_of
 from penstock.journal.lines import Line
 from penstock.state.records import DeadLetter
-from verify.digests import Digests
 from verify.findings import Findings
 from verify.jobs import Deeds
 from verify.letters import Failed, LetterCheck

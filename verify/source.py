@@ -13,10 +13,10 @@ from penstock.engine.native import Chunk, NativeRange, Unplaced, native_range
 from penstock.engine.retry import gave_up
 from penstock.errors import Transient
 from penstock.event import Event
-from penstock.journal.known import Known, digest_of
+from penstock.journal.digests import Digests, digest_of
+from penstock.journal.known import Known
 from penstock.journal.reader import EVER
 from penstock.spi import Position
-from verify.digests import Digests
 from verify.extent import Reach
 from verify.findings import Findings, Gap, SourceFound
 from verify.letters import Fresh

@@ -8,18 +8,20 @@ once, and kept as digests, eight bytes an event.
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import msgspec
 
 from penstock.errors import UsageError
+from penstock.journal.digests import Digests, digest_of
 from penstock.journal.lines import VERSION_DIGITS, Line
 from penstock.journal.reader import ids_of
 from penstock.state.pipeline_records import Version
+
+_OFFERED = ("delivered", "dead_lettered")
+"""Outcomes of which sinks had the event, or some of them."""
 
 
 @dataclass(slots=True)
@@ -31,9 +33,9 @@ class Had:
 
     sinks: Sequence[str]
     _by_version: dict[str, int] = field(default_factory=dict)
-    _later: dict[int, array[int]] = field(default_factory=dict)
+    _later: defaultdict[int, Digests] = field(default_factory=lambda: defaultdict(Digests))
     _failed: dict[int, int] = field(default_factory=dict)
-    _done: array[int] = field(default_factory=lambda: array("Q"))
+    _done: Digests = field(default_factory=Digests)
 
     @classmethod
     def of(cls, sinks: Sequence[str], versions: Iterable[Version], corrections: Iterable[Line]) -> Had:
@@ -42,19 +44,8 @@ class Had:
         for version in versions:
             names = [sink["name"] for sink in msgspec.json.decode(version.config)["sinks"]]
             had._by_version[version.version[:VERSION_DIGITS]] = had.mask(names)
-        found: dict[int, array[int]] = {}
         for line in corrections:
-            digest = event_digest(line)
-            tried = had._failed.pop(digest, 0)  # of several attempts, each may have got as far as some sinks
-            if line.outcome == "dead_lettered":
-                had._failed[digest] = tried | had._meant(line, had._by_version.get(line.version, 0))
-                continue
-            had._done.append(digest)
-            mask = tried | had._meant(line, None) if line.outcome == "delivered" else tried
-            if mask:
-                found.setdefault(mask, array("Q")).append(digest)
-        had._later = {mask: array("Q", sorted(digests)) for mask, digests in found.items()}
-        had._done = array("Q", sorted(had._done))
+            had._correct(line)
         return had
 
     def mask(self, names: Iterable[str]) -> int:
@@ -65,14 +56,20 @@ class Had:
     def before(self, line: Line) -> int:
         """The sinks that had the event of a line, as a bit mask.
 
-        :raises UsageError: `backfill.unknown_version`, the version that delivered it is not stored.
+        :raises UsageError: `backfill.unknown_version`, a version that delivered it is not stored.
         """
-        mask = self._of_version(line) if line.outcome in ("delivered", "dead_lettered") else 0
+        mask = self._meant(line) if line.outcome in _OFFERED else 0
         if self._later:
             digest = event_digest(line)
             for later, digests in self._later.items():
-                if _is_in(digests, digest):
+                if digest in digests:
                     mask |= later
+        if mask & self._unknown:
+            raise UsageError(
+                "backfill.unknown_version",
+                f"which sinks had the event {ids_of(line)[-1]} is not known, for a version that delivered it is not stored",
+                help="--redeliver delivers it whoever had it",
+            )
         return mask
 
     def failed(self, line: Line) -> bool:
@@ -80,37 +77,33 @@ class Had:
         if line.outcome != "dead_lettered" and not self._failed:
             return False
         digest = event_digest(line)
-        return digest in self._failed or (line.outcome == "dead_lettered" and not _is_in(self._done, digest))
+        return digest in self._failed or (line.outcome == "dead_lettered" and digest not in self._done)
 
-    def _meant(self, line: Line, everyone: int | None) -> int:
-        """The sinks that a job's line was for.
+    def _correct(self, line: Line) -> None:
+        """By what a job made of an event. Of several attempts, each may have got as far as some sinks."""
+        digest = event_digest(line)
+        tried = self._failed.pop(digest, 0)
+        mask = tried | self._meant(line) if line.outcome in _OFFERED else tried
+        if line.outcome == "dead_lettered":
+            self._failed[digest] = mask
+            return
+        self._done.add(digest)
+        if mask:
+            self._later[mask].add(digest)
 
-        :param everyone: of its version; None: what is stored of that, or it is an error.
-        """
-        if line.sinks is not None:
-            return self.mask(line.sinks)
-        return self._of_version(line) if everyone is None else everyone
+    def _meant(self, line: Line) -> int:
+        """The sinks that a line's outcome was for: those that it names, else all of its version."""
+        return self._by_version.get(line.version, self._unknown) if line.sinks is None else self.mask(line.sinks)
 
-    def _of_version(self, line: Line) -> int:
-        try:
-            return self._by_version[line.version]
-        except KeyError:
-            raise UsageError(
-                "backfill.unknown_version",
-                f"the version {line.version} is not stored, so which sinks had its events is not known",
-                help="--redeliver delivers them whoever had them",
-            ) from None
-
-
-def _is_in(digests: array[int], digest: int) -> bool:
-    at = bisect_left(digests, digest)
-    return at < len(digests) and digests[at] == digest
+    @property
+    def _unknown(self) -> int:
+        """The bit of sinks that nobody knows."""
+        return 1 << len(self.sinks)
 
 
 def event_digest(line: Line) -> int:
     """Of the event as the source gave it, by partition, position and id: a job's line has that of the event's own."""
-    name = "\0".join((line.partition, line.position, ids_of(line)[-1]))
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+    return digest_of(line.partition, line.position, ids_of(line)[-1])
 
 
 def event_name(line: Line) -> str:

@@ -16,12 +16,12 @@ from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
 
+from penstock.journal.digests import digest_of
 from penstock.journal.frames import Frame
 from penstock.journal.lines import Line, Outcome
 from penstock.journal.reader import EVER, JournalReader
@@ -54,11 +54,6 @@ def name_of(line: Line) -> tuple[str, str]:
     """Source and id with which a line's event was received."""
     envelope, given = _envelope(line.event), line.given or {}
     return given.get("source") or envelope.source, given.get("id") or envelope.id
-
-
-def digest_of(source: str, identity: str) -> int:
-    """Eight bytes that stand for an event."""
-    return int.from_bytes(blake2b(f"{source}\0{identity}".encode(), digest_size=8).digest(), "big")
 
 
 class Known:

@@ -10,12 +10,13 @@ from journal_parts import BEGAN, an_event, ids, lines_of, write, writer
 
 from penstock.clock import rfc3339
 from penstock.engine.owed import event_digest
+from penstock.journal import digests as module
+from penstock.journal.digests import Digests
 from penstock.journal.lines import Line
 from penstock.journal.reader import EVER, JournalReader
-from verify import digests as module
-from verify.digests import Digests, Marks
 from verify.findings import shares
 from verify.jobs import Deed, Deeds
+from verify.marks import Marks
 from verify.range import LineRange
 from verify.standing import Delivery, standing_of
 

@@ -1,17 +1,23 @@
-"""Sets of 64-bit digests, eight bytes each (Invariant 8), of which those that were met again can be told from others. No I/O."""
+"""Names of events as 64-bit digests, and sets of these, eight bytes each (Invariant 8). No I/O."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from hashlib import blake2b
 
 _RECENT = 1 << 16
 _LARGE = 1 << 20
 
 
+def digest_of(*parts: str) -> int:
+    """What stands for a name of several parts, eight bytes. That two of n names have the same one has a chance of n² / 2^65."""
+    return int.from_bytes(blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")
+
+
 class Digests:
-    """`add` what is not in it, and `in`; then `meet`, after which nothing is added any more."""
+    """A set that grows: `add`, `in`. Where it is to be known which of them were met again: then `meet`, after which nothing is
+    added any more."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -20,7 +26,7 @@ class Digests:
         self._met: list[bytearray] = []
 
     def add(self, digest: int) -> None:
-        """One that is new."""
+        """:param digest: one that is not in it: `count` and `met` count each that was added."""
         self.count += 1
         self._recent.add(digest)
         if len(self._recent) >= _RECENT:
@@ -58,35 +64,3 @@ class Digests:
             self._recent = set()
         while len(self._runs) > 1 and len(self._runs[-2]) <= len(self._runs[-1]) < _LARGE:
             self._runs[-2:] = [array("Q", sorted(self._runs[-2] + self._runs[-1]))]
-
-
-class Marks:
-    """Numbers of the lines of a pass, found again without holding them: one of so many is remembered."""
-
-    EVERY = 2048
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._kept: list[tuple[int, int, int]] = []
-
-    def add(self, mark: tuple[int, int, int]) -> int:
-        """The number of the line at this mark; lines come in order."""
-        if self.count % self.EVERY == 0:
-            self._kept.append(mark)
-        self.count += 1
-        return self.count - 1
-
-    @property
-    def first(self) -> tuple[int, int, int] | None:
-        """Where the pass began; None where it has no line."""
-        return self._kept[0] if self._kept else None
-
-    def stretches(self, numbers: list[int]) -> Iterator[tuple[tuple[int, int, int], int, list[int]]]:
-        """For each stretch that some of these numbers (in order) lie in: its first line's mark, that line's number, and which
-        numbers these are."""
-        at = 0
-        while at < len(numbers):
-            stretch = numbers[at] // self.EVERY
-            chosen = [number for number in numbers[at : at + self.EVERY] if number // self.EVERY == stretch]
-            yield self._kept[stretch], stretch * self.EVERY, chosen
-            at += len(chosen)
