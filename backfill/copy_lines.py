@@ -17,7 +17,6 @@ from penstock.clock import rfc3339
 from penstock.cloudevents import timestamp
 from penstock.engine.letters import DECODE, SOURCE
 from penstock.engine.native import Unplaced
-from penstock.errors import Permanent
 from penstock.event import UNSET, Event, decode
 from penstock.journal.encoding import Lines
 from penstock.journal.lines import (
@@ -104,12 +103,7 @@ class CopyLines:
         text = given_text(received, filled)
         if received.record is not UNSET or received.original is not None:
             text += source_text(received, is_json=True)
-        try:
-            event = self._envelopes.of(filled)
-        except Permanent as error:  # a source's own data, as in the journal of a run
-            text += no_json_text(error.message)
-            event = self._envelopes.of(filled.replace(raw=None, decoded=UNSET))
-        return text + b',"event":' + event
+        return text + self._envelopes.members(filled)
 
 
 def was_the_same(line: Line, unplaced: Unplaced) -> bool:

@@ -39,7 +39,6 @@ from penstock.journal.lines import (
     corrects_text,
     given_text,
     head_text,
-    no_json_text,
     outcome_text,
     routes_text,
     source_text,
@@ -107,7 +106,8 @@ class Journalling:
         made, said = self._made(work, filled), self._said(work, filled, failures)
         filled = _readable(filled, failures)
         outputs: list[Column] = [] if made is None else [b',"outputs":[', made, b"]"]
-        events = event_columns(filled) or [self._event_texts(filled, said)]
+        alike = event_columns(filled)
+        events: list[Column] = [b',"event":', *alike] if alike else [list(map(self._envelopes.members, filled))]
         columns: list[Column] = [
             head_text(at, work.batch.partition, self.version) + b',"position":"',
             [b2a_hex(event.position) for event in received],
@@ -115,7 +115,6 @@ class Journalling:
             self._outcomes(work, unusual, failures),
             *outputs,
             [said.get(origin, b"") for origin in range(len(received))] if said else b"",
-            b',"event":',
             *events,
             b"}",
         ]
@@ -148,18 +147,6 @@ class Journalling:
         for origin in {*more, *failures}:
             said[origin] += source_text(received[origin], not _is_unreadable(failures.get(origin)))
         return said
-
-    def _event_texts(self, filled: Sequence[Event], said: defaultdict[int, bytes]) -> list[bytes]:
-        """The events one by one, where not all are as most are."""
-        envelope, texts = self._envelopes.of, []
-        for origin, event in enumerate(filled):
-            try:
-                text = envelope(event)
-            except Permanent as error:  # a source's own data; where it matters, a step or a sink has said so
-                said[origin] += no_json_text(error.message)
-                text = envelope(event.replace(raw=None, decoded=UNSET))
-            texts.append(text)
-        return texts
 
     def _made(self, work: Work, filled: Sequence[Event]) -> list[bytes] | None:
         """By origin, what is kept of its outputs: JSON texts with commas between them."""

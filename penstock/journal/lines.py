@@ -32,6 +32,7 @@ from zlib import crc32
 import msgspec
 
 from penstock.cloudevents import ATTRIBUTES, from_structured, to_structured
+from penstock.errors import Permanent
 from penstock.event import UNSET, Event, decode, encode
 
 Outcome = Literal["delivered", "filtered", "deduplicated", "dead_lettered", "unknown"]
@@ -158,6 +159,13 @@ class Envelopes:
         if event.time is None:
             return b'{"specversion":"1.0","id":%b%b,"data":%b}' % (_text(event.id), self._text, raw)
         return b'{"specversion":"1.0","id":%b%b,"time":%b,"data":%b}' % (_text(event.id), self._text, _text(event.time), raw)
+
+    def members(self, event: Event) -> bytes:
+        """The member `event`; of one whose data has no JSON form without the data, behind `no_json`."""
+        try:
+            return b',"event":' + self.of(event)
+        except Permanent as error:  # a source's own data; where it matters, a step or a sink has said so
+            return no_json_text(error.message) + b',"event":' + self.of(event.replace(raw=None, decoded=UNSET))
 
 
 def check_value(event: Event, received: Event, sinks: int) -> bytes:
