@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Surroundings
@@ -57,20 +58,13 @@ class SourceCheck:
         self.found.gone = self.lines.count - self.lines.met()
 
     def _take(self, chunk: Chunk) -> None:
-        found = self.found
-        for event in chunk.received:
+        unplaced = ((each.received, _why_unplaced(each)) for each in chunk.unplaced)
+        for event, why in chain(zip(chunk.received, repeat("")), unplaced):
             if self.lines.meet(digest_of(event.source, event.id)):
-                found.events += 1
-                found.journalled += 1
+                self.found.events += 1
+                self.found.journalled += 1
             else:
-                self._suspect(chunk.partition, event, "")
-        for unplaced in chunk.unplaced:
-            event = unplaced.received
-            if self.lines.meet(digest_of(event.source, event.id)):
-                found.events += 1
-                found.journalled += 1
-            else:
-                self._suspect(chunk.partition, event, _why_unplaced(unplaced))
+                self._suspect(chunk.partition, event, why)
 
     def _suspect(self, partition: str, event: Event, why: str) -> None:
         """No line of the range is of this event.
