@@ -68,7 +68,7 @@ class Dialect:
     tables: str
 
     def among(self, values: Iterable[str]) -> Any:
-        """The parameter of `IN (SELECT value FROM json_each(?))`."""
+        """The parameter of `IN (SELECT value FROM json_each(?))`, and of `FROM json_each(?)`, whose column is `value`."""
         return msgspec.json.encode(list(values)).decode()
 
 
@@ -137,6 +137,7 @@ _PARAMETER = re.compile(r"\?|(?<!:):([a-z_]+)")
 _PLAIN = (
     ("IN (SELECT value FROM json_each(?))", "= ANY(?)"),
     ("IN (SELECT value FROM json_each(:ids))", "= ANY(:ids)"),
+    ("FROM json_each(?)", "FROM unnest(CAST(? AS TEXT[])) AS json_each(value)"),
     ("ifnull(", "coalesce("),
     ("x''", "''::bytea"),
 )

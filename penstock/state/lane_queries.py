@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_queries import read_letters
+from penstock.state.letter_where import STANDS
 from penstock.state.records import DeadLetter, LetterQuery
 
 LANE_INDEX = 'CREATE INDEX letters_lane ON letters ("partition", position, seq) WHERE pending IS NULL'
@@ -37,6 +38,9 @@ def newest(connection: Connection) -> int:
 
 def places(connection: Connection, query: LetterQuery, upto: int, after: LanePlace | None, limit: int) -> list[LanePlace]:
     """One page, in order, behind `after`. `ids` and `fingerprint` of the query are whole, no prefixes."""
+    if not query.ids:
+        for statement in dialect_of(connection).unsorted:
+            connection.execute(statement)
     where, values = _where(connection, query)
     if after is not None:
         where += ' AND (l."partition", l.position, l.seq) > (?, ?, ?)'
@@ -56,7 +60,7 @@ def letters_at(connection: Connection, pipeline: str, places: Sequence[LanePlace
     among = dialect_of(connection).among
     if dialect_of(connection).name == "postgres":
         where = "l.seq = ANY(CAST(? AS BIGINT[]))"
-    condition = f"l.pending IS NULL AND {where} AND l.status IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
+    condition = f"{where} AND {STANDS} AND l.status IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
     values = [among(str(place.seq) for place in places), among(query.status)]
     return read_letters(connection, pipeline, condition, values, 'ORDER BY l."partition", l.position, l.arrival, l.seq')
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from penstock.state.dialect import Connection, dialect_of
-from penstock.state.letter_where import LIVE
+from penstock.state.letter_where import LIVE, STANDS
 from penstock.state.records import Lane, ParkedLane, Retries, Status
 
 PARKED = "lane.parked"
@@ -62,13 +62,13 @@ def held(connection: Connection) -> list[Lane]:
 def free(connection: Connection, ids: Collection[str] | None = None) -> None:
     """Parked letters that are the first of their lane now are to be released: of the lanes of these letters, or of all."""
     dialect = dialect_of(connection)
-    among = "" if ids is None else " AND l.id IN (SELECT value FROM json_each(?))"
+    among = "pending IS NULL" if ids is None else STANDS + " AND l.id IN (SELECT value FROM json_each(?))"
     first = f"""SELECT l.seq FROM letters AS l WHERE {HELD} AND l."partition" = s."partition" AND l.lane = s.lane
                 ORDER BY l.position, l.arrival LIMIT 1"""  # noqa: S608 - a constant
     connection.execute(
         f"""UPDATE letters SET next_at = ? WHERE status = 'parked' AND next_at IS NULL AND seq IN (
             SELECT ({first}) FROM (SELECT DISTINCT l."partition", l.lane FROM letters AS l
-            WHERE l.pending IS NULL AND l.lane IS NOT NULL{among}) AS s)""",  # noqa: S608 - constants
+            WHERE l.lane IS NOT NULL AND {among}) AS s)""",  # noqa: S608 - constants
         [FIRST, *([] if ids is None else [dialect.among(ids)])],
     )
 
@@ -88,8 +88,8 @@ def first_of(connection: Connection, partition: str, lane: str, limit: int) -> l
 def passing(connection: Connection, ids: Sequence[str]) -> list[str]:
     """Which of these letters another one, not among them, is before in its lane: nothing may take them up (Invariant 5)."""
     rows = connection.execute(
-        """SELECT l."partition", l.lane, l.id FROM letters AS l WHERE l.pending IS NULL AND l.lane IS NOT NULL
-           AND l.id IN (SELECT value FROM json_each(?)) ORDER BY l."partition", l.lane""",
+        f"""SELECT l."partition", l.lane, l.id FROM letters AS l WHERE {STANDS} AND l.lane IS NOT NULL
+           AND l.id IN (SELECT value FROM json_each(?)) ORDER BY l."partition", l.lane""",  # noqa: S608 - a constant
         (dialect_of(connection).among(ids),),
     ).fetchall()
     found: list[str] = []

@@ -10,8 +10,9 @@ Source: docs/guarantees.md, rules 1 to 3, 5, 6 and 8.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import msgspec
 
@@ -128,15 +129,7 @@ class LedgerTables:
             "INSERT INTO penstock_sink_states VALUES (?, ?, ?) ON CONFLICT (ledger, sink) DO UPDATE SET state = excluded.state",
             [(row.number, sink, state) for sink, state in commit.sink_states.items()],
         )
-        if commit.forgotten:
-            connection.executemany(
-                "DELETE FROM penstock_job_records WHERE ledger = ? AND job = ? AND event = ?",
-                [(row.number, *record) for record in commit.forgotten],
-            )
-        connection.executemany(
-            "INSERT INTO penstock_job_records VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            [(row.number, *record) for record in commit.jobs],
-        )
+        _record(connection, row.number, commit)
 
     def seen(self, connection: Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `Ledger.seen`."""
@@ -165,6 +158,26 @@ class LedgerTables:
             connection.execute("DELETE FROM penstock_positions WHERE ledger = ?", (row.number,))
         else:
             put_positions(connection, "penstock_positions", row.number, positions)
+
+
+def _record(connection: Connection, ledger: int, commit: Commit) -> None:
+    """What jobs delivered with this commit, and what of earlier ones is known elsewhere by now."""
+    among = dialect_of(connection).among
+    for job, events in _by_job(commit.forgotten):
+        connection.execute(
+            "DELETE FROM penstock_job_records WHERE ledger = ? AND job = ? AND event IN (SELECT value FROM json_each(?))",
+            (ledger, job, among(events)),
+        )
+    for job, events in _by_job(commit.jobs):
+        connection.execute(
+            "INSERT INTO penstock_job_records SELECT ?, ?, value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
+            (ledger, job, among(events)),
+        )
+
+
+def _by_job(records: Iterable[JobRecord]) -> Iterator[tuple[str, list[str]]]:
+    for job, each in groupby(records, key=lambda record: record.job):
+        yield job, [record.event for record in each]
 
 
 def put_positions(connection: Connection, table: str, owner: int, positions: Mapping[str, Position]) -> None:

@@ -6,12 +6,14 @@ The letter's own bodies stay as they came: an edit is kept beside them, so that 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from penstock.ledger import Claim
 from penstock.state.dialect import Connection, dialect_of
+from penstock.state.letter_where import STANDS
 from penstock.state.pipeline_records import Note
 from penstock.state.records import Happening
 
@@ -29,9 +31,9 @@ _decode_detail = msgspec.json.Decoder(dict[str, str]).decode
 def add(connection: Connection, ids: Iterable[str], happening: Happening) -> None:
     """The same of several letters."""
     detail = msgspec.json.encode(dict(happening.detail)).decode()
-    connection.executemany(
-        "INSERT INTO letter_history (letter, at, what, made_by, detail) VALUES (?, ?, ?, ?, ?)",
-        [(identity, happening.at, happening.what, happening.by, detail) for identity in ids],
+    connection.execute(
+        "INSERT INTO letter_history (letter, at, what, made_by, detail) SELECT value, ?, ?, ?, ? FROM json_each(?)",
+        (happening.at, happening.what, happening.by, detail, dialect_of(connection).among(ids)),
     )
 
 
@@ -66,9 +68,12 @@ def tell_group(connection: Connection, note: Note, jobs: Mapping[str, str]) -> N
 
     :param jobs: what `jobs_of` said before.
     """
+    alike = defaultdict(list)
     for identity, status in _statuses(connection, note.resolved, "status"):
-        result = "delivered" if status == "resolved" else "delivered, still owed to other sinks"
-        add(connection, [identity], Happening(note.at, "replayed", "", {"job": jobs.get(identity) or "", "result": result}))
+        alike[jobs.get(identity) or "", status == "resolved"].append(identity)
+    for (job, settled), ids in alike.items():
+        result = "delivered" if settled else "delivered, still owed to other sinks"
+        add(connection, ids, Happening(note.at, "replayed", "", {"job": job, "result": result}))
     carrier = note.job.job if note.job is not None else ""
     for letter in note.failed_again:
         what, how = ("replayed", "failed again") if letter.id in jobs else ("backfilled", "failed")
@@ -76,7 +81,8 @@ def tell_group(connection: Connection, note: Note, jobs: Mapping[str, str]) -> N
         detail = {"job": jobs.get(letter.id) or carrier, "result": result, "code": letter.code}
         add(connection, [letter.id], Happening(note.at, what, "", detail))
     done = [identity for identity, status in _statuses(connection, note.superseded, "status") if status == "superseded"]
-    add(connection, done, Happening(note.at, "superseded", "", {}))
+    if done:
+        add(connection, done, Happening(note.at, "superseded", "", {}))
 
 
 def tell_settled(connection: Connection, claims: Mapping[str, Claim], now: float) -> None:
@@ -93,7 +99,7 @@ def _statuses(connection: Connection, ids: Sequence[str], column: str) -> list[t
     if not ids:
         return []
     rows = connection.execute(
-        f"SELECT id, {column} FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) ORDER BY id",  # noqa: S608
+        f"SELECT id, {column} FROM letters WHERE {STANDS} AND id IN (SELECT value FROM json_each(?)) ORDER BY id",  # noqa: S608 - constants
         (dialect_of(connection).among(ids),),
     )
     return [(identity, value) for identity, value in rows.fetchall()]

@@ -19,7 +19,7 @@ from penstock.ledger import Claim
 from penstock.state import lane_tables, letter_history
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tally import sweep
-from penstock.state.letter_where import KEEPS_KEY, LIVE
+from penstock.state.letter_where import KEEPS_KEY, LIVE, STANDS
 from penstock.state.records import UNSETTLED, DeadLetter, Delivered, Repeat, Status
 
 LETTER_TABLES = (
@@ -242,7 +242,7 @@ def set_status(
     limited = "" if among is None else f" AND {few}status IN (SELECT value FROM json_each(?))"  # noqa: S608 - a constant
     rows = connection.execute(
         f"""UPDATE letters SET status = ?, job = ?
-            WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) AND (status <> ? OR job IS DISTINCT FROM ?){limited}
+            WHERE {STANDS} AND id IN (SELECT value FROM json_each(?)) AND (status <> ? OR job IS DISTINCT FROM ?){limited}
             RETURNING id""",  # noqa: S608 - constants
         [status, job, dialect.among(ids), status, job, *([] if among is None else [dialect.among(among)])],
     )

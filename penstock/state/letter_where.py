@@ -24,6 +24,10 @@ LIVE = _one_of(*UNSETTLED)
 KEEPS_KEY = _one_of(*UNSETTLED, "discarded")
 """Discarding keeps the key (rule 7): a repetition of a discarded event is still a repetition."""
 
+STANDS = "ifnull(pending, -1) = -1"
+"""Of letters that are asked for by id or by row: no partial index serves them. PostgreSQL would choose one where it has no
+statistics yet, as behind a burst of failures, and read all letters that are open."""
+
 
 class Condition(NamedTuple):
     """Text over `letters AS l`, and its parameters in order."""

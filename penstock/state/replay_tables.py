@@ -19,7 +19,7 @@ from penstock.state import job_tables, lane_tables
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_queries import numbered
 from penstock.state.letter_tables import has_passed
-from penstock.state.letter_where import LIVE
+from penstock.state.letter_where import LIVE, STANDS
 from penstock.state.records import UNSETTLED, Status, inherited
 
 REPLAYS_TABLE = """CREATE TABLE replays (
@@ -41,7 +41,7 @@ def record(
     if not given:
         return
     rows = connection.execute(
-        "SELECT id, owed FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?))",
+        f"SELECT id, owed FROM letters WHERE {STANDS} AND id IN (SELECT value FROM json_each(?))",  # noqa: S608 - a constant
         (dialect_of(connection).among(given),),
     )
     owed = [(identity, name) for identity, text in rows.fetchall() for name in _decode_owed(text)]
@@ -55,7 +55,7 @@ def resolve(connection: Connection, given: Mapping[str, Collection[str]]) -> Non
         return
     dialect = dialect_of(connection)
     rows = connection.execute(
-        "SELECT owed, id, seq FROM letters WHERE pending IS NULL AND id IN (SELECT value FROM json_each(?)) "  # noqa: S608 - constants
+        f"SELECT owed, id, seq FROM letters WHERE {STANDS} AND id IN (SELECT value FROM json_each(?)) "  # noqa: S608 - constants
         f"AND {dialect.unindexed}{LIVE}",
         (dialect.among(given),),
     )
@@ -71,9 +71,9 @@ def resolve(connection: Connection, given: Mapping[str, Collection[str]]) -> Non
 
 def hand_over(connection: Connection, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None) -> None:
     """See `StateStore.hand_over`."""
-    among = "" if ids is None else " AND id IN (SELECT value FROM json_each(?))"
+    chosen = "pending IS NULL" if ids is None else "id IN (SELECT value FROM json_each(?)) AND " + STANDS
     rows = connection.execute(
-        f"SELECT seq, owed FROM letters WHERE pending IS NULL AND {LIVE}{among}",  # noqa: S608 - constants
+        f"SELECT seq, owed FROM letters WHERE {chosen} AND {LIVE}",  # noqa: S608 - constants
         () if ids is None else (dialect_of(connection).among(ids),),
     )
     for seq, text in rows.fetchall():
@@ -97,7 +97,7 @@ def settle(connection: Connection, claims: Mapping[str, Claim]) -> None:
 def _settle_one(connection: Connection, ledger: str, group: int, one: JobRecord) -> bool:
     """Whether that resolves the letter."""
     row = connection.execute(
-        f"SELECT seq, owed FROM letters WHERE id = ? AND job = ? AND pending IS NULL AND {LIVE}",  # noqa: S608 - a constant
+        f"SELECT seq, owed FROM letters WHERE id = ? AND job = ? AND {STANDS} AND {LIVE}",  # noqa: S608 - constants
         (one.event, one.job),
     ).fetchone()
     if row is None:  # settled before, or failed again since
@@ -117,10 +117,15 @@ def _owe(connection: Connection, seqs: Sequence[int], owed: Sequence[str], statu
 
 def _took(connection: Connection, taken: Iterable[tuple[str, str]], group: int) -> None:
     """Of these letters these ledgers took the event, with this group or an earlier one."""
-    connection.executemany(
-        'INSERT INTO replays VALUES (?, ?, ?) ON CONFLICT (letter, ledger) DO UPDATE SET "group" = excluded."group"',
-        [(letter, ledger, group) for letter, ledger in taken],
-    )
+    by_ledger = defaultdict(list)
+    for letter, ledger in taken:
+        by_ledger[ledger].append(letter)
+    for ledger, letters in by_ledger.items():
+        connection.execute(
+            "INSERT INTO replays SELECT value, ?, ? FROM json_each(?) WHERE true "
+            'ON CONFLICT (letter, ledger) DO UPDATE SET "group" = excluded."group"',
+            (ledger, group, dialect_of(connection).among(letters)),
+        )
 
 
 def rewind(connection: Connection, ledger: str, claim: Claim) -> int:
