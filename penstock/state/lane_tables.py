@@ -62,7 +62,7 @@ def held(connection: Connection) -> list[Lane]:
 def free(connection: Connection, ids: Collection[str] | None = None) -> None:
     """Parked letters that are the first of their lane now are to be released: of the lanes of these letters, or of all."""
     dialect = dialect_of(connection)
-    among = "pending IS NULL" if ids is None else STANDS + " AND l.id IN (SELECT value FROM json_each(?))"
+    among = "pending IS NULL" if ids is None else STANDS + " AND l.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - a constant
     first = f"""SELECT l.seq FROM letters AS l WHERE {HELD} AND l."partition" = s."partition" AND l.lane = s.lane
                 ORDER BY l.position, l.arrival LIMIT 1"""  # noqa: S608 - a constant
     connection.execute(

@@ -71,7 +71,7 @@ def resolve(connection: Connection, given: Mapping[str, Collection[str]]) -> Non
 
 def hand_over(connection: Connection, heirs: Mapping[str, Sequence[str]], ids: Sequence[str] | None) -> None:
     """See `StateStore.hand_over`."""
-    chosen = "pending IS NULL" if ids is None else "id IN (SELECT value FROM json_each(?)) AND " + STANDS
+    chosen = "pending IS NULL" if ids is None else "id IN (SELECT value FROM json_each(?)) AND " + STANDS  # noqa: S608 - a constant
     rows = connection.execute(
         f"SELECT seq, owed FROM letters WHERE {chosen} AND {LIVE}",  # noqa: S608 - constants
         () if ids is None else (dialect_of(connection).among(ids),),
