@@ -26,8 +26,8 @@ from penstock.journal.opened import Mark as Mark
 from penstock.journal.opened import OpenSegment
 from penstock.journal.opened import Record as Record
 
-EVER = (-1e11, 1e11)
-"""All of time, as a range of seconds since 1970."""
+EVER = (-1e12, 1e12)
+"""A range that holds the time of every event, from the year 1 to the year 9999; in seconds since 1970."""
 
 _SECOND = 1_000_000
 _ANY = 1 << 62

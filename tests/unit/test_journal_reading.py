@@ -44,6 +44,13 @@ def test_an_event_without_a_time_or_with_one_that_is_none_counts_when_it_was_rec
     assert ids(list(reader.range(BEGAN - 501, BEGAN))) == ["e3"]
 
 
+def test_all_of_time_holds_every_time_that_an_event_may_have(tmp_path: Path, journal: Segments) -> None:
+    times = ["0001-01-01T00:00:00+23:59", "1970-01-01T00:00:00Z", "5555-05-05T00:00:00Z", "9999-12-31T23:59:59.999999-23:59"]
+    journal.append(lines_of(events=[an_event(n, time=time) for n, time in enumerate(times)]))
+    journal.commit()
+    assert ids(list(JournalReader(tmp_path).range(*EVER))) == ["e0", "e1", "e2", "e3"]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_ranges_are_those_of_a_plain_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(encoding, "FRAME", 500)
