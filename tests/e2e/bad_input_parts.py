@@ -7,13 +7,13 @@ import gzip
 import os
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from process_parts import PIPE, ended
 
 from penstock.clock import SystemClock
 from penstock.engine.embed import load
@@ -24,7 +24,6 @@ from penstock.state.records import DeadLetter, LetterQuery
 from penstock.state.sqlite_store import SqliteStateStore
 
 HOUSE = Path(__file__).resolve().parents[2]
-PIPE = [sys.executable, "-c", "from penstock.cli.main import main; main()"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,10 @@ class Project:
         return subprocess.Popen(
             [*PIPE, *arguments], cwd=self.root, env=self.environment(variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+
+    def call(self, *arguments: str, **variables: str) -> tuple[int, str, str]:
+        """The command from beginning to end: exit status, stdout and stderr."""
+        return ended(self.pipe(*arguments, **variables))
 
     def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(HOUSE), "NO_COLOR": "1", **variables}

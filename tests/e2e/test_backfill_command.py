@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
+from backfill_command_parts import EVENTS, begun, jobs
 from bad_input_parts import Project
+from process_parts import ended
 from waiting import until
 
-PATIENCE = 60.0
-EVENTS = 3000
 PIPELINE = """\
 source: {{file: {{paths: in.jsonl, follow: {follow}}}}}
 transforms:
@@ -32,51 +30,32 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def finish(command: subprocess.Popen[bytes]) -> tuple[int, str, str]:
-    out, said = command.communicate(timeout=PATIENCE)
-    return command.returncode, out.decode(), said.decode()
-
-
-def call(project: Project, *arguments: str) -> tuple[int, str, str]:
-    return finish(project.pipe(*arguments))
-
-
-def jobs(project: Project) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(call(project, "backfill", "ls", "--json")[1])["items"]
-    return found
-
-
-def begun(project: Project) -> bool:
-    """Whether some events are counted, and not all."""
-    return any(0 < job["done"] < EVENTS for job in jobs(project))
-
-
 @pytest.mark.parametrize(("stop", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_in_the_middle_it_is_gone_on_with(project: Project, stop: signal.Signals, status: int) -> None:
-    assert call(project, "run", "--once", "orders.yaml")[0] == 0
+    assert project.call("run", "--once", "orders.yaml")[0] == 0
     slow = project.pipe("backfill", "orders.yaml", *RANGE, "--rate", "400/s", "--json")
     until(lambda: begun(project), slow)
     slow.send_signal(stop)
-    assert finish(slow)[0] == status
+    assert ended(slow)[0] == status
     (job,) = jobs(project)
     assert 0 < job["done"] < EVENTS
-    ended, out, said = call(project, "backfill", "resume", job["id"], "--concurrency", "0", "--json")
+    status, out, said = project.call("backfill", "resume", job["id"], "--concurrency", "0", "--json")
     report = json.loads(out)
-    assert (ended, report["state"], report["read"], report["delivered"]) == (0, "done", EVENTS, EVENTS), said
+    assert (status, report["state"], report["read"], report["delivered"]) == (0, "done", EVENTS, EVENTS), said
 
 
 def test_a_paused_one_rests_and_another_process_cannot_take_a_live_one(project: Project) -> None:
-    assert call(project, "run", "--once", "orders.yaml")[0] == 0
+    assert project.call("run", "--once", "orders.yaml")[0] == 0
     slow = project.pipe("backfill", "orders.yaml", *RANGE, "--rate", "300/s", "--json")
     until(lambda: begun(project), slow)
     (job,) = jobs(project)
-    status, _, said = call(project, "backfill", "resume", job["id"])
+    status, _, said = project.call("backfill", "resume", job["id"])
     assert (status, "error[job.held]" in said, str(slow.pid) in said) == (3, True, True)
-    assert call(project, "backfill", "pause", job["id"])[0] == 0
-    status, out, _ = finish(slow)
+    assert project.call("backfill", "pause", job["id"])[0] == 0
+    status, out, _ = ended(slow)
     rested = json.loads(out)
     assert (status, rested["state"], 0 < rested["read"] < EVENTS) == (0, "paused", True)
-    assert call(project, "backfill", "cancel", job["id"])[0] == 0
+    assert project.call("backfill", "cancel", job["id"])[0] == 0
     assert jobs(project)[0]["state"] == "cancelled"
 
 
@@ -85,13 +64,13 @@ def test_beside_a_live_run_it_reads_what_is_committed(project: Project) -> None:
     live = project.pipe("run", "orders.yaml")
     try:
         until(lambda: (project.root / "out.jsonl").exists() and _lines(project) == EVENTS, live)
-        status, out, _ = call(project, "backfill", "orders.yaml", *RANGE, "--mode", "shadow", "--fail-on-diff", "--json")
+        status, out, _ = project.call("backfill", "orders.yaml", *RANGE, "--mode", "shadow", "--fail-on-diff", "--json")
         report = json.loads(out)
         assert (status, report["verdict"], report["comparison"]["identical"]) == (0, "clean", report["read"])
         assert report["read"] == EVENTS
     finally:
         os.kill(live.pid, signal.SIGTERM)
-        assert finish(live)[0] == 0
+        assert ended(live)[0] == 0
 
 
 def _lines(project: Project) -> int:

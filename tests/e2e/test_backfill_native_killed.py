@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
+from backfill_command_parts import EVENTS, begun, jobs
 from bad_input_parts import Project
+from process_parts import ended
 from waiting import until
 
-PATIENCE = 60.0
-EVENTS, MANY = 3000, 150_000
+MANY = 150_000
 PIPELINE = """\
 source: {file: in.jsonl, event: {time: .at}}
 transforms:
@@ -37,25 +36,6 @@ def write(project: Project, count: int) -> None:
     project.write("in.jsonl", *(b'{"n":%d,"at":"2026-01-%02dT00:00:00Z"}' % (n, 1 + n % 28) for n in range(count)))
 
 
-def finish(command: subprocess.Popen[bytes]) -> tuple[int, str, str]:
-    out, said = command.communicate(timeout=PATIENCE)
-    return command.returncode, out.decode(), said.decode()
-
-
-def call(project: Project, *arguments: str) -> tuple[int, str, str]:
-    return finish(project.pipe(*arguments))
-
-
-def jobs(project: Project) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(call(project, "backfill", "ls", "--json")[1])["items"]
-    return found
-
-
-def begun(project: Project) -> bool:
-    """Whether some events are counted, and not all."""
-    return any(0 < job["done"] < EVENTS for job in jobs(project))
-
-
 def copies(project: Project) -> list[Path]:
     return list((project.root / ".penstock/ranges/orders").glob("*"))
 
@@ -72,10 +52,10 @@ def test_stopped_while_it_copies_it_leaves_no_job_and_the_next_one_clears_up(
     copying = project.pipe("backfill", "orders.yaml", *RANGE, "--json")
     until(lambda: any(path.stat().st_size for copy in copies(project) for path in copy.glob("*.zst")), copying)
     copying.send_signal(stop)
-    assert finish(copying)[:2] == (status, "")
+    assert ended(copying)[:2] == (status, "")
     assert (jobs(project), len(copies(project))) == ([], left)
     write(project, EVENTS)
-    status, out, said = call(project, "backfill", "orders.yaml", *RANGE, "--json")
+    status, out, said = project.call("backfill", "orders.yaml", *RANGE, "--json")
     report = json.loads(out)
     assert (status, report["read"], report["native"]["unknown"], copies(project)) == (0, EVENTS, EVENTS, []), said
 
@@ -84,47 +64,47 @@ def test_killed_while_the_job_goes_on_it_reads_on_in_its_copy_whatever_became_of
     slow = project.pipe("backfill", "orders.yaml", *RANGE, "--rate", "400/s", "--concurrency", "0", "--json")
     until(lambda: jobs(project) and begun(project), slow)
     slow.kill()
-    assert finish(slow)[0] == -signal.SIGKILL
+    assert ended(slow)[0] == -signal.SIGKILL
     (project.root / "in.jsonl").unlink()
     (job,) = jobs(project)
-    status, out, said = call(project, "backfill", "resume", job["id"], "--concurrency", "0", "--json")
+    status, out, said = project.call("backfill", "resume", job["id"], "--concurrency", "0", "--json")
     report = json.loads(out)
     assert (status, report["state"], report["read"], report["delivered"]) == (0, "done", EVENTS, EVENTS), said
     assert copies(project) == []
 
 
 def test_a_live_one_that_is_killed_doubles_and_loses_nothing(project: Project) -> None:
-    assert call(project, "run", "--once", "orders.yaml")[0] == 0
+    assert project.call("run", "--once", "orders.yaml")[0] == 0
     project.pipeline(PIPELINE + FRESH + "journal: off\n")
     options = (*RANGE, "--mode", "live", "--sink", "fresh", "--json")
-    status, _, said = call(project, "backfill", "orders.yaml", *options)
+    status, _, said = project.call("backfill", "orders.yaml", *options)
     assert (status, "backfill.unknown_deliveries" in said, "3,000 of 3,000" in said, copies(project)) == (2, True, True, [])
     slow = project.pipe("backfill", "orders.yaml", *options, "--redeliver", "--rate", "1000/s")
     until(lambda: begun(project), slow)
     slow.kill()
-    assert finish(slow)[0] == -signal.SIGKILL
+    assert ended(slow)[0] == -signal.SIGKILL
     assert 0 < len(numbers(project, "fresh")) < EVENTS
     (job,) = jobs(project)
-    status, _, said = call(project, "backfill", "resume", job["id"])
+    status, _, said = project.call("backfill", "resume", job["id"])
     assert (status, jobs(project)[0]["state"], copies(project)) == (0, "done", []), said
     assert (sorted(numbers(project, "fresh")), numbers(project, "first")) == (list(range(EVENTS)), list(range(EVENTS)))
 
 
 def test_a_run_that_is_alive_carries_a_live_one_out_from_the_copy(project: Project) -> None:
-    assert call(project, "run", "--once", "orders.yaml")[0] == 0
+    assert project.call("run", "--once", "orders.yaml")[0] == 0
     project.pipeline(PIPELINE.replace("file: in.jsonl", "file: {paths: in.jsonl, follow: true}") + FRESH)
     live = project.pipe("run", "orders.yaml")
     try:
         until(lambda: (project.root / "out/fresh.jsonl").exists(), live)
-        status, _, said = call(project, "backfill", "orders.yaml", *RANGE, "--mode", "live")
+        status, _, said = project.call("backfill", "orders.yaml", *RANGE, "--mode", "live")
         assert (status, "3,000 delivered" in said, copies(project)) == (0, True, []), said
     finally:
         live.send_signal(signal.SIGTERM)
-        assert finish(live)[0] == 0
+        assert ended(live)[0] == 0
     assert (numbers(project, "fresh"), numbers(project, "first")) == (list(range(EVENTS)), list(range(EVENTS)))
 
 
 def test_sources_that_keep_nothing_are_refused_before_anything_is_made(project: Project) -> None:
     project.pipeline(PIPELINE.replace("{file: in.jsonl, event: {time: .at}}", "{stdin: {}}"))
-    status, _, said = call(project, "backfill", "orders.yaml", *RANGE)
+    status, _, said = project.call("backfill", "orders.yaml", *RANGE)
     assert (status, "error[backfill.no_native]" in said, copies(project)) == (2, True, [])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from process_parts import output
 
 RANGE = ("--from", "2000-01-01", "--to", "2100-01-01", "--mode", "live", "--overwrite")
 TABLE = {"name": "table", "sqlite": {"path": "out.db", "table": "orders", "create": True}}
@@ -36,14 +34,6 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pipe(project: Path, *arguments: str, status: int = 0, fault: str = "") -> str:
-    command = [sys.executable, "-P", "-m", "penstock.cli.main", *arguments]
-    environment = {**os.environ, "PENSTOCK_FAULT": fault} if fault else None
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert done.returncode == status, done.stderr
-    return done.stdout
-
-
 def text_of(pipeline: dict[str, Any]) -> str:
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in pipeline.items())
 
@@ -60,33 +50,33 @@ def rows(project: Path) -> list[int]:
 @pytest.mark.parametrize("point", ["after_journal", "before_job_commit", "between_ledgers", "before_job_note", "after_job_note"])
 @pytest.mark.parametrize("nth", [1, 2])
 def test_killed_anywhere_each_lane_arrives_in_order_and_once(project: Path, point: str, nth: int) -> None:
-    pipe(project, "run", "--once", "orders")
+    output(project, "run", "--once", "orders")
     change(project, transforms=ODD, sinks=[FILE, TABLE])
-    pipe(project, "backfill", "orders", *RANGE, status=-signal.SIGKILL, fault=f"{point}:{nth}:kill")
-    (job,) = json.loads(pipe(project, "backfill", "ls", "--json"))["items"]
-    pipe(project, "backfill", "resume", job["id"], status=4)  # it made dead letters
+    output(project, "backfill", "orders", *RANGE, status=-signal.SIGKILL, PENSTOCK_FAULT=f"{point}:{nth}:kill")
+    (job,) = json.loads(output(project, "backfill", "ls", "--json"))["items"]
+    output(project, "backfill", "resume", job["id"], status=4)  # it made dead letters
     assert rows(project) == [0, 1, 3, 5, 7, 9, 11]
-    letters = json.loads(pipe(project, "dlq", "ls", "orders", "--json"))["items"]
+    letters = json.loads(output(project, "dlq", "ls", "orders", "--json"))["items"]
     assert sorted(letter["status"] for letter in letters) == ["open", "parked", "parked", "parked", "parked"]
     assert {letter["lane"] for letter in letters} == {"a"}
-    assert f"job {job['id'][:10]}" in pipe(project, "dlq", "show", letters[0]["id"])
+    assert f"job {job['id'][:10]}" in output(project, "dlq", "show", letters[0]["id"])
     change(project, sinks=[FILE, TABLE])
-    pipe(project, "dlq", "replay", "orders", "--all")
+    output(project, "dlq", "replay", "orders", "--all")
     assert rows(project) == [0, 1, 3, 5, 7, 9, 11, 2, 4, 6, 8, 10]
     assert [json.loads(line)["n"] for line in (project / "lines.jsonl").read_text().splitlines()] == list(range(12))
 
 
 def test_through_the_steps_of_a_stored_version_and_of_a_file(project: Path) -> None:
-    pipe(project, "run", "--once", "orders")
-    old = json.loads(pipe(project, "status", "orders", "--json"))["items"][0]["version"]
+    output(project, "run", "--once", "orders")
+    old = json.loads(output(project, "status", "orders", "--json"))["items"][0]["version"]
     change(project, transforms=[{"name": "check", "jq": ".n += 100"}], sinks=[FILE, TABLE])
-    report = json.loads(pipe(project, "backfill", "orders", *RANGE, "--against", old[:12], "--redeliver", "--json"))
+    report = json.loads(output(project, "backfill", "orders", *RANGE, "--against", old[:12], "--redeliver", "--json"))
     assert (report["against"], report["version"], report["delivered"]) == (old[:12], old, 12)
     assert [json.loads(line)["n"] for line in (project / "lines.jsonl").read_text().splitlines()] == [*range(12), *range(12)]
     other = {**PIPELINE, "transforms": [{"name": "check", "jq": ".n += 50"}], "sinks": [TABLE]}
     (project / "next").mkdir()
     (project / "next" / "orders.yaml").write_text(text_of(other))
-    report = json.loads(pipe(project, "backfill", "orders", *RANGE, "--against", "next/orders.yaml", "--json"))
+    report = json.loads(output(project, "backfill", "orders", *RANGE, "--against", "next/orders.yaml", "--json"))
     assert (report["delivered"], rows(project)) == (12, [n + 50 for n in range(12)])
     change(project, transforms=ODD)
-    pipe(project, "backfill", "orders", *RANGE, "--against", "next/orders.yaml", status=2)
+    output(project, "backfill", "orders", *RANGE, "--against", "next/orders.yaml", status=2)

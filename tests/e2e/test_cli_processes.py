@@ -9,15 +9,13 @@ import resource
 import select
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from process_parts import PIPE, environment, pipe, started
 from waiting import until
 
 ENDLESS = "pipeline: {name}\nsource: {{ generate: {{ rate: 200/s }} }}\nsink: {{ file: out/{name}.jsonl }}\n"
@@ -36,7 +34,6 @@ async def hold(data):
         await asyncio.Event().wait()
     return data
 """
-PIPE = [sys.executable, "-P", "-c", "from penstock.cli.main import main; main()"]
 
 
 @pytest.fixture
@@ -45,25 +42,6 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / f"{name}.yaml").write_text(ENDLESS.format(name=name))
     (tmp_path / "failing.yaml").write_text(FAILING)
     return tmp_path
-
-
-@contextmanager
-def started(project: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen(
-        [*PIPE, *arguments], cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def pipe(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    with started(project, *arguments) as process:
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess([], process.returncode, out, err)
 
 
 def wait_for_lines(process: subprocess.Popen[str], file: Path, count: int = 1) -> None:
@@ -108,7 +86,7 @@ def test_the_second_signal_stops_now_and_nothing_is_lost(project: Path) -> None:
     assert "run.interrupted" in err
     assert "Traceback" not in err
     (project / "hold").unlink()
-    assert pipe(project, "run", "--max-events", "30", "held.yaml").returncode == 0
+    assert pipe(project, "run", "--max-events", "30", "held.yaml")[0] == 0
     lines = delivered(project / "out/held.jsonl")
     assert len(lines) > 20
     assert lines == list(range(len(lines)))
@@ -140,10 +118,10 @@ def test_a_failing_pipeline_leaves_the_others_running_and_decides_the_exit_statu
 def test_two_runs_of_one_pipeline_are_refused_with_the_process_that_holds_it(project: Path) -> None:
     with started(project, "run", "one.yaml") as process:
         wait_for_lines(process, project / "out/one.jsonl")
-        second = pipe(project, "run", "--once", "one.yaml")
-        standing = json.loads(pipe(project, "status", "one.yaml", "--json").stdout)["items"][0]
-    incident = json.loads(second.stderr.splitlines()[0])
-    assert (second.returncode, incident["code"]) == (3, "state.held")
+        status, _, said = pipe(project, "run", "--once", "one.yaml")
+        standing = json.loads(pipe(project, "status", "one.yaml", "--json")[1])["items"][0]
+    incident = json.loads(said.splitlines()[0])
+    assert (status, incident["code"]) == (3, "state.held")
     assert str(process.pid) in incident["message"]
     assert standing["pid"] == process.pid
 
@@ -154,7 +132,7 @@ def test_help_is_there_at_once(project: Path) -> None:
     took = []
     for _ in range(5):
         begun = processor_time()
-        assert pipe(project, "--help").returncode == 0
+        assert pipe(project, "--help")[0] == 0
         took.append(processor_time() - begun)
     assert min(took) < 0.15
 
@@ -197,14 +175,9 @@ def on_a_terminal(project: Path, *arguments: str) -> str:
     child, descriptor = pty.fork()
     if child == 0:
         os.chdir(project)
-        environment = {
-            **os.environ,
-            "TERM": "xterm-256color",
-            "COLUMNS": "100",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
-        environment.pop("NO_COLOR", None)
-        os.execve(PIPE[0], [*PIPE, *arguments], environment)
+        variables = environment(TERM="xterm-256color", COLUMNS="100")
+        variables.pop("NO_COLOR", None)
+        os.execve(PIPE[0], [*PIPE, *arguments], variables)
     shown, deadline = b"", time.monotonic() + 60
     while time.monotonic() < deadline and select.select([descriptor], [], [], 60)[0]:
         try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cdc_parts import ORDERS
 from doctor_parts import dsn_of, role_of
+from process_parts import pipe
 
 from penstock.testing.servers import Database
 
@@ -40,9 +39,7 @@ def written(project: Path, name: str, dsn: str) -> None:
 
 
 def doctor(project: Path, *arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "penstock.cli.main", "doctor", *arguments]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr
+    return pipe(project, "doctor", *arguments)
 
 
 def parts(output: str) -> list[tuple[str, str, str]]:

@@ -58,9 +58,7 @@ def state(request: pytest.FixtureRequest) -> str:
 
 def run(project: Project, fault: str = "") -> int:
     arguments = ["run", "--once", *(["--wait"] if not fault else []), "orders.yaml"]
-    process = project.pipe(*arguments, **({"PENSTOCK_FAULT": fault} if fault else {}))
-    process.communicate(timeout=60)
-    return process.returncode
+    return project.call(*arguments, **({"PENSTOCK_FAULT": fault} if fault else {}))[0]
 
 
 def asked(project: Project) -> Counter[str]:
@@ -118,10 +116,9 @@ def test_whoever_looks_afterwards_asks_nothing_and_sees_the_same(project: Projec
         ["backfill", "orders.yaml", "--from", "2020-01-01", "--to", "2100-01-01", "--mode", "dry_run"],
         ["explain", "0-0", "orders.yaml"],
     ):
-        process = project.pipe(*arguments)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err.decode()
-        assert "computed again, it differs" not in out.decode()
+        status, out, said = project.call(*arguments)
+        assert status == 0, said
+        assert "computed again, it differs" not in out
     assert asked(project) == before
     [(counts,)] = project.rows("SELECT counts FROM note", ".penstock/orders.db")
     assert journal_findings(project.root / ".penstock/journal/orders", json.loads(counts), []) == []

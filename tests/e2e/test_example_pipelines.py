@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from process_parts import output, pipe
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "pipelines").glob("*.yaml"))
-
-
-def pipe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "penstock.cli.main", *arguments]
-    return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture
@@ -27,14 +21,14 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_all_of_them_are_sound(project: Path) -> None:
-    assert pipe("lint", "pipelines", cwd=project).returncode == 0
+    assert pipe(project, "lint", "pipelines")[0] == 0
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_has_tests_and_passes_them(file: Path, project: Path) -> None:
-    result = pipe("test", f"pipelines/{file.name}", cwd=project)
-    assert result.returncode == 0, result.stdout
-    assert int(re.findall(r"(\d+) passed", result.stdout)[-1]) >= 1
+    status, out, _ = pipe(project, "test", f"pipelines/{file.name}")
+    assert status == 0, out
+    assert int(re.findall(r"(\d+) passed", out)[-1]) >= 1
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
@@ -45,16 +39,14 @@ def test_an_example_names_the_format_for_the_editor(file: Path) -> None:
 
 
 def test_the_quick_start_prints_the_same_warm_readings_in_every_first_run(project: Path) -> None:
-    result = pipe("run", "--once", "pipelines/quickstart.yaml", cwd=project)
-    readings = [json.loads(line) for line in result.stdout.splitlines()]
-    assert result.returncode == 0
+    readings = [json.loads(line) for line in output(project, "run", "--once", "pipelines/quickstart.yaml").splitlines()]
     assert len(readings) == 10
     assert readings[0] == {"sensor": "s0", "celsius": 23.7, "fahrenheit": 74.7, "at": "2026-01-01T00:00:00Z"}
-    assert pipe("run", "--once", "pipelines/quickstart.yaml", cwd=project).stdout == ""
+    assert pipe(project, "run", "--once", "pipelines/quickstart.yaml")[1] == ""
 
 
 def test_a_delivery_is_split_into_its_parcels_without_the_telephone_number(project: Path) -> None:
-    assert pipe("run", "--once", "pipelines/split_csv.yaml", cwd=project).returncode == 0
+    assert pipe(project, "run", "--once", "pipelines/split_csv.yaml")[0] == 0
     text = (project / "out/parcels.jsonl").read_text()
     events = [json.loads(line) for line in text.splitlines()]
     assert "+44" not in text

@@ -34,9 +34,8 @@ SINKS = {
 
 
 def run(project: Project, fault: str = "") -> tuple[int, str]:
-    process = project.pipe("run", "--once", "orders.yaml", **({"PENSTOCK_FAULT": fault} if fault else {}))
-    _, err = process.communicate(timeout=60)
-    return process.returncode, err.decode()
+    status, _, said = project.call("run", "--once", "orders.yaml", **({"PENSTOCK_FAULT": fault} if fault else {}))
+    return status, said
 
 
 def findings(project: Project) -> list[str]:

@@ -4,23 +4,20 @@ delivered meanwhile, whatever ends the run."""
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from process_parts import pipe, started
 from waiting import until
 
 from penstock.testing.servers import Database
 
-PIPE = [sys.executable, "-P", "-c", "from penstock.cli.main import main; main()"]
 PIPELINE = """\
 pipeline: load
 source: { generate: { rate: 2000/s } }
@@ -34,22 +31,11 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    @contextmanager
-    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        process = subprocess.Popen(
-            [*PIPE, *arguments], cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
+    def running(self, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        return started(self.root, *arguments)
 
     def pipe(self, *arguments: str) -> tuple[int, str, str]:
-        with self.running(*arguments) as process:
-            out, err = process.communicate(timeout=60)
-            return process.returncode, out, err
+        return pipe(self.root, *arguments)
 
     def status(self) -> dict[str, Any]:
         [item] = json.loads(self.pipe("status", "load", "--json")[1])["items"]

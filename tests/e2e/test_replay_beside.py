@@ -4,22 +4,19 @@ for it may go, and whatever dies, each row arrives once."""
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from process_parts import pipe, started
 from waiting import until
 
 from penstock.testing.servers import Database
 
-PIPE = [sys.executable, "-P", "-c", "from penstock.cli.main import main; main()"]
 PIPELINE = """\
 pipeline: shop
 source: { file: { paths: [in.jsonl], follow: true } }
@@ -53,22 +50,11 @@ class Shop:
         with closing(sqlite3.connect(self.root / "out.db", timeout=20)) as database:
             return [n for (n,) in database.execute("SELECT n FROM events ORDER BY place")]
 
-    @contextmanager
-    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        process = subprocess.Popen(
-            [*PIPE, *arguments], cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
+    def running(self, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        return started(self.root, *arguments)
 
     def pipe(self, *arguments: str) -> tuple[int, str, str]:
-        with self.running(*arguments) as process:
-            out, err = process.communicate(timeout=60)
-            return process.returncode, out, err
+        return pipe(self.root, *arguments)
 
     def json(self, *arguments: str) -> Any:
         status, out, err = self.pipe(*arguments, "--json")

@@ -56,9 +56,8 @@ def project(tmp_path: Path) -> Project:
 
 
 def said(project: Project, *arguments: str) -> tuple[int, str]:
-    process = project.pipe(*arguments, KEY=KEY, PLAIN=PLAIN)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, (out + err).decode()
+    status, out, err = project.call(*arguments, KEY=KEY, PLAIN=PLAIN)
+    return status, out + err
 
 
 def canaries(text: str | bytes) -> list[str]:

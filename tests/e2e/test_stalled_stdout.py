@@ -7,14 +7,13 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from process_parts import PIPE, environment
 from waiting import until
 
-PIPE = [sys.executable, "-P", "-c", "from penstock.cli.main import main; main()"]
 SECONDS = 10.0
 
 
@@ -23,9 +22,8 @@ def unread_run(directory: Path, shutdown_timeout: str) -> Iterator[subprocess.Po
     """A run that waits for whoever reads its standard output."""
     pipeline = {"pipeline": "p", "source": "generate", "sink": "stdout", "shutdown_timeout": shutdown_timeout}
     (directory / "p.yaml").write_text(json.dumps(pipeline))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     reader, writer = os.pipe()
-    process = subprocess.Popen([*PIPE, "run", "p.yaml"], cwd=directory, env=environment, stdout=writer, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*PIPE, "run", "p.yaml"], cwd=directory, env=environment(), stdout=writer, stderr=subprocess.PIPE)
     try:
         until(lambda: not select.select([], [writer], [], 0)[1], process)
         yield process

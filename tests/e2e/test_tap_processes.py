@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
+from process_parts import ended, started
 from waiting import until
 
 from penstock.journal.reader import JournalReader
 
-PIPE = [sys.executable, "-P", "-c", "from penstock.cli.main import main; main()"]
 PIPELINE = """\
 pipeline: load
 source: { generate: { rate: 500/s } }
@@ -32,22 +28,6 @@ sink: { file: out.jsonl }
 def project(tmp_path: Path) -> Path:
     (tmp_path / "load.yaml").write_text(PIPELINE)
     return tmp_path
-
-
-@contextmanager
-def started(project: Path, *arguments: str, out: IO[str] | int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen([*PIPE, *arguments], cwd=project, env=environment, stdout=out, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
 
 
 def stop(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -27,10 +27,9 @@ POINTS = ("after_journal", "mid_dead_letters", "between_ledgers", "before_note",
 
 
 def verified(project: Project) -> tuple[int, dict[str, Any]]:
-    command = project.pipe("verify", "orders.yaml", "--from", "2026-03-01", "--to", "2026-03-02", "--json")
-    out, said = command.communicate(timeout=60)
-    assert command.returncode in (0, 4), said.decode()
-    return command.returncode, json.loads(out)
+    status, out, said = project.call("verify", "orders.yaml", "--from", "2026-03-01", "--to", "2026-03-02", "--json")
+    assert status in (0, 4), said
+    return status, json.loads(out)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -38,16 +37,13 @@ def test_behind_a_run_that_was_killed_nothing_is_missed(tmp_path: Path, point: s
     project = Project(tmp_path)
     project.write("in.jsonl", *(b'{"n":%d,"at":"2026-03-01T00:%02d:00Z"}' % (n, n % 60) for n in range(200)))
     project.pipeline(PIPELINE)
-    run = project.pipe("run", "--once", "orders.yaml", PENSTOCK_FAULT=f"{point}:2:kill")
-    run.communicate(timeout=60)
-    assert run.returncode == -9
+    assert project.call("run", "--once", "orders.yaml", PENSTOCK_FAULT=f"{point}:2:kill")[0] == -9
     status, report = verified(project)
     assert (status, report["named"]) == (0, [])
     source = report["source"]
     assert source["events"] == 200 == source["journalled"] + source["not_read_yet"]
     assert source["not_read_yet"] > 0
-    run = project.pipe("run", "--once", "orders.yaml")
-    assert (run.communicate(timeout=60), run.returncode)[1] == 0
+    assert project.call("run", "--once", "orders.yaml")[0] == 0
     status, report = verified(project)
     assert (status, report["named"], report["source"]["journalled"]) == (0, [], 200)
     assert report["dead_letters"]["open"] == report["journal"]["dead_lettered"] == 20

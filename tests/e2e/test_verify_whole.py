@@ -13,7 +13,6 @@ import pytest
 from bad_input_parts import Project
 from waiting import until
 
-PATIENCE = 60.0
 EVENTS = 1000
 RANGE = ("--from", "2026-03-01", "--to", "2026-04-01")
 PIPELINE = """\
@@ -58,15 +57,9 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def call(project: Project, *arguments: str) -> tuple[int, str, str]:
-    command = project.pipe(*arguments)
-    out, said = command.communicate(timeout=PATIENCE)
-    return command.returncode, out.decode(), said.decode()
-
-
 def verified(project: Project) -> dict[str, Any]:
     """The report; what has no time was received today."""
-    status, out, said = call(project, "verify", "orders.yaml", "--from", "2026-03-01", "--to", "2100-01-01", "--json")
+    status, out, said = project.call("verify", "orders.yaml", "--from", "2026-03-01", "--to", "2100-01-01", "--json")
     assert status in (0, 4), said
     report: dict[str, Any] = json.loads(out)
     assert report["accounted"] == (status == 0)
@@ -89,7 +82,7 @@ def test_whatever_happened_every_event_is_accounted_for(project: Project) -> Non
         assert verified(project)["named"] == [], "behind a run that was killed"
     text = (project.root / "orders.yaml").read_text()
     (project.root / "orders.yaml").write_text(text.replace(", follow: true", ""))
-    status, _, said = call(project, "run", "--once", "orders.yaml")
+    status, _, said = project.call("run", "--once", "orders.yaml")
     assert status == 0, said
     report = verified(project)
     assert report["named"] == []
@@ -106,7 +99,7 @@ def replays_and_backfill(project: Project, before: dict[str, Any]) -> None:
         database.execute("DROP TRIGGER refuses")
     text = (project.root / "orders.yaml").read_text().replace("order@1", "order@2")
     (project.root / "orders.yaml").write_text(text + NEW)
-    status, _, said = call(project, "dlq", "replay", "orders.yaml", "--all", "--overwrite")
+    status, _, said = project.call("dlq", "replay", "orders.yaml", "--all", "--overwrite")
     assert "failed again" in said or status == 0, said
     report = verified(project)
     assert report["named"] == []
@@ -117,7 +110,7 @@ def replays_and_backfill(project: Project, before: dict[str, Any]) -> None:
     slow.kill()
     slow.communicate()
     assert verified(project)["named"] == []
-    status, _, said = call(project, "run", "--once", "orders.yaml")
+    status, _, said = project.call("run", "--once", "orders.yaml")
     assert status == 0, said
     report = verified(project)
     assert report["named"] == []
@@ -135,7 +128,7 @@ def plant(project: Project) -> None:
     path.write_bytes(b"".join(line + b"\n" for line in project.lines("fresh.jsonl") if not line.startswith(b'{"id":544,')))
     with closing(sqlite3.connect(project.root / ".penstock/orders.db", isolation_level=None)) as database:
         database.execute("DELETE FROM letters WHERE status = 'open'")
-    status, out, _ = call(project, "verify", "orders.yaml", "--from", "2026-03-01", "--to", "2100-01-01")
+    status, out, _ = project.call("verify", "orders.yaml", "--from", "2026-03-01", "--to", "2100-01-01")
     assert status == 4
     assert out.splitlines()[-1] == "3 gaps: not every event is accounted for"
     records = project.input()
