@@ -21,7 +21,7 @@ from backfill.admission import check_lanes, check_sinks
 from backfill.dues import LEFT_OUT, Dues, Owed
 from backfill.readers import own_journal, range_of
 from backfill.rehearsal import chosen_by, event_filter
-from backfill.request import Request
+from backfill.request import Place, Request, decode_place
 from penstock.clock import moment_of
 from penstock.cloudevents import timestamp
 from penstock.config.model import Pipeline
@@ -58,6 +58,7 @@ class LiveCarrier:
     journal: JournalReader | None
     filter: Program | None
     _dues: Dues | None = None
+    _begun: Mark = Mark(0, 0, 0)
     _routing: Routing = field(default_factory=lambda: Routing((), same=True))
     _recorded: Mapping[str, set[str]] = field(default_factory=dict)
     _recompute: Recompute | None = None
@@ -106,8 +107,21 @@ class LiveCarrier:
         return steps
 
     def _look_up(self, versions: Sequence[Version]) -> Had:
-        lines = (record.line for record in self.journal.outcomes_of_jobs()) if self.journal is not None else ()
-        return Had.of(list(self.ground.assembly.sinks), versions, lines)
+        """Blocking."""
+        names = list(self.ground.assembly.sinks)
+        if self.journal is None:
+            return Had.of(names, versions, ())
+        if not self.job.progress.cursor:
+            return Had.of(names, versions, self._all_by_now(self.journal))
+        begun = self._begun = decode_place(self.job.progress.cursor).begun
+        before = (record.line for record in self.journal.outcomes_of_jobs() if record.mark <= begun)
+        since = (record.line for record in self.journal.outcomes_of_jobs() if record.mark > begun)
+        return Had.of(names, versions, before, since)
+
+    def _all_by_now(self, journal: JournalReader) -> Iterator[Line]:
+        for record in journal.outcomes_of_jobs():
+            self._begun = record.mark
+            yield record.line
 
     async def close(self) -> None:
         """See `JobCarrier.close`."""
@@ -115,13 +129,15 @@ class LiveCarrier:
 
     async def portions(self, count: int) -> AsyncGenerator[Portion, None]:
         """See `JobCarrier.portions`."""
-        records = self.reader.range(self.request.start, self.request.end, after=decode_cursor(self.job.progress.cursor))
+        records = self.reader.range(self.request.start, self.request.end, after=done_until(self.job))
         left = self.request.limit - self.job.progress.done if self.request.limit else count
         while left > 0 and (taken := await asyncio.to_thread(self._take, records, min(count, left))):
             await self._check_room()
             counted: Counter[str] = Counter()
             works = await self._works([record.line for record in taken], counted)
-            yield Portion(works, encode_cursor(taken[-1].mark), len(taken), self.request.version, counted)
+            yield Portion(
+                works, msgspec.json.encode(Place(taken[-1].mark, self._begun)), len(taken), self.request.version, counted
+            )
             if self.request.limit:
                 left -= len(taken)
 
@@ -228,11 +244,6 @@ def carry_backfill(job: Job, ground: Ground) -> LiveCarrier:
     return LiveCarrier(job, ground, request, range_of(request, today), own_journal(today), event_filter(request.filter))
 
 
-def encode_cursor(mark: Mark) -> bytes:
-    """Behind this line."""
-    return msgspec.json.encode(mark)
-
-
-def decode_cursor(cursor: bytes) -> Mark | None:
-    """None: the beginning."""
-    return msgspec.json.decode(cursor, type=Mark) if cursor else None
+def done_until(job: Job) -> Mark | None:
+    """The line behind which the job goes on; None: from the beginning."""
+    return decode_place(job.progress.cursor).mark if job.progress.cursor else None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from backfill.comparison import Comparison
+from penstock.journal.opened import Mark
 
 MOST_CAUSES = 1000
 """Causes of dead letters that are told apart."""
@@ -15,6 +16,20 @@ SAMPLES = 3
 
 Mode = Literal["dry_run", "shadow", "live"]
 Origin = Literal["journal", "native"]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The cursor of a live backfill.
+
+    :ivar mark: of the last line that is dealt with.
+    :ivar begun: of the last line of a job that the pipeline's journal had when the backfill began.
+    """
+
+    mark: Mark
+    begun: Mark = Mark(0, 0, 0)
+
+
+decode_place = msgspec.json.Decoder(Place).decode
 
 
 class Unplaced(msgspec.Struct, frozen=True):

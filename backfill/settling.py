@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from backfill.live import LiveCarrier, carry_backfill, decode_cursor
+from backfill.live import LiveCarrier, carry_backfill, done_until
 from penstock.clock import moment_of
 from penstock.engine.carrying import Ground, Portion
 from penstock.engine.owed import Had, event_name
@@ -44,7 +44,7 @@ async def settle_backfill(job: Job, ground: Ground) -> Portion | None:
 def _lines_of(carrier: LiveCarrier, names: set[str]) -> dict[str, Line]:
     """The lines of these events, by name, behind the cursor. Blocking."""
     request, found = carrier.request, dict[str, Line]()
-    for record in carrier.reader.range(request.start, request.end, after=decode_cursor(carrier.job.progress.cursor)):
+    for record in carrier.reader.range(request.start, request.end, after=done_until(carrier.job)):
         name = event_name(record.line)
         if name in names:
             found[name] = record.line

@@ -3,7 +3,8 @@
 A run offered what it delivered to the sinks of its version; a job to those that its line in the journal names, or to all. An
 event that was filtered no sink had. One that failed is its dead letter's matter until a job is done with it: then the sinks of
 its version had it, some perhaps before it failed at others. What was done later by jobs lies anywhere behind: it is looked up
-once, and kept as digests, eight bytes an event.
+once, and kept as digests, eight bytes an event. A backfill that goes on leaves to their dead letters the events that it
+would have left to them when it began.
 """
 
 from __future__ import annotations
@@ -36,16 +37,24 @@ class Had:
     _later: defaultdict[int, Digests] = field(default_factory=lambda: defaultdict(Digests))
     _failed: dict[int, int] = field(default_factory=dict)
     _done: Digests = field(default_factory=Digests)
+    _waited: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, sinks: Sequence[str], versions: Iterable[Version], corrections: Iterable[Line]) -> Had:
-        """:param corrections: what jobs made of events later, in order (`JournalReader.outcomes_of_jobs`)."""
+    def of(
+        cls, sinks: Sequence[str], versions: Iterable[Version], corrections: Iterable[Line], since: Iterable[Line] = ()
+    ) -> Had:
+        """:param corrections: what jobs made of events later, in order (`JournalReader.outcomes_of_jobs`).
+        :param since: the rest of them, which came when the backfill had begun.
+        """
         had = cls(sinks)
         for version in versions:
             names = [sink["name"] for sink in msgspec.json.decode(version.config)["sinks"]]
             had._by_version[version.version[:VERSION_DIGITS]] = had.mask(names)
         for line in corrections:
             had._correct(line)
+        had._waited = frozenset(had._failed)  # Invariant 5: what is behind one that was left in its lane is left, too
+        for line in since:
+            had._correct(line, since=True)
         return had
 
     def mask(self, names: Iterable[str]) -> int:
@@ -73,13 +82,14 @@ class Had:
         return mask
 
     def failed(self, line: Line) -> bool:
-        """Whether the event has a dead letter that nobody was done with: of the run, or of the last job that had it."""
-        if line.outcome != "dead_lettered" and not self._failed:
+        """Whether the event has a dead letter, of the run or of the last job that had it, that nobody is done with, or nobody was
+        when the backfill began."""
+        if line.outcome != "dead_lettered" and not self._failed and not self._waited:
             return False
         digest = event_digest(line)
-        return digest in self._failed or (line.outcome == "dead_lettered" and digest not in self._done)
+        return digest in self._failed or digest in self._waited or (line.outcome == "dead_lettered" and digest not in self._done)
 
-    def _correct(self, line: Line) -> None:
+    def _correct(self, line: Line, *, since: bool = False) -> None:
         """By what a job made of an event. Of several attempts, each may have got as far as some sinks."""
         digest = event_digest(line)
         tried = self._failed.pop(digest, 0)
@@ -87,7 +97,8 @@ class Had:
         if line.outcome == "dead_lettered":
             self._failed[digest] = mask
             return
-        self._done.add(digest)
+        if not since:
+            self._done.add(digest)
         if mask:
             self._later[mask].add(digest)
 

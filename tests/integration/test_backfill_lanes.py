@@ -175,6 +175,23 @@ async def test_later_jobs_wait_behind_what_an_earlier_one_left() -> None:
     assert rows() == [0, 2, 3]
 
 
+async def test_what_a_job_left_to_its_letter_nothing_of_its_lane_passes_when_the_letter_is_settled_before_the_job_goes_on() -> (
+    None
+):
+    add("a", "a", "b", "b", "a", "a")
+    await penstock.run(write(ODD, FILE), once=True)
+    pipeline = write(PLAIN, FILE, TABLE, batching={"count": 3})
+    job = await ask(pipeline)
+    with pytest.raises(PenstockError, match="crashed at"):
+        await carry_out(pipeline, job, RunOptions(faults=crash_at("after_job_note")))
+    await replay_open(pipeline)
+    counts = (await carry_out(pipeline, job, RunOptions())).progress.counts
+    assert (rows(), counts["delivered"], counts["letters"]) == ([0, 2, 3], 3, 3)
+    assert (await backfill(pipeline))["delivered"] == 3
+    assert rows() == [0, 2, 3, 1, 4, 5]
+    assert lines("all") == [0, 2, 3, 1, 4, 5]
+
+
 @pytest.mark.parametrize("sinks", [(TABLE,), (FILE, TABLE), (TABLE, {"name": "fresh", "file": {"path": "out/fresh.jsonl"}})])
 @pytest.mark.parametrize("point", ["after_journal", "before_job_commit", "between_ledgers", "before_job_note", "after_job_note"])
 async def test_a_crash_anywhere_loses_nothing_doubles_nothing_and_keeps_each_lane_in_order(

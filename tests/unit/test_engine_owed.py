@@ -35,12 +35,12 @@ def deed(outcome: Outcome, *, version: str = "v1", sinks: Sequence[str] | None =
     )
 
 
-def had(*deeds: Line) -> Had:
+def had(*deeds: Line, since: Sequence[Line] = ()) -> Had:
     versions = [
         Version(name, json.dumps({"sinks": [{"name": sink} for sink in sinks]}), {}, {}, 0.0)
         for name, sinks in {"v1": ["a", "b"], "v2": ["a", "gone", "c"]}.items()
     ]
-    return Had.of(["a", "b", "c"], versions, deeds)
+    return Had.of(["a", "b", "c"], versions, deeds, since)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,22 @@ def test_nobody_knows_what_a_version_delivered_that_is_not_stored(past: Line, de
 def test_a_version_that_is_not_stored_hinders_nobody_else() -> None:
     """Not even where all is delivered once more, whoever had it."""
     assert had(deed("delivered", version="lost", of="another")).before(line()) == A | B
+
+
+@pytest.mark.parametrize(
+    ("past", "deeds", "since", "before", "failed"),
+    [
+        (line("dead_lettered"), [], [deed("delivered", sinks=["a"])], A | B, True),
+        (line(), [deed("dead_lettered", sinks=["c"])], [deed("delivered", sinks=["c"])], A | B | C, True),
+        (line("dead_lettered"), [deed("delivered")], [deed("delivered", sinks=["c"])], A | B | C, False),
+        (line(), [], [deed("dead_lettered", sinks=["c"]), deed("delivered", sinks=["c"])], A | B | C, False),
+    ],
+)
+def test_what_was_left_to_a_letter_when_a_backfill_began_stays_left(
+    past: Line, deeds: list[Line], since: list[Line], before: int, failed: bool
+) -> None:
+    later = had(*deeds, since=since)
+    assert (later.before(past), later.failed(past)) == (before, failed)
 
 
 def test_an_event_has_one_name_for_every_job() -> None:
