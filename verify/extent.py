@@ -15,7 +15,6 @@ from penstock.journal.index import end_frame, segment_numbers, segment_path
 from penstock.journal.reader import JournalReader
 from verify.findings import Gap
 
-_SECOND = 1_000_000
 PART = "journal"
 
 
@@ -75,7 +74,7 @@ def gaps_of(directory: Path, place: Place | None, start: float, end: float) -> I
         where = str(segment_path(directory, place.segment))
         yield Gap(PART, "the journal is shorter than the pipeline wrote it", where=where, help=help)
     for before, behind in pairwise(numbers):
-        if behind > before + 1 and _between(directory, before, behind).overlaps(int(start * _SECOND), int(end * _SECOND)):
+        if behind > before + 1 and _between(directory, before, behind).overlaps(*Span.of(start, end)):
             said = f"segment {before + 1:010}" if behind == before + 2 else f"segments {before + 1:010} to {behind - 1:010}"
             what = f"{said} of the journal not there: removed, or never begun for want of room on the disk"
             yield Gap(PART, what, where=str(directory), help=help)

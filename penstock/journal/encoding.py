@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 LEVEL = 1
 FRAME = 1 << 20
 """Bytes of lines after which a frame ends."""
-_SECOND = 1_000_000
 _DAY = r"(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31"
 _TIMES_IN_UTC = re.compile(rf"(?:\d{{4}}-(?:{_DAY})T(?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d+)?Z\n)*", re.ASCII)
 """Times, a line each, that sort as their texts do, fractions aside. (A 29th of February has to be looked at.)"""
@@ -45,7 +44,7 @@ class Lines:
 
 def frames_of(lines: Lines, compressor: zstandard.ZstdCompressor) -> Iterator[tuple[bytes, About]]:
     """Compressed frames of about `FRAME` bytes of lines."""
-    at = Span(int(lines.at[0] * _SECOND), int(lines.at[1] * _SECOND))
+    at = Span.of(*lines.at)
     others = lines.others
     for part in _parts(lines.texts):
         texts, ids = lines.texts[part], lines.ids[part]
@@ -65,19 +64,15 @@ def span_of(times: Sequence[str], at: Span) -> Span:
     if _TIMES_IN_UTC.fullmatch("\n".join((*texts, ""))):
         first, last = min(texts), max(texts)
         if is_time(first):  # the year 0 comes first
-            return _wider(timestamp(first), timestamp(last))
+            return Span.of(timestamp(first), timestamp(last)).wider()
     return _span_of_any(texts, at)
 
 
 def _span_of_any(times: Set[str], at: Span) -> Span:
     moments = [timestamp(time) for time in times if is_time(time)]
     if len(moments) < len(times):
-        moments += [at.first / _SECOND, at.last / _SECOND]
-    return _wider(min(moments), max(moments))
-
-
-def _wider(first: float, last: float) -> Span:
-    return Span(int(first * _SECOND) - _SECOND, int(last * _SECOND) + _SECOND)
+        moments += at.seconds
+    return Span.of(min(moments), max(moments)).wider()
 
 
 def _parts(texts: Sequence[bytes]) -> Iterator[slice]:

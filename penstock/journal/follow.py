@@ -14,11 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from penstock.journal.frames import ENTRY_SIZE, Frame, frame_of
+from penstock.journal.frames import ENTRY_SIZE, Frame, Span, frame_of
 from penstock.journal.index import end_frame, index_path, segment_numbers
 from penstock.journal.opened import OpenSegment, Record
-
-_SECOND = 1_000_000
 
 
 def received(directory: Path, start: float, end: float) -> Iterator[Record]:
@@ -27,7 +25,7 @@ def received(directory: Path, start: float, end: float) -> Iterator[Record]:
     :param start, end: seconds since 1970.
     :raises EnvironmentFault: `journal.damaged`.
     """
-    low, high = int(start * _SECOND), int(end * _SECOND)
+    low, high = Span.of(start, end)
     numbers = segment_numbers(directory)
     for number in numbers:
         last = end_frame(directory, number)

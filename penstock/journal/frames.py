@@ -53,11 +53,28 @@ def furthest(*texts: str) -> str:
     return max(texts, key=lambda text: Place.parse(text) or Place("", 0, 0))
 
 
+_SECOND = 1_000_000
+
+
 class Span(NamedTuple):
     """From the first to the last of some moments, in microseconds since 1970. It may be wider than they are, never narrower."""
 
     first: int
     last: int
+
+    @classmethod
+    def of(cls, first: float, last: float) -> Span:
+        """:param first, last: seconds since 1970; cut to microseconds."""
+        return cls(int(first * _SECOND), int(last * _SECOND))
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """First and last, in seconds since 1970."""
+        return self.first / _SECOND, self.last / _SECOND
+
+    def wider(self) -> Span:
+        """A second wider on both sides."""
+        return Span(self.first - _SECOND, self.last + _SECOND)
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether some of it is in `[start, end)`."""

@@ -18,7 +18,6 @@ from penstock.journal.scan import is_frame, rebuilt
 
 SUFFIX = ".jsonl.zst"
 _INDEX, _IDS = ".index", ".ids"
-_SECOND = 1_000_000
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -151,7 +150,7 @@ def sync(file: IO[bytes]) -> None:
 def newest_receipt(directory: Path, number: int) -> float:
     """When the last event of a segment was received, in seconds since 1970; when it was written, where its index is torn."""
     last, file = end_frame(directory, number), segment_path(directory, number).stat()
-    return last.at.last / _SECOND if last is not None and last.end == file.st_size else file.st_mtime
+    return last.at.seconds[1] if last is not None and last.end == file.st_size else file.st_mtime
 
 
 def disk_size(directory: Path, number: int) -> int:

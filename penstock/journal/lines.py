@@ -122,6 +122,24 @@ decode_line = msgspec.json.Decoder(Line).decode
 """One line of a segment. Raises `msgspec.MsgspecError` where it is none."""
 
 
+class IdAndTime(msgspec.Struct):
+    """What an event is found by, as it went into the steps."""
+
+    id: str
+    time: str | None = None
+
+
+_id_and_time = msgspec.json.Decoder(IdAndTime).decode
+
+
+def id_and_time(line: Line) -> IdAndTime:
+    """Of a line's event; of a line that corrects another, the id alone.
+
+    :raises msgspec.MsgspecError: where the line holds no event.
+    """
+    return IdAndTime(line.corrects) if line.corrects is not None else _id_and_time(line.event)
+
+
 def head_text(at: str, partition: str, version: str) -> bytes:
     """What the lines of one batch begin with.
 

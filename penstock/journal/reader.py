@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 
 from penstock.cloudevents import is_time, timestamp
-from penstock.journal.frames import ENTRY_SIZE, Frame, Place, count_lines, digests
+from penstock.journal.frames import ENTRY_SIZE, Frame, Place, Span, count_lines, digests
 from penstock.journal.index import disk_size, end_frame, frames_in, read_entries, segment_numbers
-from penstock.journal.lines import Line
+from penstock.journal.lines import Line, id_and_time
 from penstock.journal.opened import Mark as Mark
 from penstock.journal.opened import OpenSegment
 from penstock.journal.opened import Record as Record
@@ -29,19 +29,8 @@ from penstock.journal.opened import Record as Record
 EVER = (-1e12, 1e12)
 """A range that holds the time of every event, from the year 1 to the year 9999; in seconds since 1970."""
 
-_SECOND = 1_000_000
 _ANY = 1 << 62
 _FIRST, _LAST = Mark(0, 0, -1), Mark(_ANY, _ANY, _ANY)
-
-
-class Envelope(msgspec.Struct):
-    """What a search looks at first."""
-
-    id: str
-    time: str | None = None
-
-
-_envelope = msgspec.json.Decoder(Envelope).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +69,13 @@ class JournalReader:
             len(numbers),
             lines,
             sum(disk_size(directory, number) for number in numbers),
-            first.at.first / _SECOND if first is not None else None,
-            last.at.last / _SECOND if last is not None else None,
+            first.at.seconds[0] if first is not None else None,
+            last.at.seconds[1] if last is not None else None,
         )
 
     def count(self, start: float, end: float) -> int:
         """About how many events `range` gives: those of a frame on the edge count all. Reads the index alone."""
-        low, high = _span(start, end)
+        low, high = Span.of(start, end)
         return sum(
             frame.lines - frame.corrections
             for number in segment_numbers(self.directory)
@@ -102,7 +91,7 @@ class JournalReader:
         :param after, until: only lines behind this one; only those up to this one.
         :raises EnvironmentFault: `journal.damaged`.
         """
-        span, first, last = _span(start, end), after or _FIRST, until or _LAST
+        span, first, last = Span.of(start, end), after or _FIRST, until or _LAST
         for segment, following in self._segments(first.segment, last.segment):
             corrections = _Corrections(segment, following)
             for place, frame in enumerate(segment.frames):
@@ -121,7 +110,7 @@ class JournalReader:
         :param after: those alone that hold lines behind this one.
         :param share: this share of them, by their lines, evenly spread, and one at least.
         """
-        span, first = _span(start, end), after or _FIRST
+        span, first = Span.of(start, end), after or _FIRST
         passed = taken = 0
         for segment, _ in self._segments(first.segment if share >= 1.0 else 0, _LAST.segment):
             for frame in segment.frames:
@@ -189,10 +178,6 @@ class JournalReader:
         return self.place is not None and number > self.place.segment
 
 
-def _span(start: float, end: float) -> tuple[int, int]:
-    return int(start * _SECOND), int(end * _SECOND)
-
-
 def _count(directory: Path, number: int) -> int:
     entries = read_entries(directory, number) or b""
     return count_lines(entries[: len(entries) - len(entries) % ENTRY_SIZE])
@@ -257,14 +242,11 @@ def corrected_line(line: Line, corrections: Corrected) -> Line:
 
 def ids_of(line: Line) -> list[str]:
     """The ids of a line's event: the one it went into the steps with, and last the source's own."""
-    if line.corrects is not None:
-        return [line.corrects]
-    ids = [_envelope(line.event).id]
-    given = line.given.get("id") if line.given else None
+    ids, given = [id_and_time(line).id], line.given.get("id") if line.given else None
     return ids if given is None else [*ids, given]
 
 
 def moment(line: Line) -> float:
     """The event's own time, or that of its receipt: seconds since 1970."""
-    time = _envelope(line.event).time if line.is_event else None
+    time = id_and_time(line).time
     return timestamp(time if time is not None and is_time(time) else line.at)

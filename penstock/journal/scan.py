@@ -10,14 +10,13 @@ import msgspec
 from penstock.cloudevents import timestamp
 from penstock.journal.encoding import span_of
 from penstock.journal.frames import About, Frame, Span, digests, place_frame
-from penstock.journal.lines import decode_line
+from penstock.journal.lines import decode_line, id_and_time
 
 if TYPE_CHECKING:
     import zstandard
 
 _FIRST_READ = 1 << 12
 _READ = 1 << 18
-_SECOND = 1_000_000
 
 
 def scan(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
@@ -78,14 +77,6 @@ def rebuilt(file: BinaryIO, number: int, last: Frame | None, end: int | None = N
         offset = frame_end
 
 
-class _Envelope(msgspec.Struct):
-    id: str
-    time: str | None = None
-
-
-_envelope = msgspec.json.Decoder(_Envelope).decode
-
-
 def _about(text: bytes) -> About:
     """What an index says of a frame with these lines.
 
@@ -96,12 +87,12 @@ def _about(text: bytes) -> About:
     times: list[str] = []
     lines = [decode_line(line) for line in text.split(b"\n")[:-1]]
     for line in lines:
-        event = _Envelope(line.corrects or "") if not line.is_event else _envelope(line.event)
+        event = id_and_time(line)
         ids.append(event.id)
         if line.given is not None and (given := line.given.get("id")) is not None:
             others.append(given)
         times.append(event.time or line.at)
     moments = [timestamp(line.at) for line in lines]
-    at = Span(int(min(moments) * _SECOND), int(max(moments) * _SECOND))
+    at = Span.of(min(moments), max(moments))
     corrections = sum(line.corrects is not None for line in lines)
     return About(digests(ids + others), len(lines), corrections, span_of(times, at), at)
