@@ -70,14 +70,24 @@ def _judge_state(told: Telling, oracle: Oracle, exact: bool, problem: Any) -> No
 
 
 def _judge_jobs(told: Telling, problem: Any) -> None:
+    judge_backfill_jobs(told, problem)
+    if left := records_left(told):
+        problem("records", f"{len(left)} records of jobs are left, such as {left[0]}")
+
+
+def judge_backfill_jobs(told: Telling, problem: Any) -> None:
+    """None failed, and some delivered something."""
     jobs = told.state.query("SELECT id, state, done, counts FROM jobs WHERE kind = 'backfill'")
     if failed := [row for row in jobs if row[1] != "done"]:
         problem("jobs", f"{failed[:3]}")
     if not any(json.loads(counts).get("delivered") for *_, counts in jobs):
         problem("idle", "no backfill delivered anything")
+
+
+def records_left(told: Telling) -> list[tuple[Any, ...]]:
+    """What the ledgers in the state store and in tables of SQLite recorded for jobs, and did not forget."""
     left = told.state.query("SELECT job, event FROM penstock_job_records")
     for path in (told.project / "out").glob("*.db"):
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
             left += database.execute("SELECT job, event FROM penstock_job_records").fetchall()
-    if left:
-        problem("records", f"{len(left)} records of jobs are left, such as {left[0]}")
+    return left

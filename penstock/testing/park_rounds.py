@@ -1,23 +1,24 @@
 """Crash rounds of parked lanes: lines fail, the lines of their keys behind them wait, somebody mends, replays and discards while
 the input grows, and runs and commands are struck.
 
-In the end each output has every row once, and those of a key in order. Collaborators: `replay_rounds`, `park_verdict`.
+In the end each output has every row once, and those of a key in order. `LaneStory` is what stories of parked lanes have in
+common. Collaborators: `replay_rounds`, `park_verdict`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.testing.oracle import Kind, Oracle
 from penstock.testing.park_verdict import count_unsettled, judge_lanes
-from penstock.testing.replay_rounds import ReplayStory
+from penstock.testing.replay_rounds import REPLAY, ReplayStory
 from penstock.testing.replay_scenario import refusing_table
-from penstock.testing.scenario import Settings, file_output
+from penstock.testing.scenario import Output, Settings, file_output
 from penstock.testing.stories import StoryScenario, draw_settings
-from penstock.testing.story import CHUNKS, Story
+from penstock.testing.story import Story
 from penstock.testing.telling import FILE, Telling
 
 WEIGHTS: Mapping[Kind, int] = {
@@ -44,24 +45,21 @@ class ParkScenario(StoryScenario):
 
 
 @dataclass(slots=True)
-class ParkStory(ReplayStory):
-    """Lines fail and are parked behind others, somebody mends, replays and discards."""
+class LaneStory(Story):
+    """Lanes are parked, what failed is retried by itself, and in the end what the steps refuse is given up. Goes before the class
+    that says what else is told."""
 
-    def _write(self) -> None:
-        """Lanes are parked, and what failed is retried by itself, too."""
-        self._mending = self.told.rng.randrange(CHUNKS // 2, CHUNKS - 1)
-        self._write_for(self.scenario.name, self.scenario.outputs, _park)
+    def _write_for(self, name: str, outputs: Sequence[Output], change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+        def park(pipeline: dict[str, Any]) -> None:
+            change(pipeline)
+            pipeline["source"]["event"] = {"partition_key": ".key"}
+            pipeline["dead_letter"] = {"lane": "park", "retry": ["300ms", "1s"]}
 
-    def _ask(self, *, alone: bool) -> None:
-        """Sometimes what can never be delivered is given up instead."""
-        if not alone and self.told.rng.random() < DISCARDING:
-            self._discard()
-        else:
-            ReplayStory._ask(self, alone=alone)
+        Story._write_for(self, name, outputs, park)
 
     def _settle(self) -> None:
         """What the steps refuse is given up, which frees lane after lane."""
-        ReplayStory._ask(self, alone=False)
+        self._replay(alone=False)
         self._once()
         for _ in range(MOST_TIMES):
             if self.told.result.problems or not count_unsettled(self.told):
@@ -71,17 +69,30 @@ class ParkStory(ReplayStory):
         if not self.told.result.problems:
             self.told.problem("lanes", f"{count_unsettled(self.told)} dead letters are not settled in the end")
 
-    def check(self, oracle: Oracle, when: str) -> None:
-        judge_lanes(self.scenario.outputs, self.told, oracle, when=when)
+    def _replay_or_discard(self, *, alone: bool) -> None:
+        """Sometimes what can never be delivered is given up instead."""
+        if not alone and self.told.rng.random() < DISCARDING:
+            self._discard()
+        else:
+            self._replay(alone=alone)
+
+    def _replay(self, *, alone: bool) -> None:
+        rate = ["--rate", "200/s"] if not alone and self.told.rng.random() < 0.3 else []
+        self._command("a replay", REPLAY, "--no-wait", *rate, alone=alone)
 
     def _discard(self) -> None:
         self._command("a discard", DISCARD, alone=False)
 
 
-def _park(pipeline: dict[str, Any]) -> None:
-    """A lane for each key."""
-    pipeline["source"]["event"] = {"partition_key": ".key"}
-    pipeline["dead_letter"] = {"lane": "park", "retry": ["300ms", "1s"]}
+@dataclass(slots=True)
+class ParkStory(LaneStory, ReplayStory):
+    """Lines fail and are parked behind others, somebody mends, replays and discards."""
+
+    def _ask(self, *, alone: bool) -> None:
+        self._replay_or_discard(alone=alone)
+
+    def check(self, oracle: Oracle, when: str) -> None:
+        judge_lanes(self.scenario.outputs, self.told, oracle, when=when)
 
 
 PARK_SCENARIOS: Mapping[str, ParkScenario] = {

@@ -18,6 +18,8 @@ from penstock.testing.story import CHUNKS, Story
 from penstock.testing.telling import FILE, Telling
 
 REPLAY = ("dlq", "replay", FILE, "--all")
+REFUSED = f"SELECT 1 FROM letters WHERE step = '{TABLE}' AND pending IS NULL LIMIT 1"  # noqa: S608 - a constant
+"""Finds out whether the table has refused something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,10 @@ class ReplayStory(Story):
         self._write_for(self.scenario.name, self.scenario.outputs)
 
     def _turn(self, number: int) -> None:
-        if number == self._mending:
-            self._see_refusals()
-            mend(self.told.project)
-
-    def _see_refusals(self) -> None:
         """What is mended has been refused before."""
-        refused = f"SELECT 1 FROM letters WHERE step = '{TABLE}' AND pending IS NULL LIMIT 1"  # noqa: S608 - a constant
-        self._keep_alive_until(lambda: bool(self.told.asks(refused)), "nothing is refused")
+        if number == self._mending:
+            self._keep_alive_until(lambda: bool(self.told.asks(REFUSED)), "nothing is refused")
+            mend(self.told.project)
 
     def _ask(self, *, alone: bool) -> None:
         """For a replay of all that is open."""
