@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from cli_parts import PIPELINE, SCHEMA, Pipe
+from state_builders import Store, make_store_in
 
 from penstock.cli.lazy import Settings
 from penstock.cli.main import execute
@@ -53,3 +55,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | Database:
         return tmp_path
     database: Database = request.getfixturevalue("database")
     return database
+
+
+@pytest.fixture
+async def store(place: Path | Database) -> AsyncIterator[Store]:
+    """An open state store in each of these places."""
+    store = make_store_in(place)
+    await store.open()
+    yield store
+    await store.close()

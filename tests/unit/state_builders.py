@@ -22,6 +22,8 @@ from penstock.state.sqlite_store import SqliteStateStore
 from penstock.state.store import StateStore
 from penstock.testing.servers import Database
 
+Store = SqliteStateStore | PostgresStateStore
+
 
 @dataclass
 class HandClock:
@@ -57,7 +59,7 @@ def make_store(directory: Path, faults: Faults | None = None, busy_timeout: floa
     return SqliteStateStore(directory / "orders.db", "orders", HandClock(), faults or Faults(), busy_timeout=busy_timeout)
 
 
-def make_store_in(place: Path | Database, faults: Faults | None = None) -> SqliteStateStore | PostgresStateStore:
+def make_store_in(place: Path | Database, faults: Faults | None = None) -> Store:
     """In a directory, or in a database of a server."""
     if isinstance(place, Path):
         return make_store(place, faults)
@@ -67,6 +69,13 @@ def make_store_in(place: Path | Database, faults: Faults | None = None) -> Sqlit
 def make_postgres_store(database: Database, pipeline: str = "orders", *, dsn: str | None = None) -> PostgresStateStore:
     """:param dsn: another way to the database, such as through a proxy."""
     return PostgresStateStore(Secret(dsn or database.dsn), pipeline, HalfHandClock(), Faults())
+
+
+def clock_of(store: Store) -> HandClock:
+    """By which it tells the time."""
+    clock = store._clock
+    assert isinstance(clock, HandClock)
+    return clock
 
 
 def keys_left(place: Path | Database) -> list[int]:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from state_builders import make_store_in, version
+from state_builders import Store, make_store_in, version
 
 from penstock.errors import Fenced
 from penstock.state.answer_tables import FoundAnswer, KeptAnswer
 from penstock.state.pipeline_records import Note
-from penstock.state.postgres_store import PostgresStateStore
-from penstock.state.sqlite_store import SqliteStateStore
 from penstock.testing.servers import Database
-
-Store = SqliteStateStore | PostgresStateStore
-
-
-@pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[Store]:
-    store = make_store_in(place)
-    await store.open()
-    yield store
-    await store.close()
 
 
 def kept(name: str, answer: bytes = b'{"asked":"1","made":[]}', at: float = 100.0) -> KeptAnswer:

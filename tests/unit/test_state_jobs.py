@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from state_builders import HandClock, letter, make_store_in, note, version
+from state_builders import Store, clock_of, letter, note, version
 
 from penstock.errors import EnvironmentFault, Fenced, UsageError
 from penstock.state import job_book, job_tables
 from penstock.state.job_records import Job, JobError, JobProgress
-from penstock.state.postgres_store import PostgresStateStore
 from penstock.state.records import LetterQuery
-from penstock.state.sqlite_store import SqliteStateStore
-from penstock.testing.servers import Database
 
 NOW = 1_000_000.0
-Store = SqliteStateStore | PostgresStateStore
-
-
-@pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[Store]:
-    store = make_store_in(place)
-    await store.open()
-    yield store
-    await store.close()
-
-
-def clock_of(store: Store) -> HandClock:
-    clock = store._clock
-    assert isinstance(clock, HandClock)
-    return clock
 
 
 async def made(store: Store, *, alone: bool = False) -> str:

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
-from state_builders import letter, make_store, make_store_in, note, version
+from state_builders import Store, letter, make_store, note, version
 
 from penstock.faults import Faults
 from penstock.state.lane_tables import PARKED
 from penstock.state.lane_tally import LANE_TALLY_SCHEMA
 from penstock.state.letter_desk import Act
 from penstock.state.migration import Schema, migrate
-from penstock.state.postgres_store import PostgresStateStore
 from penstock.state.records import STATUSES, UNSETTLED, DeadLetter, Lane, LetterQuery, ParkedLane
-from penstock.state.sqlite_store import SqliteStateStore
-from penstock.testing.servers import Database
 
-Store = SqliteStateStore | PostgresStateStore
 LEDGERS = {"a": "i", "b": "i"}
-
-
-@pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[Store]:
-    store = make_store_in(place)
-    await store.open()
-    yield store
-    await store.close()
 
 
 def made(random: Random, arrival: int) -> DeadLetter:

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from state_builders import claim_at, letter, make_store_in, note, version
+from state_builders import Store, claim_at, letter, note, version
 
 from penstock.errors import Fenced
 from penstock.state.lane_tables import PARKED
-from penstock.state.postgres_store import PostgresStateStore
 from penstock.state.records import DeadLetter, Lane, LetterQuery, ParkedLane, Retries
-from penstock.state.sqlite_store import SqliteStateStore
-from penstock.testing.servers import Database
 
-Store = SqliteStateStore | PostgresStateStore
 ALL = 1 << 60
-
-
-@pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[Store]:
-    store = make_store_in(place)
-    await store.open()
-    yield store
-    await store.close()
 
 
 def head(name: str, number: int, lane: str = "k", **changes: Any) -> DeadLetter:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from state_builders import at, claimant, commit, key, keys_left, make_store_in
+from state_builders import at, claimant, commit, key, keys_left
 
 from penstock.errors import EnvironmentFault, Fatal, Fenced
 from penstock.ledger import Counts, JobRecord
@@ -14,14 +13,6 @@ from penstock.spi import Position
 from penstock.state import key_tables
 from penstock.state.store import StateStore
 from penstock.testing.servers import Database
-
-
-@pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[StateStore]:
-    store = make_store_in(place)
-    await store.open()
-    yield store
-    await store.close()
 
 
 async def test_a_new_ledger_is_empty_and_a_claim_reads_back_all_that_was_committed(store: StateStore) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from state_builders import claim_at, letter, make_store_in, note, version
+from state_builders import claim_at, letter, note, version
 
 from penstock.errors import UsageError
 from penstock.ledger import JobRecord
@@ -20,7 +18,6 @@ from penstock.state.letter_tally import BUCKET, DAY, HOUR, counted
 from penstock.state.records import STATUSES, DeadLetter, Group, Happening, LetterQuery, LetterStats, Status, Timeline
 from penstock.state.sqlite_store import SqliteStateStore
 from penstock.state.store import StateStore
-from penstock.testing.servers import Database
 
 ANY = LetterQuery(status=())
 ANN = Act("ann@here", "it was wrong")
@@ -30,13 +27,11 @@ NOW = 1_000_000.0
 
 
 @pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[StateStore]:
-    store = make_store_in(place)
-    await store.open()
+async def store(store: StateStore) -> StateStore:
+    """A run holds it."""
     await store.hold()
     await store.issue_epoch(version())
-    yield store
-    await store.close()
+    return store
 
 
 def event(name: str, data: bytes) -> bytes:

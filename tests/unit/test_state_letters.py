@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-from state_builders import at, claim_at, claimant, commit, letter, make_store_in, note, version
+from state_builders import at, claim_at, claimant, commit, letter, note, version
 
 from penstock.errors import Fenced, UsageError, Violation
 from penstock.ledger import Claim, JobRecord
 from penstock.state.letter_desk import Act
 from penstock.state.records import Delivered, Happening, LetterQuery, Repeat, Status
 from penstock.state.store import StateStore
-from penstock.testing.servers import Database
 
 ANY = LetterQuery(status=())
 
 
 @pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[StateStore]:
-    store = make_store_in(place)
-    await store.open()
+async def store(store: StateStore) -> StateStore:
+    """A run holds it."""
     await store.hold()
     await store.issue_epoch(version())
-    yield store
-    await store.close()
+    return store
 
 
 async def listed(store: StateStore) -> dict[str, tuple[str, list[str]]]:

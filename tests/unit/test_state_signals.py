@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from state_builders import HandClock, make_store_in, version
+from state_builders import Store, clock_of, make_store_in, version
 
 from penstock.errors import Fenced
 from penstock.state import signal_tables
-from penstock.state.postgres_store import PostgresStateStore
 from penstock.state.signal_records import Inbox, Pause, SignalRecord
-from penstock.state.sqlite_store import SqliteStateStore
 from penstock.testing.servers import Database
 
 NOW = 1_000_000.0
-Store = SqliteStateStore | PostgresStateStore
-
-
-@pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[Store]:
-    store = make_store_in(place)
-    await store.open()
-    yield store
-    await store.close()
-
-
-def clock_of(store: Store) -> HandClock:
-    clock = store._clock
-    assert isinstance(clock, HandClock)
-    return clock
 
 
 async def test_a_signal_waits_is_taken_and_decided_once(store: Store) -> None:

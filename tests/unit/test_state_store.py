@@ -19,7 +19,6 @@ from state_builders import (
     commit,
     letter,
     make_store,
-    make_store_in,
     note,
     version,
 )
@@ -32,17 +31,8 @@ from penstock.state.open import open_store
 from penstock.state.records import LetterQuery
 from penstock.state.sqlite_store import SqliteStateStore
 from penstock.state.store import StateStore
-from penstock.testing.servers import Database
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-@pytest.fixture
-async def store(place: Path | Database) -> AsyncIterator[StateStore]:
-    store = make_store_in(place)
-    await store.open()
-    yield store
-    await store.close()
 
 
 @pytest.fixture
