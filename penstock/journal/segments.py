@@ -1,6 +1,6 @@
 """The files of one journal, as its one writer sees them: appended to, cut back, removed whole. Blocking; one thread calls it.
 
-    segments = Segments(directory, roll)
+    segments = Segments(directory, faults)
     segments.open(place)             # cut to what the ledgers know
     place = segments.append(lines)   # on the disk when it returns
     segments.commit()                # its commit stands: readers may see it; or
@@ -146,34 +146,38 @@ class Segments:
         self._spent, self._segment = [], None
 
     def _take_over(self, place: Place | None) -> str | None:
-        numbers, alone, said = segment_numbers(self._directory), lone_sidecars(self._directory), None
         if place is not None and place.journal != self._id:
-            said = f"the journal in {self._directory} is another one than the pipeline wrote last"
-            place = None
-        elif place is not None and place.segment > max(numbers, default=0) and place.end:
-            said = f"the journal in {self._directory} is shorter than the pipeline wrote it"
-        for number in numbers:
-            if place is not None and number > place.segment:
-                remove_segment(self._directory, number)
-        kept = [number for number in numbers if place is None or number <= place.segment]
-        for number in alone:
-            if number < max(numbers, default=0):  # a later one may be in the hands of a run that was taken over
-                remove_segment(self._directory, number)
-        reached = max(kept[-1] if kept else 0, place.segment if place is not None else 0)
-        self._last = max(reached, *alone, 0)
-        self._reached = Place(self._id, reached, 0)
+            self._take_up(None)
+            return f"the journal in {self._directory} is another one than the pipeline wrote last"
+        self._take_up(place)
+        if place is not None and place.end and self._reached < place:
+            return f"the journal in {self._directory} is shorter than the pipeline wrote it"
+        return None
+
+    def _take_up(self, place: Place | None) -> None:
+        """Go on behind a place, or what is there of it; without one, behind all that is whole."""
+        kept = self._keep(place)
+        self._reached = Place(self._id, place.segment if place is not None else 0, 0)
         if not kept:
-            return said
+            return
         for number in kept[:-1]:
             tidy(self._directory, number)
         end = place.end if place is not None and place.segment == kept[-1] else None
         frames = repair(self._directory, kept[-1], end)
-        reached = frames[-1].end if frames else 0
-        self._reached = Place(self._id, kept[-1], reached)
+        self._reached = Place(self._id, kept[-1], frames[-1].end if frames else 0)
         self._segment = Segment.resume(self._directory, kept[-1], frames)
-        if end is not None and reached < end:
-            said = f"the journal in {self._directory} is shorter than the pipeline wrote it"
-        return said
+
+    def _keep(self, place: Place | None) -> list[int]:
+        """Remove what lies behind a place, and sidecars that are left over; the numbers of the segments that stay."""
+        numbers, alone = segment_numbers(self._directory), lone_sidecars(self._directory)
+        kept = [number for number in numbers if place is None or number <= place.segment]
+        for number in numbers[len(kept) :]:
+            remove_segment(self._directory, number)
+        for number in alone:
+            if number < max(numbers, default=0):  # a later one may be in the hands of a run that was taken over
+                remove_segment(self._directory, number)
+        self._last = max(*kept, *alone, place.segment if place is not None else 0, 0)
+        return kept
 
     def _in_hand(self) -> list[Segment]:
         """What is open, oldest first."""

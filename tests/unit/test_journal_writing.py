@@ -10,9 +10,11 @@ import pytest
 from journal_parts import BEGAN, found, ids, lines_of, on_disk, seen, write, writer
 
 from penstock.errors import EnvironmentFault
+from penstock.faults import Faults
 from penstock.journal.frames import Place
 from penstock.journal.index import segment_numbers
 from penstock.journal.reader import EVER, JournalReader
+from penstock.journal.segments import Segments
 
 
 def test_what_is_committed_is_seen_and_nothing_else(tmp_path: Path) -> None:
@@ -138,6 +140,17 @@ def test_a_journal_that_lost_something_says_so(tmp_path: Path) -> None:
     assert "is shorter" in str(writer(tmp_path / "j").open(place))
     fresh = writer(tmp_path / "j", place)
     assert write(fresh, 3) > place, "a number is never used again"
+
+
+def test_a_journal_whose_last_segment_is_gone_says_so_also_where_a_later_one_is_left(tmp_path: Path) -> None:
+    journal = writer(tmp_path / "j", roll=1)
+    write(journal, 1)
+    place = write(journal, 2)
+    journal.append(lines_of(3))
+    journal.close()
+    (tmp_path / "j" / "0000000002.jsonl.zst").unlink()
+    said = Segments(tmp_path / "j", Faults()).open(place)
+    assert (said, seen(tmp_path / "j")) == (f"the journal in {tmp_path / 'j'} is shorter than the pipeline wrote it", [1])
 
 
 def test_a_head_that_cannot_be_read_or_is_newer_stops_the_run(tmp_path: Path) -> None:
