@@ -11,7 +11,7 @@ from penstock.clock import rfc3339
 from penstock.config.model import Journal
 from penstock.journal.frames import Place, Span
 from penstock.journal.head import read_head
-from penstock.journal.index import end_frame, segment_numbers, segment_path
+from penstock.journal.index import end_frame, segment_numbers, segment_path, segment_size
 from penstock.journal.reader import JournalReader
 from verify.findings import Gap
 
@@ -70,7 +70,7 @@ def gaps_of(directory: Path, place: Place | None, start: float, end: float) -> I
         yield Gap(PART, f"the journal is {what}", where=str(directory), help=help)
         return
     numbers = segment_numbers(directory)
-    if place is not None and place.end and _size(directory, place.segment) < place.end:
+    if place is not None and place.end and segment_size(directory, place.segment) < place.end:
         where = str(segment_path(directory, place.segment))
         yield Gap(PART, "the journal is shorter than the pipeline wrote it", where=where, help=help)
     for before, behind in pairwise(numbers):
@@ -84,12 +84,7 @@ def written(directory: Path) -> JournalReader:
     """A reader of everything that is on the disk, whether its commit stands or not: a line is there before any sink commits what
     it tells of, so that whatever a sink shows is among them."""
     last = next(reversed(segment_numbers(directory)), None)
-    return JournalReader(directory, None if last is None else Place("", last, _size(directory, last)))
-
-
-def _size(directory: Path, number: int) -> int:
-    path = segment_path(directory, number)
-    return path.stat().st_size if path.exists() else 0
+    return JournalReader(directory, None if last is None else Place("", last, segment_size(directory, last)))
 
 
 def _between(directory: Path, before: int, behind: int) -> Span:

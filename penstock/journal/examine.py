@@ -11,7 +11,7 @@ from penstock.config.model import Journal
 from penstock.errors import EnvironmentFault
 from penstock.journal.frames import Place
 from penstock.journal.head import HEAD, read_head
-from penstock.journal.index import segment_path
+from penstock.journal.index import segment_size
 from penstock.journal.reader import Extent, JournalReader
 from penstock.places import LEAST_FREE, look_at_file, look_at_room
 from penstock.spi import Finding
@@ -83,14 +83,9 @@ def _belongs(directory: Path, place: Place | None) -> Iterator[Finding]:
     if head is None or head.id != place.journal:
         said = f"the journal in {directory} is {'not there' if head is None else 'another one than the pipeline wrote last'}"
         yield Finding("warning", "journal.other", said, why, "put it back where it was; the next run begins a new one otherwise")
-    elif place.end and _size(directory, place.segment) < place.end:
+    elif place.end and segment_size(directory, place.segment) < place.end:
         said = f"the journal in {directory} is shorter than the pipeline wrote it"
         yield Finding("warning", "journal.shorter", said, why, "put it back from a backup; the next run goes on otherwise")
-
-
-def _size(directory: Path, number: int) -> int:
-    path = segment_path(directory, number)
-    return path.stat().st_size if path.exists() else 0
 
 
 def _kept(declared: Journal, extent: Extent, now: float) -> Iterator[Finding]:

@@ -153,15 +153,21 @@ def newest_receipt(directory: Path, number: int) -> float:
     return last.at.seconds[1] if last is not None and last.end == file.st_size else file.st_mtime
 
 
+def segment_size(directory: Path, number: int) -> int:
+    """Bytes of a segment alone; none, where it has been removed."""
+    return _size(segment_path(directory, number))
+
+
 def disk_size(directory: Path, number: int) -> int:
     """Bytes of a segment and its sidecars; none, where it has been removed."""
-    size = 0
-    for path in paths_of(directory, number):
-        try:
-            size += path.stat().st_size
-        except FileNotFoundError:  # retention works beside whoever asks
-            continue
-    return size
+    return sum(map(_size, paths_of(directory, number)))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # retention works beside whoever asks
+        return 0
 
 
 def paths_of(directory: Path, number: int) -> tuple[Path, Path, Path]:
