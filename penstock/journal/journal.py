@@ -1,10 +1,12 @@
 """The journal as a run writes it: `Segments` in a thread of its own.
 
-journal = Journal(directory, settings, faults)
-said = await journal.open(place)
-place = await journal.append(lines)      # before the ledgers commit, which keep the place (rule 1)
-await journal.commit()                   # once the commit stands; or `rollback`
-await journal.close()
+    journal = Journal(directory, faults)
+    said = await journal.open(place)
+    place = await journal.append(lines)      # before the ledgers commit, which keep the place (rule 1)
+    await journal.commit()                   # once the commit stands; or `rollback`
+    await journal.close()
+
+Nothing of it blocks the event loop.
 """
 
 from __future__ import annotations

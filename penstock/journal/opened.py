@@ -81,15 +81,15 @@ class OpenSegment:
     @cached_property
     def frames(self) -> list[Frame]:
         """All that are committed, in order."""
-        named = list(frames_in(self._entries or b"", self.number))
-        if self._end is not None:
-            named = [frame for frame in named if frame.end <= self._end]
-            last = named[-1] if named else None
-            return [*named, *(frame for frame, _ in rebuilt(self._file, self.number, last, self._end))]
-        if self._entries is not None and len(named) * ENTRY_SIZE == len(self._entries):
+        named, end = list(frames_in(self._entries or b"", self.number)), self._end
+        if end is not None:
+            named = [frame for frame in named if frame.end <= end]
+        elif self._entries is not None and len(named) * ENTRY_SIZE == len(self._entries):
             return named
+        else:
+            end = self._known_end()
         last = named[-1] if named else None
-        return [*named, *(frame for frame, _ in rebuilt(self._file, self.number, last, self._known_end()))]
+        return [*named, *(frame for frame, _ in rebuilt(self._file, self.number, last, end))]
 
     def _known_end(self) -> int | None:
         """Behind it may lie what is not committed; None: all of the segment is."""
