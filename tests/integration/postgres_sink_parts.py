@@ -1,25 +1,24 @@
-"""What tests of the postgres sink share: sinks on a database, events, commits."""
+"""What tests of the postgres sink share: sinks on a database, and its one row."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from pgoutput_parts import CASES
+from server_parts import MakeDatabase
 
 from connectors._pg_types import SESSION_SETTINGS, TYPES_QUERY, NumericMode, TypeCatalog
 from connectors.sinks.postgres import PostgresSink
 from penstock.clock import SystemClock
-from penstock.errors import BatchError, Permanent
-from penstock.event import Event
 from penstock.faults import Faults
-from penstock.ledger import Claimant, Commit, Counts, Key
-from penstock.spi import Context, Position
+from penstock.ledger import Claimant
+from penstock.spi import Context
 from penstock.testing.servers import Database
 from transforms.expressions import compiler
 
@@ -57,6 +56,21 @@ class Bench:
             await sink.close()
 
 
+@pytest.fixture
+async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(database, tmp_path)
+    yield bench
+    await bench.close()
+
+
+@pytest.fixture(name="bench", params=["postgres", "postgres16"])
+async def bench_of_each(request: pytest.FixtureRequest, make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Of each version of the server; in the place of `bench`."""
+    bench = Bench(make_database(request.getfixturevalue(request.param)), tmp_path)
+    yield bench
+    await bench.close()
+
+
 def decoded(dsn: str, table: str, numeric: NumericMode = "string") -> dict[str, Any]:
     """The table's one row as the CDC source gives it."""
     with psycopg.connect(dsn) as connection:
@@ -73,29 +87,3 @@ def decoded(dsn: str, table: str, numeric: NumericMode = "string") -> dict[str, 
             convert = types.converter(result.ftype(place), numeric=numeric)
             row[(result.fname(place) or b"").decode()] = None if text is None else convert(text)
         return row
-
-
-def events(*data: Any) -> list[Event]:
-    return [Event(id=f"e{n}", source="s", type="t", decoded=value, origin=n) for n, value in enumerate(data)]
-
-
-def changes(*found: tuple[str, Any]) -> list[Event]:
-    """Events whose types are these."""
-    return [Event(id=f"e{n}", source="s", type=kind, decoded=value, origin=n) for n, (kind, value) in enumerate(found)]
-
-
-def commit(group: int, *keys: int, epoch: int = 1, previous: int | None = None) -> Commit:
-    return Commit(
-        epoch, group - 1 if previous is None else previous, group, {"p": Position(bytes([group]))}, Counts(group),
-        [Key(key.to_bytes(16, "big"), b"12345678") for key in keys], float(group),
-    )  # fmt: skip
-
-
-async def refused(sink: PostgresSink, found: Sequence[Event]) -> dict[int, tuple[str, str]]:
-    """Of events that are refused: codes and messages by index. Nothing is written."""
-    with pytest.raises(BatchError) as caught:
-        await sink.write_and_commit(found, commit(1))
-    assert caught.value.nothing_delivered
-    assert await sink.committed() == (1, 0)
-    assert all(isinstance(error, Permanent) for error in caught.value.failed.values())
-    return {index: (error.code, error.message) for index, error in caught.value.failed.items()}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_sink_parts import ORDERS, Bench, changes, commit, events
+from postgres_sink_parts import ORDERS, Bench
+from postgres_sink_parts import bench_of_each as bench_of_each
 from pydantic import ValidationError
-from server_parts import MakeDatabase
+from sink_parts import changes, commit, events
 
 from connectors.sinks.postgres import PostgresSink
 from penstock.errors import BatchError, Fatal, Fenced, Transient
@@ -24,13 +23,6 @@ MIRROR: dict[str, Any] = {
     "delete": '$event.type | endswith(".delete")',
     "truncate": '$event.type | endswith(".truncate")',
 }
-
-
-@pytest.fixture(params=["postgres", "postgres16"])
-async def bench(request: pytest.FixtureRequest, make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(make_database(request.getfixturevalue(request.param)), tmp_path)
-    yield bench
-    await bench.close()
 
 
 async def test_rows_keys_and_checkpoint_go_in_together(bench: Bench) -> None:

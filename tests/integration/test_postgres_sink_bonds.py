@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_sink_parts import ORDERS, Bench, commit, events, refused
+from postgres_sink_parts import ORDERS, Bench
+from postgres_sink_parts import bench as bench
+from sink_parts import commit, events, refused
 
 from connectors.sinks.postgres import PostgresSink
 from penstock.errors import Fatal
 from penstock.event import Event
-from penstock.testing.servers import Database
 
 WHEN = ["NOT DEFERRABLE", "DEFERRABLE INITIALLY IMMEDIATE", "DEFERRABLE INITIALLY DEFERRED"]
 MAILS = """
@@ -21,13 +20,6 @@ CREATE TABLE orders (id int PRIMARY KEY, mail text, nick text, price int CHECK (
                      UNIQUE (mail) {when}, UNIQUE (nick) {when});
 INSERT INTO orders VALUES (1, 'a', 'A', 1), (2, 'b', 'B', 1), (3, 'c', 'C', 1), (4, 'd', 'D', 1)
 """
-
-
-@pytest.fixture
-async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(database, tmp_path)
-    yield bench
-    await bench.close()
 
 
 async def without(sink: PostgresSink, found: list[Event], bad: dict[int, str]) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import psycopg
 import pytest
-from postgres_sink_parts import Bench, commit, events
+from postgres_sink_parts import Bench
+from postgres_sink_parts import bench as bench
+from sink_parts import commit, events
 
 from penstock.errors import Transient
-from penstock.testing.servers import Database
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 TABLE = """
@@ -20,13 +19,6 @@ INSERT INTO orders VALUES (1, 0), (2, 0);
 CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.times := OLD.times + 1; RETURN NEW; END$$;
 CREATE TRIGGER count_it BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION count_it()
 """
-
-
-@pytest.fixture
-async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(database, tmp_path)
-    yield bench
-    await bench.close()
 
 
 async def waiting(bench: Bench, count: int = 1) -> None:

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from postgres_sink_parts import ORDERS, Bench, commit, events
+from postgres_sink_parts import ORDERS, Bench
+from postgres_sink_parts import bench as bench
 from server_parts import MakeProxy, StartPostgres
+from sink_parts import commit, events
 
 from connectors.sinks.postgres import PostgresSink
 from penstock.errors import BatchError, Fenced, Transient
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Commit
-from penstock.testing.servers import Database
 
 APPENDED = "CREATE TABLE orders (n int)"
-
-
-@pytest.fixture
-async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(database, tmp_path)
-    yield bench
-    await bench.close()
 
 
 async def surely(sink: PostgresSink, found: list[Event], wanted: Commit) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from pgoutput_parts import CASES, TYPES_SQL
-from postgres_sink_parts import COLUMNS, ORDERS, Bench, changes, commit, decoded, events
-from server_parts import MakeDatabase
+from postgres_sink_parts import COLUMNS, ORDERS, Bench, decoded
+from postgres_sink_parts import bench_of_each as bench_of_each
+from sink_parts import changes, commit, events
 
 from connectors.sinks._postgres import inspection as inspections
 from connectors.sinks._postgres.config import PostgresSinkConfig
@@ -25,13 +26,6 @@ NO_KEY = "no row of public.orders has its key"
 NO_VALUES = "no row of public.orders has its values, or fewer than were delivered"
 NUMBERS = "CREATE TABLE orders (id numeric PRIMARY KEY, v int, rev bigint)"
 MIRROR: dict[str, Any] = {"key": ["id"], "delete": '$event.type == "delete"', "truncate": '$event.type == "truncate"'}
-
-
-@pytest.fixture(params=["postgres", "postgres16"])
-async def bench(request: pytest.FixtureRequest, make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(make_database(request.getfixturevalue(request.param)), tmp_path)
-    yield bench
-    await bench.close()
 
 
 async def absent(sink: PostgresSink, found: Sequence[Event], later: Sequence[Event] = ()) -> list[tuple[int, str]]:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_sink_parts import Bench, changes, commit, events
+from postgres_sink_parts import Bench
+from postgres_sink_parts import bench as bench
+from sink_parts import changes, commit, events
 
 from connectors.sinks.postgres import PostgresSink
 from penstock.errors import BatchError, ComponentError, EnvironmentFault
-from penstock.testing.servers import Database
 
 DELETE = '$event.type == "del"'
-
-
-@pytest.fixture
-async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(database, tmp_path)
-    yield bench
-    await bench.close()
 
 
 @pytest.mark.parametrize(("kind", "texts"), [("numeric", ("1", "1.0")), ("int", ("1", "+01")), ("char(3)", ("x", "x "))])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_sink_parts import Bench, changes, commit, events, refused
+from postgres_sink_parts import Bench
+from postgres_sink_parts import bench_of_each as bench_of_each
 from pydantic import ValidationError
-from server_parts import MakeDatabase
+from sink_parts import changes, commit, events, refused
 
 from connectors._postgres import TableName
 from connectors.sinks._postgres.config import PostgresSinkConfig
@@ -35,13 +36,6 @@ MIRROR: dict[str, Any] = {
     "truncate": '$event.type == "truncate"',
 }
 TOMBSTONES = 'penstock."penstock_tombstones_public.orders"'
-
-
-@pytest.fixture(params=["postgres", "postgres16"])
-async def bench(request: pytest.FixtureRequest, make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(make_database(request.getfixturevalue(request.param)), tmp_path)
-    yield bench
-    await bench.close()
 
 
 @pytest.fixture

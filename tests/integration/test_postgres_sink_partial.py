@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-from postgres_sink_parts import Bench, commit, events, refused
+from postgres_sink_parts import Bench
+from postgres_sink_parts import bench as bench
+from sink_parts import commit, events, refused
 
 from penstock.errors import BatchError
-from penstock.testing.servers import Database
 
 TABLE = """
 CREATE TABLE orders (id {kind} PRIMARY KEY, name text NOT NULL, price numeric(8,2) NOT NULL, note text DEFAULT 'n', qty int);
 INSERT INTO orders VALUES ('1', 'one', 1), ('2', 'two', 2)
 """
-
-
-@pytest.fixture
-async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(database, tmp_path)
-    yield bench
-    await bench.close()
 
 
 @pytest.mark.parametrize("kind", ["int", "text", "numeric", "varchar(5)"])

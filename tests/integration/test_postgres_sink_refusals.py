@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from postgres_sink_parts import Bench, changes, commit, events, refused
+from postgres_sink_parts import Bench
+from postgres_sink_parts import bench as bench
+from sink_parts import changes, commit, events, refused
 
 from penstock.errors import BatchError
-from penstock.testing.servers import Database
 
 TABLE = """
 CREATE TABLE shops (id int PRIMARY KEY);
@@ -62,13 +61,6 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"nothing": 1}, "sink.unknown_column", "table public.orders has no column nothing"),
     ({"id": None}, "sink.missing_key", "the event has no id"),
 ]
-
-
-@pytest.fixture
-async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(database, tmp_path)
-    yield bench
-    await bench.close()
 
 
 def rows(count: int) -> list[dict[str, Any]]:

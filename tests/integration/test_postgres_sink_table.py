@@ -6,22 +6,15 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from postgres_sink_parts import ORDERS, Bench, changes, commit, events, refused
+from postgres_sink_parts import ORDERS, Bench
+from postgres_sink_parts import bench as bench
+from sink_parts import changes, commit, events, refused
 
 from penstock.errors import BatchError, EnvironmentFault
-from penstock.testing.servers import Database
-
-
-@pytest.fixture
-async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(database, tmp_path)
-    yield bench
-    await bench.close()
 
 
 @pytest.fixture

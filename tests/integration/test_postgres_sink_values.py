@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from pgoutput_parts import CASES, TYPES_SQL
-from postgres_sink_parts import COLUMNS, Bench, commit, decoded, events, refused
-from server_parts import MakeDatabase
+from postgres_sink_parts import COLUMNS, Bench, decoded
+from postgres_sink_parts import bench_of_each as bench_of_each
+from sink_parts import commit, events, refused
 
 from connectors._pg_types import NumericMode
-
-
-@pytest.fixture(params=["postgres", "postgres16"])
-async def bench(request: pytest.FixtureRequest, make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(make_database(request.getfixturevalue(request.param)), tmp_path)
-    yield bench
-    await bench.close()
 
 
 def texts(dsn: str, table: str) -> tuple[Any, ...]:

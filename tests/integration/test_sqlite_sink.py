@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from sink_parts import commit, events, refused
+from sqlite_sink_parts import Bench
 
 from connectors.sinks.sqlite import SqliteConfig, SqliteSink
-from penstock.clock import SystemClock
 from penstock.errors import BatchError, ComponentError, EnvironmentFault, Fatal, Fenced, Permanent, Transient, Unavailable
 from penstock.event import Event
 from penstock.faults import Faults
-from penstock.ledger import Claimant, Commit, Counts, Key, LedgerSink
-from penstock.spi import Context, FieldsProgram, Position, Program, View
+from penstock.ledger import Claimant, Counts, LedgerSink
+from penstock.spi import FieldsProgram, Position, Program, View
 
 ORDERS = "CREATE TABLE orders (id TEXT PRIMARY KEY, price REAL NOT NULL CHECK (price > 0), qty INTEGER DEFAULT 7, note)"
 
@@ -38,62 +38,11 @@ class PathExpressions:
         return lambda events: [one(event) for event in events]
 
 
-class Bench:
-    """A database file, and the sinks that a test opens on it."""
-
-    def __init__(self, project: Path) -> None:
-        self.project = project
-        self.path = project / "out" / "orders.db"
-        self.sinks: list[SqliteSink] = []
-        self.faults = Faults()
-
-    def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        self.path.parent.mkdir(exist_ok=True)
-        db = sqlite3.connect(self.path, isolation_level=None)
-        try:
-            return db.execute(sql).fetchall()
-        finally:
-            db.close()
-
-    async def sink(self, *, epoch: int = 1, claim: bool = True, **config: Any) -> SqliteSink:
-        values = {"path": "out/orders.db", "table": "orders"} | config
-        context = Context(
-            "orders", "warehouse", self.project, self.project, PathExpressions(), SystemClock(), random.Random(1), self.faults
-        )
-        sink = SqliteSink(SqliteConfig(**values), context)
-        await sink.open(None)
-        self.sinks.append(sink)
-        if claim:
-            await sink.claim(Claimant(epoch, "orders/warehouse", "file:in", "k", 100.0))
-        return sink
-
-
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(tmp_path)
+    bench = Bench(tmp_path, expressions=PathExpressions())
     yield bench
-    for sink in bench.sinks:
-        await sink.close()
-
-
-def events(*data: Any) -> list[Event]:
-    return [Event(id=f"e{n}", source="s", type="t", decoded=value, origin=n) for n, value in enumerate(data)]
-
-
-def commit(group: int, *keys: int, epoch: int = 1, previous: int | None = None) -> Commit:
-    return Commit(
-        epoch, group - 1 if previous is None else previous, group, {"p": Position(bytes([group]))}, Counts(group),
-        [Key(key.to_bytes(16, "big"), b"12345678") for key in keys], float(group),
-    )  # fmt: skip
-
-
-async def refused(sink: SqliteSink, data: Sequence[Any]) -> dict[int, tuple[str, str]]:
-    with pytest.raises(BatchError) as caught:
-        await sink.write_and_commit(events(*data), commit(1))
-    assert caught.value.nothing_delivered
-    assert await sink.committed() == (1, 0)
-    assert all(isinstance(error, Permanent) for error in caught.value.failed.values())
-    return {index: (error.code, error.message) for index, error in caught.value.failed.items()}
+    await bench.close()
 
 
 async def test_rows_keys_and_checkpoint_go_in_together(bench: Bench) -> None:
@@ -120,7 +69,7 @@ async def test_on_conflict_error_names_exactly_the_rows_that_come_second(bench: 
     sink = await bench.sink(key=["id"], on_conflict="error")
     rows = [{"id": name, "price": 1.0} for name in "abcadefb"]
     reason = ("sink.conflict", "table orders refuses the row: UNIQUE constraint failed: orders.id")
-    assert await refused(sink, rows) == {3: reason, 7: reason}
+    assert await refused(sink, events(*rows)) == {3: reason, 7: reason}
     assert bench.execute("SELECT count(*) FROM orders") == [(0,)]
 
 
@@ -147,7 +96,7 @@ async def test_bad_rows_are_found_among_good_ones_and_nothing_is_written(bench: 
     rows: list[Any] = [{"id": f"o{n}", "price": 1.0} for n in range(100)]
     rows[13] = {"id": "o13"}
     rows[64] = {"id": "o64", "price": -1.0}
-    found = await refused(sink, rows)
+    found = await refused(sink, events(*rows))
     assert found == {
         13: ("sink.constraint", "table orders refuses the row: NOT NULL constraint failed: orders.price"),
         64: ("sink.constraint", "table orders refuses the row: CHECK constraint failed: price > 0"),
@@ -160,7 +109,7 @@ async def test_what_has_no_row_is_named(bench: Bench) -> None:
     bench.execute(ORDERS)
     sink = await bench.sink(key=["id"])
     data = [{"id": "a", "price": 1, "x": 1, 'y"; DROP TABLE orders': 2}, {"price": 1}, {"id": None, "price": 1}, [1], {}, "text"]
-    assert await refused(sink, data) == {
+    assert await refused(sink, events(*data)) == {
         0: ("sink.unknown_column", 'table orders has no column x, y"; DROP TABLE orders'),
         1: ("sink.missing_key", "the event has no id, which the table's key needs"),
         2: ("sink.missing_key", "the event has no id, which the table's key needs"),
@@ -177,12 +126,12 @@ async def test_values_that_no_column_can_hold_exactly_are_refused_with_the_colum
         {"i": 2**63}, {"n": 2**70}, {"r": 2**53 + 1}, {"i": "007"}, {"r": "1e3"}, {"i": float("nan")}, {"t": float("inf")},
         {"n": [float("nan")]}, {"n": b"bytes"}, {"t": "\ud800"}, {"i": " 12"}, {"r": "0.12345678901234567"},
     ]  # fmt: skip
-    found = await refused(sink, [*data[:9], *data[10:]])
+    found = await refused(sink, events(*data[:9], *data[10:]))
     assert {index: code for index, (code, _) in found.items()} == dict.fromkeys(range(11), "sink.value")
     assert [message.partition(":")[0] for _, (_, message) in sorted(found.items())] == [
         f"column {name}" for name in ("i", "n", "r", "i", "r", "i", "t", "n", "n", "i", "r")
     ]
-    assert (await refused(sink, [data[9]]))[0][0] == "sink.constraint"
+    assert (await refused(sink, events(data[9])))[0][0] == "sink.constraint"
 
 
 async def test_values_that_fit_come_back_exactly(bench: Bench) -> None:
@@ -326,7 +275,7 @@ async def test_a_full_disk_is_unavailable_and_the_same_commit_goes_in_when_space
 async def test_a_column_that_ignores_conflicts_does_not_swallow_rows(bench: Bench) -> None:
     bench.execute("CREATE TABLE orders (id TEXT UNIQUE ON CONFLICT IGNORE)")
     sink = await bench.sink()
-    assert list(await refused(sink, [{"id": "a"}, {"id": "a"}])) == [1]
+    assert list(await refused(sink, events({"id": "a"}, {"id": "a"}))) == [1]
 
 
 async def test_a_ledger_of_version_1_is_migrated_beside_its_rows(bench: Bench) -> None:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sink_parts import changes, write
+from sqlite_sink_parts import Bench
 
 from connectors.sinks._sqlite.inspection import reader_of
-from connectors.sinks.sqlite import SqliteConfig, SqliteSink
-from penstock.clock import SystemClock
+from connectors.sinks.sqlite import SqliteSink
 from penstock.errors import EnvironmentFault
 from penstock.event import Event
-from penstock.faults import Faults
-from penstock.spi import Context
 from penstock.testing.inspection_contract import inspect
-from penstock.testing.ledger_contract import make_claimant, make_commit
-from transforms.expressions import compiler
 
 NO_KEY = "no row of orders has its key"
 NO_VALUES = "no row of orders has its values, or fewer than were delivered"
@@ -28,47 +24,11 @@ TABLE = "CREATE TABLE orders (id INTEGER PRIMARY KEY, v TEXT, rev INTEGER)"
 MIRROR: dict[str, Any] = {"key": ["id"], "delete": '$event.type == "delete"', "truncate": '$event.type == "truncate"'}
 
 
-class Bench:
-    def __init__(self, project: Path) -> None:
-        self.project = project
-        self.sinks: list[SqliteSink] = []
-        self.group = 0
-
-    def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        db = sqlite3.connect(self.project / "orders.db", isolation_level=None)
-        try:
-            return db.execute(sql).fetchall()
-        finally:
-            db.close()
-
-    def sink(self, **config: Any) -> SqliteSink:
-        values = {"path": "orders.db", "table": "orders"} | config
-        context = Context("test", "sink", self.project, self.project, compiler(), SystemClock(), random.Random(1), Faults())
-        return SqliteSink(SqliteConfig.model_validate(values), context)
-
-    async def opened(self, **config: Any) -> SqliteSink:
-        sink = self.sink(**config)
-        await sink.open(None)
-        self.sinks.append(sink)
-        await sink.claim(make_claimant())
-        return sink
-
-    async def write(self, sink: SqliteSink, found: Sequence[Event]) -> None:
-        self.group += 1
-        await sink.write_and_commit(found, make_commit(self.group))
-
-
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
-    for sink in bench.sinks:
-        await sink.close()
-
-
-def changes(*found: tuple[str, Any]) -> list[Event]:
-    """Events whose types are these."""
-    return [Event(id=f"e{n}", source="s", type=kind, decoded=value, origin=n) for n, (kind, value) in enumerate(found)]
+    await bench.close()
 
 
 def puts(*found: Any) -> list[Event]:
@@ -95,9 +55,9 @@ async def tokens(sink: SqliteSink, found: Sequence[Event], later: Sequence[Event
 
 async def test_a_row_is_there_by_its_key_whatever_it_holds_by_now(bench: Bench) -> None:
     bench.execute(TABLE)
-    sink = await bench.opened(key=["id"])
+    sink = await bench.sink(key=["id"])
     found = changes(put(1), put(2), put(1))
-    await bench.write(sink, found)
+    await write(sink, found)
     bench.execute("UPDATE orders SET v = 'by hand'")
     assert await absent(sink, found) == []
     bench.execute("DELETE FROM orders WHERE id = 1")
@@ -106,9 +66,9 @@ async def test_a_row_is_there_by_its_key_whatever_it_holds_by_now(bench: Bench) 
 
 async def test_what_a_later_event_deletes_need_not_be_there(bench: Bench) -> None:
     bench.execute(TABLE)
-    sink = await bench.opened(**MIRROR)
+    sink = await bench.sink(**MIRROR)
     found = changes(put(1), put(2), gone(1), put(3), gone(3), put(3))
-    await bench.write(sink, found)
+    await write(sink, found)
     assert await tokens(sink, found) == []
     bench.execute("DELETE FROM orders")
     assert await tokens(sink, found) == [1, 5]
@@ -131,38 +91,38 @@ async def test_what_a_later_event_deletes_need_not_be_there(bench: Bench) -> Non
 )
 async def test_keys_are_compared_as_the_table_compares_them(bench: Bench, declared: str, one: Any, same: Any, other: Any) -> None:
     bench.execute(f"CREATE TABLE orders (id {declared}, v TEXT, rev INTEGER, UNIQUE (id))")
-    sink = await bench.opened(**MIRROR)
+    sink = await bench.sink(**MIRROR)
     assert await tokens(sink, changes(put(one), gone(other))) == [0]
     assert await tokens(sink, changes(put(one), gone(same))) == []
-    await bench.write(sink, changes(put(one)))
+    await write(sink, changes(put(one)))
     assert await tokens(sink, changes(put(same), put(other))) == [1]
 
 
 async def test_a_row_that_lost_against_something_newer_need_not_be_there(bench: Bench) -> None:
     bench.execute(TABLE)
-    sink = await bench.opened(**MIRROR, order_by="rev")
+    sink = await bench.sink(**MIRROR, order_by="rev")
     found = changes(gone(1, 5), put(1, 3), put(2, 4), put(2, 2), put(3, 9))
-    await bench.write(sink, found)
+    await write(sink, found)
     assert bench.execute("SELECT id, rev FROM orders ORDER BY id") == [(2, 4), (3, 9)]
     assert await tokens(sink, found) == []
     bench.execute("DELETE FROM orders")
     assert await tokens(sink, found) == [2, 3, 4]
-    await bench.write(sink, changes(("truncate", {"rev": 4})))
+    await write(sink, changes(("truncate", {"rev": 4})))
     assert await tokens(sink, found) == [2, 4]  # at its own order a truncation excuses what comes before it alone
     assert await tokens(sink, found, later=changes(("truncate", {"rev": 4}))) == []
 
 
 async def test_an_order_that_does_not_compare_with_what_is_remembered_is_named(bench: Bench) -> None:
     bench.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, v TEXT, rev)")
-    sink = await bench.opened(**MIRROR, order_by="rev")
-    await bench.write(sink, changes(gone(1, 5)))
+    sink = await bench.sink(**MIRROR, order_by="rev")
+    await write(sink, changes(gone(1, 5)))
     why = "the sink would refuse it today (sink.order), so that nobody can say what to look for"
     assert await absent(sink, changes(put(1, "text"))) == [(0, why)]
 
 
 async def test_without_a_key_a_row_has_to_be_there_as_often_as_it_was_delivered(bench: Bench) -> None:
     bench.execute("CREATE TABLE orders (a INTEGER, b TEXT, c REAL, d, added TEXT DEFAULT 'now')")
-    sink = await bench.opened()
+    sink = await bench.sink()
     found = puts(
         {"a": "1", "b": None, "c": 1, "d": [1]},
         {"a": 1, "b": "", "c": 1.0, "d": "1"},
@@ -171,7 +131,7 @@ async def test_without_a_key_a_row_has_to_be_there_as_often_as_it_was_delivered(
         {"a": -1, "b": "é"},
         {"a": -2, "b": "é"},
     )
-    await bench.write(sink, found)
+    await write(sink, found)
     assert await absent(sink, found) == []
     bench.execute("DELETE FROM orders WHERE rowid = 1")
     bench.execute("UPDATE orders SET a = -2 WHERE a = -1")
@@ -180,9 +140,9 @@ async def test_without_a_key_a_row_has_to_be_there_as_often_as_it_was_delivered(
 
 async def test_without_a_key_rows_before_the_last_truncation_are_not_looked_for(bench: Bench) -> None:
     bench.execute("CREATE TABLE orders (a INTEGER)")
-    sink = await bench.opened(truncate='$event.type == "truncate"')
+    sink = await bench.sink(truncate='$event.type == "truncate"')
     found = changes(("put", {"a": 1}), ("truncate", {}), ("put", {"a": 2}), ("put", {"a": 3}))
-    await bench.write(sink, found)
+    await write(sink, found)
     assert await tokens(sink, found) == []
     bench.execute("DELETE FROM orders WHERE a = 3")
     assert await tokens(sink, found) == [3]
@@ -191,15 +151,15 @@ async def test_without_a_key_rows_before_the_last_truncation_are_not_looked_for(
 
 async def test_text_that_is_no_text_disturbs_no_look(bench: Bench) -> None:
     bench.execute("CREATE TABLE orders (a TEXT)")
-    sink = await bench.opened()
-    await bench.write(sink, puts({"a": "x"}))
+    sink = await bench.sink()
+    await write(sink, puts({"a": "x"}))
     bench.execute("INSERT INTO orders VALUES (CAST(x'ff61' AS TEXT))")
     assert await tokens(sink, puts({"a": "x"}, {"a": "y"})) == [1]
 
 
 async def test_what_the_sink_would_refuse_today_is_named_with_the_reason(bench: Bench) -> None:
     bench.execute(TABLE)
-    sink = await bench.opened(key=["id"])
+    sink = await bench.sink(key=["id"])
     why = "the sink would refuse it today (sink.{}), so that nobody can say what to look for"
     found = puts({"id": 1 << 70}, {"id": None}, [1], {"v": "x"})
     assert await absent(sink, found) == [
@@ -208,12 +168,12 @@ async def test_what_the_sink_would_refuse_today_is_named_with_the_reason(bench: 
         (2, why.format("not_an_object")),
         (3, why.format("missing_key")),
     ]
-    rows = bench.sink()
+    rows = bench.unopened()
     assert await absent(rows, puts({"nobody": 1})) == [(0, why.format("unknown_column"))]
 
 
 async def test_a_table_or_file_that_is_gone_is_an_error_once_something_was_delivered_to_it(bench: Bench) -> None:
-    sink = bench.sink(create=True)
+    sink = bench.unopened(create=True)
     assert await absent(sink, []) == []
     with pytest.raises(EnvironmentFault, match="there is no table orders"):
         await absent(sink, puts({"id": 1}))
@@ -224,15 +184,16 @@ async def test_a_table_or_file_that_is_gone_is_an_error_once_something_was_deliv
 
 
 async def test_a_file_that_is_no_database_is_an_error(bench: Bench) -> None:
-    (bench.project / "orders.db").write_bytes(b"no database" * 100)
+    bench.path.parent.mkdir()
+    bench.path.write_bytes(b"no database" * 100)
     with pytest.raises(EnvironmentFault) as caught:
-        await absent(bench.sink(), puts({"id": 1}))
+        await absent(bench.unopened(), puts({"id": 1}))
     assert caught.value.code == "sink.damaged"
 
 
 async def test_nothing_can_be_written_through_an_inspection(bench: Bench) -> None:
     bench.execute(TABLE)
-    sink = bench.sink()
+    sink = bench.unopened()
     async with reader_of(sink._database) as reader:
         with pytest.raises(EnvironmentFault) as caught:
             await reader.run(lambda connection: connection.execute("INSERT INTO orders VALUES (1, 'x', 1)"))
@@ -251,7 +212,7 @@ async def test_a_look_at_all_rows_that_is_cancelled_ends_at_once(bench: Bench) -
         connection.execute(endless).fetchone()
 
     async def look() -> None:
-        async with reader_of(bench.sink()._database) as reader:
+        async with reader_of(bench.unopened()._database) as reader:
             await reader.run(endless)
 
     looking = asyncio.create_task(look())

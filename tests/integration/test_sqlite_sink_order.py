@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import random
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sink_parts
 from pydantic import ValidationError
+from sink_parts import changes
+from sqlite_sink_parts import Bench
 
 from connectors.sinks.sqlite import SqliteConfig, SqliteSink
-from penstock.errors import BatchError, EnvironmentFault, Permanent
+from penstock.errors import EnvironmentFault
 from penstock.event import Event
-from penstock.faults import Faults
-from penstock.ledger import Claimant, Commit, Counts
-from penstock.spi import Context, Position
 from penstock.testing.clock import FakeClock
-from transforms.expressions import compiler
 
 TABLE = "CREATE TABLE orders (id INTEGER PRIMARY KEY, v TEXT, rev INTEGER)"
 MIRROR: dict[str, Any] = {
@@ -31,54 +28,17 @@ MIRROR: dict[str, Any] = {
 Change = tuple[str, Any]
 
 
-class Bench:
-    """A database file, and the sinks that a test opens on it; a clock that stands still."""
-
-    def __init__(self, project: Path) -> None:
-        self.project = project
-        self.sinks: list[SqliteSink] = []
-        self.clock = FakeClock()
-        self.group = 0
-
-    def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        db = sqlite3.connect(self.project / "orders.db", isolation_level=None)
-        try:
-            return db.execute(sql).fetchall()
-        finally:
-            db.close()
-
-    async def sink(self, *, epoch: int = 1, **config: Any) -> SqliteSink:
-        values = {"path": "orders.db", "table": "orders"} | config
-        context = Context("orders", "sink", self.project, self.project, compiler(), self.clock, random.Random(1), Faults())
-        sink = SqliteSink(SqliteConfig.model_validate(values), context)
-        await sink.open(None)
-        self.sinks.append(sink)
-        await sink.claim(Claimant(epoch, "orders/sink", "file:in", "k", 100.0))
-        return sink
-
-    async def write(self, sink: SqliteSink, *changes: Change) -> None:
-        found = [Event(id=f"e{n}", source="s", type=kind, decoded=value, origin=n) for n, (kind, value) in enumerate(changes)]
-        await self.take(sink, found)
-
-    async def take(self, sink: SqliteSink, found: list[Event]) -> None:
-        group = self.group + 1
-        await sink.write_and_commit(found, Commit(1, group - 1, group, {"p": Position(bytes([group]))}, Counts(group)))
-        self.group = group
-
-    async def refused(self, sink: SqliteSink, *changes: Change) -> dict[int, tuple[str, str]]:
-        with pytest.raises(BatchError) as caught:
-            await self.write(sink, *changes)
-        assert caught.value.nothing_delivered
-        assert all(isinstance(error, Permanent) for error in caught.value.failed.values())
-        return {index: (error.code, error.message) for index, error in caught.value.failed.items()}
+@pytest.fixture
+def clock() -> FakeClock:
+    """It stands still."""
+    return FakeClock()
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(tmp_path)
+async def bench(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Bench]:
+    bench = Bench(tmp_path, clock=clock)
     yield bench
-    for sink in bench.sinks:
-        await sink.close()
+    await bench.close()
 
 
 def put(id: Any, rev: Any, v: str | None = None) -> Change:
@@ -89,10 +49,18 @@ def gone(id: Any, rev: Any) -> Change:
     return "delete", {"id": id, "rev": rev}
 
 
+async def write(sink: SqliteSink, *found: Change) -> None:
+    await sink_parts.write(sink, changes(*found))
+
+
+async def refused(sink: SqliteSink, *found: Change) -> dict[int, tuple[str, str]]:
+    return await sink_parts.refused(sink, changes(*found))
+
+
 async def test_without_an_order_deletions_and_truncation_take_effect_as_they_come(bench: Bench) -> None:
     bench.execute(TABLE)
     sink = await bench.sink(**{name: value for name, value in MIRROR.items() if name != "order_by"})
-    await bench.write(sink, put(1, 5), put(2, 5), gone(1, 1), ("truncate", None), put(3, 9), put(4, 9), gone(4, 1), put(3, 1))
+    await write(sink, put(1, 5), put(2, 5), gone(1, 1), ("truncate", None), put(3, 9), put(4, 9), gone(4, 1), put(3, 1))
     assert bench.execute("SELECT * FROM orders") == [(3, "v1", 1)]
     assert (sink.stale, sink.overwrites) == (None, True)
     assert bench.execute("SELECT name FROM sqlite_master WHERE name LIKE 'penstock_tomb%'") == []
@@ -102,8 +70,8 @@ async def test_a_deletion_that_the_table_refuses_is_named_and_nothing_is_written
     bench.execute(TABLE)
     bench.execute("CREATE TRIGGER t BEFORE DELETE ON orders WHEN old.id = 2 BEGIN SELECT RAISE(ABORT, 'it stays'); END")
     sink = await bench.sink(**{name: value for name, value in MIRROR.items() if name != "order_by"})
-    await bench.write(sink, put(1, 1), put(2, 1))
-    assert await bench.refused(sink, gone(1, 2), gone(2, 2), put(3, 3), ("truncate", None)) == {
+    await write(sink, put(1, 1), put(2, 1))
+    assert await refused(sink, gone(1, 2), gone(2, 2), put(3, 3), ("truncate", None)) == {
         1: ("sink.constraint", "table orders refuses the row: it stays"),
         3: ("sink.truncate", "table orders was not emptied: it stays"),
     }
@@ -113,9 +81,9 @@ async def test_a_deletion_that_the_table_refuses_is_named_and_nothing_is_written
 async def test_an_older_row_loses_whether_it_comes_in_the_same_batch_or_in_another(bench: Bench) -> None:
     bench.execute(TABLE)
     sink = await bench.sink(key=["id"], order_by="rev")
-    await bench.write(sink, put(1, 5), put(2, 1), put(1, 3), put(1, 4), put(2, 2))
+    await write(sink, put(1, 5), put(2, 1), put(1, 3), put(1, 4), put(2, 2))
     assert (bench.execute("SELECT id, rev FROM orders"), sink.stale) == ([(1, 5), (2, 2)], 2)
-    await bench.write(sink, put(1, 4), put(2, 3), put(3, 0), put(1, 5, "again"))
+    await write(sink, put(1, 4), put(2, 3), put(3, 0), put(1, 5, "again"))
     assert bench.execute("SELECT * FROM orders") == [(1, "again", 5), (2, "v3", 3), (3, "v0", 0)]
     assert (sink.stale, sink.overwrites) == (3, False)
 
@@ -124,19 +92,19 @@ async def test_a_row_that_had_no_order_is_older_than_any(bench: Bench) -> None:
     bench.execute(TABLE)
     bench.execute("INSERT INTO orders VALUES (1, 'old', NULL)")
     sink = await bench.sink(key=["id"], order_by="rev")
-    await bench.write(sink, put(1, -(2**62)))
+    await write(sink, put(1, -(2**62)))
     assert bench.execute("SELECT rev FROM orders") == [(-(2**62),)]
 
 
 async def test_tombstones_keep_older_rows_away_and_a_newer_one_removes_its_own(bench: Bench) -> None:
     bench.execute(TABLE)
     sink = await bench.sink(**MIRROR)
-    await bench.write(sink, put(1, 1), gone(1, 5), put(2, 1), gone(3, 9), put(4, 7), gone(4, 6))
-    await bench.write(sink, put(1, 4), put(3, 8), gone(1, 3))
+    await write(sink, put(1, 1), gone(1, 5), put(2, 1), gone(3, 9), put(4, 7), gone(4, 6))
+    await write(sink, put(1, 4), put(3, 8), gone(1, 3))
     assert bench.execute("SELECT id FROM orders") == [(2,), (4,)]
     assert bench.execute('SELECT k1, "order" FROM penstock_tombstones_orders') == [(1, 5), (3, 9)]
     assert sink.stale == 4
-    await bench.write(sink, put(1, 5))
+    await write(sink, put(1, 5))
     assert bench.execute("SELECT id FROM orders") == [(1,), (2,), (4,)]
     assert bench.execute("SELECT k1 FROM penstock_tombstones_orders") == [(3,)]
 
@@ -144,32 +112,32 @@ async def test_tombstones_keep_older_rows_away_and_a_newer_one_removes_its_own(b
 async def test_a_truncation_spares_newer_rows_and_keeps_older_ones_away(bench: Bench) -> None:
     bench.execute(TABLE)
     sink = await bench.sink(**MIRROR)
-    await bench.write(sink, put(1, 1), put(2, 9), gone(3, 2), gone(4, 8))
-    await bench.write(sink, ("truncate", {"rev": 5}), put(1, 4), put(3, 3), put(5, 6), gone(6, 4))
+    await write(sink, put(1, 1), put(2, 9), gone(3, 2), gone(4, 8))
+    await write(sink, ("truncate", {"rev": 5}), put(1, 4), put(3, 3), put(5, 6), gone(6, 4))
     assert bench.execute("SELECT id FROM orders") == [(2,), (5,)]
     assert bench.execute("SELECT k1 FROM penstock_tombstones_orders") == [(4,)]
     assert sink.stale == 3
-    await bench.write(sink, ("truncate", {"rev": 3}), ("truncate", {"rev": 20}), put(7, 20))
+    await write(sink, ("truncate", {"rev": 3}), ("truncate", {"rev": 20}), put(7, 20))
     assert (bench.execute("SELECT id FROM orders"), sink.stale) == ([(7,)], 4)
 
 
-async def test_tombstones_are_given_up_after_their_time(bench: Bench) -> None:
+async def test_tombstones_are_given_up_after_their_time(bench: Bench, clock: FakeClock) -> None:
     bench.execute(TABLE)
     sink = await bench.sink(**MIRROR, tombstones="1h")
-    await bench.write(sink, gone(1, 1), gone(2, 1))
-    bench.clock.jump(3000)
-    await bench.write(sink, gone(3, 1))
-    bench.clock.jump(1000)
-    await bench.write(sink, gone(4, 1))
+    await write(sink, gone(1, 1), gone(2, 1))
+    clock.jump(3000)
+    await write(sink, gone(3, 1))
+    clock.jump(1000)
+    await write(sink, gone(4, 1))
     assert bench.execute("SELECT k1 FROM penstock_tombstones_orders") == [(3,), (4,)]
 
 
-async def test_without_their_time_tombstones_stay(bench: Bench) -> None:
+async def test_without_their_time_tombstones_stay(bench: Bench, clock: FakeClock) -> None:
     bench.execute(TABLE)
     sink = await bench.sink(**MIRROR)
-    await bench.write(sink, gone(1, 1))
-    bench.clock.jump(10**9)
-    await bench.write(sink, gone(5, 1))
+    await write(sink, gone(1, 1))
+    clock.jump(10**9)
+    await write(sink, gone(5, 1))
     assert bench.execute("SELECT k1 FROM penstock_tombstones_orders") == [(1,), (5,)]
 
 
@@ -198,7 +166,7 @@ async def test_orders_compare_by_what_they_are_exactly(bench: Bench, kind: str, 
             for first, second in ((older, newer), (newer, older)):
                 bench.execute("DELETE FROM orders")
                 for batch in [[first, second]] if together else [[first], [second]]:
-                    await bench.write(sink, *(put(1, rev, str(rev)) for rev in batch))
+                    await write(sink, *(put(1, rev, str(rev)) for rev in batch))
                 assert bench.execute("SELECT v FROM orders") == [(str(newer),)]
 
 
@@ -213,11 +181,11 @@ async def test_what_cannot_be_compared_is_its_events_fault_and_nothing_is_guesse
     bench.execute(f"CREATE TABLE orders (id INTEGER PRIMARY KEY, v TEXT, rev {kind})")
     sink = await bench.sink(**MIRROR)
     if kind != "INTEGER":
-        await bench.write(sink, put(1, "2026-01-01T00:00:00Z"), gone(2, "2026-01-01T00:00:00Z"))
+        await write(sink, put(1, "2026-01-01T00:00:00Z"), gone(2, "2026-01-01T00:00:00Z"))
     for change in (put(1, value), put(2, value), gone(1, value)) if kind != "INTEGER" else (put(1, value),):
-        failed = await bench.refused(sink, change)
+        failed = await refused(sink, change)
         assert failed[0][0] == "sink.order"
-    failed = await bench.refused(sink, ("truncate", {"rev": value}), ("put", {"id": 9}))
+    failed = await refused(sink, ("truncate", {"rev": value}), ("put", {"id": 9}))
     assert {index: code for index, (code, _) in failed.items()} == (
         {0: "sink.order", 1: "sink.order"} if value is None else {1: "sink.order"}
     )
@@ -227,16 +195,16 @@ async def test_a_value_that_stands_there_and_has_no_order_is_not_guessed_either(
     bench.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, v TEXT, rev)")
     bench.execute("INSERT INTO orders VALUES (1, 'a', x'00')")
     sink = await bench.sink(**MIRROR)
-    assert (await bench.refused(sink, put(1, 5)))[0][0] == "sink.order"
-    assert (await bench.refused(sink, ("truncate", {"rev": 5})))[0][0] == "sink.order"
+    assert (await refused(sink, put(1, 5)))[0][0] == "sink.order"
+    assert (await refused(sink, ("truncate", {"rev": 5})))[0][0] == "sink.order"
 
 
 async def test_keys_that_are_equal_in_the_table_are_equal_to_its_tombstones(bench: Bench) -> None:
     bench.execute("CREATE TABLE orders (id TEXT COLLATE NOCASE PRIMARY KEY, v TEXT, rev INTEGER)")
     sink = await bench.sink(**MIRROR)
-    await bench.write(sink, put("ab", 1), put("AB", 3), put("Ab", 2))
+    await write(sink, put("ab", 1), put("AB", 3), put("Ab", 2))
     assert bench.execute("SELECT v FROM orders") == [("v3",)]
-    await bench.write(sink, gone("aB", 5), gone("AB", 4), put("ab", 4))
+    await write(sink, gone("aB", 5), gone("AB", 4), put("ab", 4))
     assert (bench.execute("SELECT * FROM orders"), sink.stale) == ([], 3)
     assert bench.execute('SELECT k1, "order" FROM penstock_tombstones_orders') == [("aB", 5)]
 
@@ -247,9 +215,9 @@ async def test_a_program_is_kept_in_a_column_of_the_sinks_own(bench: Bench) -> N
     def at(time: str, v: str) -> Event:
         return Event(id=v, source="s", type="t", time=time, decoded={"id": 1, "v": v}, origin=0)
 
-    await bench.take(sink, [at("2026-01-01T12:00:00.5Z", "a"), at("2026-01-01T14:00:00.25+02:00", "b")])
+    await sink_parts.write(sink, [at("2026-01-01T12:00:00.5Z", "a"), at("2026-01-01T14:00:00.25+02:00", "b")])
     assert bench.execute("SELECT v, penstock_order FROM orders") == [("a", "2026-01-01T12:00:00.5Z")]
-    await bench.take(sink, [at("2026-01-01T12:00:00.51Z", "c")])
+    await sink_parts.write(sink, [at("2026-01-01T12:00:00.51Z", "c")])
     assert bench.execute("SELECT v FROM orders") == [("c",)]
 
 
@@ -271,14 +239,14 @@ async def test_tombstones_of_another_key_are_refused(bench: Bench) -> None:
 
 async def test_a_deletion_before_there_is_a_table_is_refused_for_it_could_not_be_remembered(bench: Bench) -> None:
     sink = await bench.sink(**MIRROR, create=True)
-    assert (await bench.refused(sink, gone(1, 5)))[0][0] == "sink.missing_table"
-    await bench.write(sink, gone(1, 5), put(1, 4), put(2, 1))
+    assert (await refused(sink, gone(1, 5)))[0][0] == "sink.missing_table"
+    await write(sink, gone(1, 5), put(1, 4), put(2, 1))
     assert bench.execute("SELECT id FROM orders") == [(2,)]
 
 
 async def test_an_empty_object_makes_no_table(bench: Bench) -> None:
     sink = await bench.sink(create=True)
-    assert (await bench.refused(sink, ("put", {})))[0] == (
+    assert (await refused(sink, ("put", {})))[0] == (
         "sink.unknown_column", "no table can be made of the event: it is an empty object"
     )  # fmt: skip
 
