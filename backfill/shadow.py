@@ -8,8 +8,7 @@ that the journal does not tell of is compared with what the last version makes o
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,12 +17,12 @@ import msgspec
 from backfill.comparison import Comparison, Made, Output
 from backfill.request import Result
 from penstock.cloudevents import to_structured
-from penstock.engine.agreement import agreement
-from penstock.engine.recompute import Recompute, Recomputed
+from penstock.engine.agreement import agreement, check_values
+from penstock.engine.recompute import Recompute, Recomputed, Routed
 from penstock.engine.recompute import Result as Outcome
 from penstock.errors import Permanent
 from penstock.event import Event
-from penstock.journal.lines import Line, check_value
+from penstock.journal.lines import Line
 
 UNLIKE = "what its version makes today is not what was recorded"
 UNLIKE_NATIVE = "what its version makes of what the source has now is not what was recorded"
@@ -51,7 +50,7 @@ class Shadow:
 
     async def add(self, lines: Sequence[Line], made: Recomputed) -> None:
         """One batch: lines of one moment and one version, and what the steps make of them now."""
-        now = _by_origin(made)
+        now = made.by_origin()
         left = []
         for origin, line in enumerate(lines):
             if made.outcome(origin) == "unanswered":  # counted, and compared with nothing
@@ -70,7 +69,7 @@ class Shadow:
             self._count_unlike(version, len(lines))
             return
         then = await version.run(lines)
-        outputs, results = _by_origin(then), then.results()
+        outputs, results = then.by_origin(), then.results()
         for origin, line in enumerate(lines):
             before: Made | None = _made(then, origin, outputs[origin])
             if then.outcome(origin) == "unanswered" or _differs(line, then, origin, results[origin]):
@@ -89,38 +88,16 @@ def _differs(line: Line, then: Recomputed, origin: int, result: Outcome) -> bool
     return line.outcome != "unknown" and agreement(line, then, origin, result).verdict == "different"
 
 
-Routed = tuple[Event, int]
-"""An output, and the bit mask of its sinks; -1 for all."""
-
-
-def _by_origin(made: Recomputed) -> Mapping[int, Sequence[Routed]]:
-    """Outputs by origin, those too that no sink takes."""
-    outputs: defaultdict[int, list[Routed]] = defaultdict(list)
-    for event, mask in zip(made.outputs, made.masks(), strict=True):
-        outputs[event.origin].append((event, mask))
-    return outputs
-
-
 def _is_same(line: Line, outputs: Sequence[Routed], made: Recomputed, origin: int) -> bool:
     """Whether the check values say so."""
     if line.outputs is None or origin in made.tally.failures or _failed_in_steps(line, made.sinks):
         return False
-    return _check_values(outputs, made.filled[origin]) == line.outputs
+    return check_values(outputs, made.filled[origin]) == line.outputs
 
 
 def _failed_in_steps(line: Line, sinks: Sequence[str]) -> bool:
     """Whether it failed before its outputs went to a sink: what a sink refused was made all the same."""
     return line.outcome == "dead_lettered" and line.step not in sinks
-
-
-def _check_values(outputs: Sequence[Routed], received: Event) -> list[str | None]:
-    values: list[str | None] = []
-    for event, mask in outputs:
-        try:
-            values.append(check_value(event, received, mask)[1:-1].decode())
-        except Permanent:
-            values.append(None)
-    return values
 
 
 def _recorded(line: Line, sinks: Sequence[str]) -> Made | None:

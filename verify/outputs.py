@@ -6,21 +6,19 @@ were given: then there is a reason in their place, and nothing is looked for.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from penstock.clock import rfc3339
 from penstock.cloudevents import from_structured, to_structured
-from penstock.engine.agreement import agreement
+from penstock.engine.agreement import agreement, check_values
 from penstock.engine.letters import DECODE, SOURCE
-from penstock.engine.recompute import Output, Recompute, Recomputed, Result, asks_now
+from penstock.engine.recompute import Output, Recompute, Recomputed, Result, Routed, asks_now
 from penstock.engine.versions import Versions
 from penstock.errors import Permanent, UsageError
-from penstock.event import Event
-from penstock.journal.lines import Line, check_value
+from penstock.journal.lines import Line
 from penstock.state.records import DeadLetter
 from penstock.state.store import StateStore
 from verify.jobs import REPLAYS, Deed
@@ -58,7 +56,7 @@ class Remaker:
         if isinstance(recompute, str):
             return [_recorded(line, sinks) or recompute for line in lines]
         made = await recompute.run(lines)
-        outputs, results = _by_origin(made), made.results()
+        outputs, results = made.by_origin(), made.results()
         found: list[Made] = []
         for origin, (line, result) in enumerate(zip(lines, results, strict=True)):
             doubt = _doubt(recompute, line, made, origin, outputs[origin], result)
@@ -123,13 +121,13 @@ class Remaker:
 
 
 def _doubt(
-    recompute: Recompute, line: Line, made: Recomputed, origin: int, outputs: Sequence[tuple[Event, int]], result: Result
+    recompute: Recompute, line: Line, made: Recomputed, origin: int, outputs: Sequence[Routed], result: Result
 ) -> str | None:
     """Why nobody knows what its outputs were; None where they are these."""
     if made.outcome(origin) is None:
         if line.outputs is None:
             return next(iter(recompute.doubts.values()), None)
-        if _check_values(outputs, made.filled[origin]) == line.outputs:
+        if check_values(outputs, made.filled[origin]) == line.outputs:
             return None
     agreed = agreement(line, made, origin, result)
     if agreed.verdict == "same":
@@ -146,20 +144,6 @@ def _recorded(line: Line, sinks: Sequence[str] | None) -> Sequence[Output] | Non
         Output(from_structured(msgspec.json.encode(output)), [sink for bit, sink in enumerate(sinks) if mask >> bit & 1])
         for output, mask in zip(line.outputs, masks, strict=True)
     ]
-
-
-def _by_origin(made: Recomputed) -> Mapping[int, Sequence[tuple[Event, int]]]:
-    outputs: defaultdict[int, list[tuple[Event, int]]] = defaultdict(list)
-    for event, mask in zip(made.outputs, made.masks(), strict=True):
-        outputs[event.origin].append((event, mask))
-    return outputs
-
-
-def _check_values(outputs: Sequence[tuple[Event, int]], filled: Event) -> list[str | None]:
-    try:
-        return [check_value(event, filled, mask)[1:-1].decode() for event, mask in outputs]
-    except Permanent:  # one has no JSON form: `agreement` knows
-        return [None]
 
 
 def _as_delivered(line: Line, deed: Deed, kind: str, letter: DeadLetter | None) -> Line | str:

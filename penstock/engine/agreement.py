@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from penstock.cloudevents import to_structured
 from penstock.engine.lanes import LANE
 from penstock.engine.prepare import canonical
-from penstock.engine.recompute import Recomputed, Result
+from penstock.engine.recompute import Recomputed, Result, Routed
 from penstock.errors import Permanent
 from penstock.event import Event, decode
 from penstock.journal.lines import Line, check_value
@@ -48,6 +49,21 @@ def agreement(line: Line, made: Recomputed, origin: int, result: Result) -> Agre
     return _outputs(line, made, origin)
 
 
+def check_values(outputs: Sequence[Routed], filled: Event) -> list[str | None]:
+    """Of an event's outputs, as a line has them (`check_value`); None of one that has no JSON form.
+
+    :param filled: the event as it went into the steps.
+    """
+    return [_check_value(event, filled, mask) for event, mask in outputs]
+
+
+def _check_value(event: Event, filled: Event, mask: int) -> str | None:
+    try:
+        return check_value(event, filled, mask)[1:-1].decode()
+    except Permanent:
+        return None
+
+
 def told(outcome: str, step: str | None) -> str:
     """An outcome in words: `dead-lettered at total`."""
     word = {"dead_lettered": "dead-lettered", "stopped": "what a run would stop at,"}.get(outcome, outcome)
@@ -82,9 +98,9 @@ def _all(mask: int, made: Recomputed) -> int:
 
 def _is_kept(kept: object, event: Event, filled: Event, mask: int) -> bool:
     """Whether an output is the one that was kept: by its check value, or itself."""
+    if isinstance(kept, str):
+        return _check_value(event, filled, mask) == kept
     try:
-        if isinstance(kept, str):
-            return check_value(event, filled, mask) == b'"%b"' % kept.encode()
         return kept is not None and canonical(kept) == canonical(decode(to_structured(event)))
     except Permanent:  # it has no JSON form, now as then
         return kept is None

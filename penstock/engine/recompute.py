@@ -50,6 +50,10 @@ ROUTE = "sinks"
 """Where an event is filtered that every step lets pass and no sink takes."""
 
 
+Routed = tuple[Event, int]
+"""An output, and the bit mask of its sinks; -1 for all of them."""
+
+
 class Output(NamedTuple):
     """One output, and the names of the sinks that it goes to."""
 
@@ -104,6 +108,13 @@ class Recomputed:
     def masks(self) -> Sequence[int]:
         """For each output the bit mask of its sinks; -1 for all of them."""
         return [-1] * len(self.outputs) if self.routes is None else self.routes
+
+    def by_origin(self) -> Mapping[int, Sequence[Routed]]:
+        """Each event's outputs, those too that no sink takes; none of an event that has none."""
+        found: defaultdict[int, list[Routed]] = defaultdict(list)
+        for event, mask in zip(self.outputs, self.masks(), strict=True):
+            found[event.origin].append((event, mask))
+        return found
 
     def results(self) -> list[Result]:
         """Each event's own, in the order of lines."""
