@@ -165,14 +165,15 @@ async def _replay(settings: Settings, pipeline: Pipeline, asked: Asked, terminal
 
 
 async def _refuse_other_version(pipeline: Pipeline, store: StateStore, asked: Asked) -> None:
-    """A live run goes on with the pipeline that it was started with: what its file says since then mends nothing there.
+    """A live run goes on with the pipeline that it was started with: what its file says since then mends nothing there. One that
+    has only just begun has no epoch yet, and has read its file now.
 
     :raises UsageError: `replay.other_version`.
     """
-    if asked.how["version"] or await store.holder() is None:
+    if asked.how["version"] or (pid := await store.holder()) is None:
         return
     latest = await store.runs(1)
-    if latest and latest[0].version != pipeline.version:
+    if latest and latest[0].pid == pid and latest[0].version != pipeline.version:
         raise UsageError(
             "replay.other_version",
             f"the run of {pipeline.name} that is alive has version {latest[0].version[:12]}, its file {pipeline.version[:12]}",

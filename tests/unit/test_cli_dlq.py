@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from cli_parts import PIPELINE, SCHEMA, Pipe, items
+
+from penstock.state.lock import PipelineLock
 
 
 def test_letters_are_listed_page_by_page_grouped_and_shown(ran: Path, pipe: Pipe) -> None:
@@ -129,3 +134,19 @@ def test_a_replay_asks_before_an_older_event_may_overwrite_a_newer_one(ran: Path
     file = ran / "pipelines" / "shop.yaml"
     file.write_text(file.read_text().replace("key: [id],", "key: [id], on_conflict: ignore,"))
     assert pipe("dlq", "replay", "shop", "--all")[0] == 4
+
+
+def test_a_run_that_has_only_begun_is_not_taken_for_the_one_before_it(ran: Path, pipe: Pipe) -> None:
+    file = ran / "pipelines/shop.yaml"
+    file.write_text(PIPELINE.replace("filter: .n", "filter: .n != 7 and .n"))
+    asked = ("dlq", "replay", "shop", "--all", "--overwrite", "--no-wait")
+    lock = PipelineLock(ran / ".penstock/shop.lock")
+    assert lock.acquire() is None
+    try:
+        assert "error[replay.other_version]" in pipe(*asked)[2]
+        with closing(sqlite3.connect(ran / ".penstock/shop.db")) as database:
+            database.execute("UPDATE epochs SET pid = ?", [os.getpid() + 1])
+            database.commit()
+        assert pipe(*asked)[0] == 0
+    finally:
+        lock.release()
