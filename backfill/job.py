@@ -1,7 +1,7 @@
 """Dry runs and shadows as stored jobs, which touch no ledger and no sink: carried out beside the live run, by whoever asks.
 
-    job = await create(book, request)
-    job = await carry_out(rehearsing, job, tell)      # as long as it takes; killed, it goes on where it was
+    job = await create(book, request, by, total)
+    job = await Carrying(book, rehearsal, …).carry_out(job)      # as long as it takes; killed, it goes on where it was
 
 What was counted so far is kept with the place in the journal, in one write, so that an event counts once, whatever happens.
 """

@@ -19,10 +19,9 @@ from pathlib import Path
 
 from backfill.copies import no_room
 from backfill.copy_lines import CopyLines, was_the_same
-from backfill.request import Copied, Unplaced
+from backfill.request import Copied, UnplacedRecord
 from penstock.cloudevents import timestamp
-from penstock.engine.native import Chunk, NativeRange
-from penstock.engine.native import Unplaced as Found
+from penstock.engine.native import Chunk, NativeRange, Unplaced
 from penstock.errors import Unavailable, UsageError
 from penstock.event import Event
 from penstock.faults import Faults
@@ -63,7 +62,7 @@ class Copying:
     _unknown: int = 0
     _unplaced: int = 0
     _first_unknown: list[str] = field(default_factory=list)
-    _examples: list[Unplaced] = field(default_factory=list)
+    _examples: list[UnplacedRecord] = field(default_factory=list)
 
     async def copy(self, directory: Path) -> Copied:
         """Read the range and write it.
@@ -118,24 +117,24 @@ class Copying:
                 if line is None:
                     self._unknown += 1
                     self._first_unknown += [received.id] if len(self._first_unknown) < NAMED else []
-            for found in chunk.unplaced:
-                self._add_unplaced(chunk, found, next(lines))
+            for unplaced in chunk.unplaced:
+                self._add_unplaced(chunk, unplaced, next(lines))
 
-    def _add_unplaced(self, chunk: Chunk, found: Found, line: Line | None) -> None:
+    def _add_unplaced(self, chunk: Chunk, unplaced: Unplaced, line: Line | None) -> None:
         """What has no time of its own has that of its receipt, where the journal knows it."""
-        if line is not None and found.filled is not None:
+        if line is not None and unplaced.filled is not None:
             if self.start <= timestamp(line.at) < self.end:
-                self._lines.add(chunk.partition, found.received, found.filled, line, chunk.at)
+                self._lines.add(chunk.partition, unplaced.received, unplaced.filled, line, chunk.at)
                 self._events += 1
-        elif line is not None and was_the_same(line, found):
+        elif line is not None and was_the_same(line, unplaced):
             if self.start <= moment(line) < self.end:
-                self._lines.add_as_it_was(line, found.received)
+                self._lines.add_as_it_was(line, unplaced.received)
                 self._events += 1
         else:
             self._unplaced += 1
             if len(self._examples) < NAMED:
-                why = "it has no time" if found.error is None else f"{found.step}: {found.error.message}"
-                self._examples.append(Unplaced(found.received.id, chunk.partition, why))
+                why = "it has no time" if unplaced.error is None else f"{unplaced.step}: {unplaced.error.message}"
+                self._examples.append(UnplacedRecord(unplaced.received.id, chunk.partition, why))
 
     def _look_up(self, events: Sequence[Event]) -> list[Line | None]:
         """What the journal has of them. Where some are not found among those of the range, all of it is looked at from then on:

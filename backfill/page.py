@@ -111,13 +111,12 @@ def _causes(causes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cause(cause: Mapping[str, Any], most: int, *, unfolded: bool) -> str:
-    width = max(1, round(100 * cause["count"] / most))
     rows = [
         (f"<code>{escape(each['event'])}</code>", _value(each["before"]), _value(each["after"])) for each in cause["examples"]
     ]
     examples = _table(("event", "=before", "=after"), rows)
     head = f"<code>{escape(cause['path'])}</code> {escape(cause['kind'])}: {cause['count']:,}"
-    meter = f'<div class="meter" style="width:{width}%"></div>'
+    meter = _meter(cause["count"], most)
     return f"<details{' open' if unfolded else ''}><summary>{head}{meter}</summary>{examples}</details>\n"
 
 
@@ -151,10 +150,9 @@ def _steps(report: Mapping[str, Any]) -> str:
     most = max(step["microseconds_per_event"] for step in steps) or 1.0
     rows = []
     for step in steps:
-        width = max(1, round(100 * step["microseconds_per_event"] / most))
-        meter = f'<div class="meter" style="width:{width}%"></div>'
+        each = step["microseconds_per_event"]
         numbers = [f"{step[name]:,}" for name in ("in", "out", "failed", "skipped")]
-        rows.append((escape(step["name"]), *numbers, f"{step['microseconds_per_event']:,.1f}", meter))
+        rows.append((escape(step["name"]), *numbers, f"{each:,.1f}", _meter(each, most)))
     titles = ("step", "#in", "#out", "#failed", "#skipped", "#µs an event", "")
     return _section("Steps", _table(titles, rows))
 
@@ -183,6 +181,11 @@ def _samples(report: Mapping[str, Any]) -> str:
 
 def _section(title: str, body: str) -> str:
     return f"<h2>{title}</h2>\n{body}\n"
+
+
+def _meter(value: float, most: float) -> str:
+    """How much it is of the largest; the smallest is seen, too."""
+    return f'<div class="meter" style="width:{max(1, round(100 * value / most))}%"></div>'
 
 
 def _bar(parts: Sequence[tuple[str, str, int]]) -> str:

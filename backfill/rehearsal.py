@@ -136,11 +136,9 @@ class Bench:
     def _chosen(self, lines: Sequence[Line], result: Result) -> list[Line]:
         """Those that the filter takes and the steps saw: of repetitions it is known what became of them."""
         chosen = chosen_by(self.filter, lines)
+        seen = [line for line in chosen if line.outcome != "deduplicated"]
         result.left_out += len(lines) - len(chosen)
-        result.read += len(lines) - len(chosen)
-        lines = chosen
-        seen = [line for line in lines if line.outcome != "deduplicated"]
-        result.deduplicated += len(lines) - len(seen)
+        result.deduplicated += len(chosen) - len(seen)
         result.read += len(lines) - len(seen)
         return seen
 

@@ -18,7 +18,6 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     """What a report is about, besides its result.
 
     :ivar job: its id; `state`: how far it is.
-    :ivar version: of the steps that ran.
     """
 
     job: str
@@ -135,8 +134,7 @@ def _step(name: str, result: Result) -> dict[str, Any]:
 
 def _estimate(result: Result) -> dict[str, Any]:
     """What the whole range would come to, where a part of it was looked at."""
-    share = result.total / result.read if result.read else 0.0
-    share = max(share, 1.0) if result.read else 0.0
+    share = max(1.0, result.total / result.read) if result.read else 0.0
     names = ("delivered", "filtered", "deduplicated", "dead_lettered", "outputs")
     return {
         "events": max(result.total, result.read),

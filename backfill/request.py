@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -32,7 +32,7 @@ class Place(msgspec.Struct, frozen=True):
 decode_place = msgspec.json.Decoder(Place).decode
 
 
-class Unplaced(msgspec.Struct, frozen=True):
+class UnplacedRecord(msgspec.Struct, frozen=True):
     """A record of the source that has no time, or of which no event could be made: its id, its partition, and why."""
 
     id: str
@@ -56,7 +56,7 @@ class Copied(msgspec.Struct, frozen=True):
     changed: int = 0
     unplaced: int = 0
     first_unknown: list[str] = []
-    examples: list[Unplaced] = []
+    examples: list[UnplacedRecord] = []
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     :ivar file: of the pipeline; `version`: of the steps that run.
     :ivar against: the file or stored version these come from; empty: the pipeline's own file.
     :ivar filter: jq over the event; only those for which it is true.
-    :ivar concurrency: worker processes; 0: none, all of it here.
     :ivar rate: events per second; None: as fast as it goes.
     :ivar limit: look at no more events than so many, spread over the range; 0: at all.
     :ivar ignore: places whose differences do not count, for a shadow.
@@ -82,7 +81,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     against: str = ""
     filter: str = ""
-    concurrency: int = 0
     rate: float | None = None
     limit: int = 0
     ignore: list[str] = []
@@ -152,8 +150,3 @@ class Result(msgspec.Struct):
     comparison: Comparison | None = None
     unlike: dict[str, int] = {}
     unanswered: dict[str, int] = {}
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain

@@ -19,7 +19,7 @@ from backfill.request import Result
 from penstock.cloudevents import to_structured
 from penstock.engine.agreement import agreement, check_values
 from penstock.engine.recompute import Recompute, Recomputed, Routed
-from penstock.engine.recompute import Result as Outcome
+from penstock.engine.recompute import Result as EventResult
 from penstock.errors import Permanent
 from penstock.event import Event
 from penstock.journal.lines import Line
@@ -83,7 +83,7 @@ class Shadow:
         self.result.unlike[why] = self.result.unlike.get(why, 0) + count
 
 
-def _differs(line: Line, then: Recomputed, origin: int, result: Outcome) -> bool:
+def _differs(line: Line, then: Recomputed, origin: int, result: EventResult) -> bool:
     """Whether what its version makes of an event is not what was recorded, where that is known."""
     return line.outcome != "unknown" and agreement(line, then, origin, result).verdict == "different"
 
