@@ -1,4 +1,5 @@
-"""Real servers for tests: each is started once in a test process, at its first use, and each test has a database of its own."""
+"""What tests of every kind use: their working directory; and real servers, of which each is started once in a test process, at
+its first use, and of which each test has a database of its own."""
 
 from __future__ import annotations
 
@@ -82,3 +83,9 @@ def make_proxy() -> Iterator[MakeProxy]:
     """Proxies before servers, closed after the test."""
     with ExitStack() as stack:
         yield lambda port: stack.enter_context(Proxy(port))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's own directory is the working directory."""
+    monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,10 @@ from backfill.desk import Desk
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
 from penstock.config.stored import Around
+from penstock.engine.carry_out import carry_out
+from penstock.engine.run import RunOptions
 from penstock.faults import Faults
+from penstock.state.job_records import Job
 from penstock.state.open import open_store
 
 DAY = 86400.0
@@ -35,6 +39,8 @@ transforms:
   - {{ name: even, when: .id % 2 == 0, file: {{ path: out/even.jsonl }} }}
   - {{ name: all, file: {{ path: out/all.jsonl }} }}
 {more}"""
+FRESH = "  - { name: fresh, file: { path: out/fresh.jsonl } }\n"
+"""A sink that came later."""
 
 
 def write_shop(project: Path, steps: str = STEPS, more: str = "") -> Pipeline:
@@ -68,6 +74,28 @@ async def run_shop(project: Path, steps: str = STEPS, more: str = "", count: int
     return pipeline
 
 
+def add_sink(project: Path, sink: str) -> Pipeline:
+    """To the end of the shop's file."""
+    file = project / "shop.yaml"
+    file.write_text(file.read_text() + sink)
+    return penstock.load(file)
+
+
+def delivered(count: int = EVENTS) -> list[int]:
+    """What the shop delivers of so many events."""
+    return [n for n in range(count) if n % 10 != 3 and n * 2 <= 1990]
+
+
+def records_in(name: str) -> list[dict[str, Any]]:
+    """What a file sink has, in order."""
+    path = Path("out") / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def ids_in(name: str) -> list[int]:
+    return [record["id"] for record in records_in(name)]
+
+
 @asynccontextmanager
 async def desk_of(pipeline: Pipeline) -> AsyncIterator[Desk]:
     """A desk over the pipeline's state."""
@@ -86,3 +114,34 @@ async def report_of(steps: Pipeline, mode: str, *, concurrency: int = 0, **asked
     async with desk_of(steps) as desk:
         job = await desk.create(steps, {"mode": mode, **asked}, "ann@here")
         return desk.report(await desk.carry_out(job, steps, concurrency, lambda job: None), steps.name)
+
+
+async def native(steps: Pipeline, mode: str = "dry_run", **asked: Any) -> dict[str, Any]:
+    """The report of one of what the source holds."""
+    return await report_of(steps, mode, source="native", **asked)
+
+
+def held(report: dict[str, Any]) -> tuple[int, ...]:
+    """What the source held, beside what the journal tells of it."""
+    return tuple(report["native"][name] for name in ("events", "unknown", "changed", "unplaced"))
+
+
+async def ask(today: Pipeline, steps: Pipeline | None = None, **asked: Any) -> str:
+    """The id of a live backfill over everything.
+
+    :param steps: of another version.
+    """
+    other = {} if steps is None else {"against": "asked for"}
+    async with desk_of(today) as desk:
+        return (await desk.create(steps or today, {"mode": "live", "start": 0.0, "end": 1e11, **other, **asked}, "ann@here")).id
+
+
+async def backfill(today: Pipeline, steps: Pipeline | None = None, **asked: Any) -> dict[str, int]:
+    """A live one, carried out where no run is alive; what it counted."""
+    return counts_of(await carry_out(today, await ask(today, steps, **asked), RunOptions()))
+
+
+def counts_of(job: Job) -> dict[str, int]:
+    """Of one that is done."""
+    assert job.state == "done"
+    return {name: count for name, count in job.progress.counts.items() if count}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from backfill_parts import BEGAN, DAY, STEPS, desk_of, run_shop, write_shop
+from backfill_parts import BEGAN, DAY, FRESH, STEPS, ask, backfill, desk_of, records_in, run_shop, write_shop
 from engine_parts import crash_at
 
 import penstock
@@ -22,37 +20,18 @@ from penstock.journal.reader import JournalReader
 from penstock.state.records import LetterQuery
 
 OTHER = STEPS.replace("(.n * 2)", "(.n * 3)")
-NEW = "  - { name: fresh, file: { path: out/fresh.jsonl } }\n"
 TABLE = "  - { name: table, sqlite: { path: out/shop.db, table: t, create: true } }\n"
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def totals(name: str) -> list[tuple[int, int]]:
     """What a file sink has, in order."""
-    path = Path("out") / f"{name}.jsonl"
-    return [(each["id"], each["total"]) for each in map(json.loads, path.read_text().splitlines())] if path.exists() else []
+    return [(record["id"], record["total"]) for record in records_in(name)]
 
 
 def expected(count: int, factor: int) -> list[tuple[int, int]]:
     return [(n, n * factor) for n in range(count) if n % 10 != 3]
-
-
-async def ask(today: Pipeline, steps: Pipeline, **asked: Any) -> str:
-    """The id of a live backfill of everything through these steps."""
-    async with desk_of(today) as desk:
-        options = {"mode": "live", "start": BEGAN, "end": BEGAN + 10 * DAY, "against": "asked for", **asked}
-        return (await desk.create(steps, options, "ann@here")).id
-
-
-async def backfill(today: Pipeline, steps: Pipeline, **asked: Any) -> dict[str, int]:
-    """Carried out where no run is alive; what it counted."""
-    job = await carry_out(today, await ask(today, steps, **asked), RunOptions())
-    assert job.state == "done"
-    return {name: count for name, count in job.progress.counts.items() if count}
 
 
 def beside(steps: str, more: str = "") -> Pipeline:
@@ -63,11 +42,11 @@ def beside(steps: str, more: str = "") -> Pipeline:
 
 async def test_a_version_that_ran_before_makes_what_a_new_sink_gets(tmp_path: Path) -> None:
     old = await run_shop(tmp_path, count=20)
-    today = write_shop(tmp_path, OTHER, NEW)
+    today = write_shop(tmp_path, OTHER, FRESH)
     assert (await backfill(today, old))["held"] == 18  # the version has no route to the new sink
-    old_with = write_shop(tmp_path, STEPS, NEW)
+    old_with = write_shop(tmp_path, STEPS, FRESH)
     await penstock.run(old_with, once=True)
-    today = write_shop(tmp_path, OTHER, NEW)
+    today = write_shop(tmp_path, OTHER, FRESH)
     assert (await backfill(today, old_with))["delivered"] == 18
     assert (totals("fresh"), totals("all")) == (expected(20, 2), expected(20, 2))
 
@@ -77,9 +56,9 @@ async def test_a_file_that_never_ran_delivers_and_its_version_is_what_the_journa
     tmp_path: Path, workers: int
 ) -> None:
     await run_shop(tmp_path, count=20)
-    today = write_shop(tmp_path, STEPS, NEW + f"workers: {workers}\n")
+    today = write_shop(tmp_path, STEPS, FRESH + f"workers: {workers}\n")
     failing = OTHER.replace("{id: .n", '{id: (if .n == 5 then error("odd") else .n end)')
-    steps = beside(failing, NEW)
+    steps = beside(failing, FRESH)
     counts = await backfill(today, steps)
     assert (counts["delivered"], counts["dead_lettered"]) == (17, 1)
     assert totals("fresh") == [each for each in expected(20, 3) if each[0] != 5]
@@ -100,8 +79,8 @@ async def test_a_file_that_never_ran_delivers_and_its_version_is_what_the_journa
 
 async def test_sinks_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=20)
-    today = write_shop(tmp_path, STEPS, NEW)
-    steps = beside(OTHER, NEW)
+    today = write_shop(tmp_path, STEPS, FRESH)
+    steps = beside(OTHER, FRESH)
     file = steps.file
     first, second = (line for line in file.read_text().splitlines(keepends=True) if "name: even" in line or "name: all" in line)
     file.write_text(file.read_text().replace(first + second, second + first))
@@ -114,22 +93,22 @@ async def test_sinks_are_matched_by_name_whatever_their_order(tmp_path: Path) ->
 async def test_a_route_to_a_sink_that_is_gone_is_refused_by_its_name(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=20)
     today = write_shop(tmp_path, STEPS)
-    steps = beside(OTHER, NEW)
+    steps = beside(OTHER, FRESH)
     with pytest.raises(UsageError, match="routes to fresh, which shop does not have") as refused:
         await ask(today, steps)
     assert refused.value.code == "backfill.unknown_sink"
     with pytest.raises(UsageError, match="no sink is called 'fresh'"):
         await ask(today, steps, sinks=["fresh"])
     with pytest.raises(UsageError, match="has no sink 'fresh', and so nothing for it"):
-        await ask(write_shop(tmp_path, STEPS, NEW), beside(OTHER), sinks=["fresh"])
+        await ask(write_shop(tmp_path, STEPS, FRESH), beside(OTHER), sinks=["fresh"])
     async with desk_of(today) as desk:
         assert await desk.store.jobs.latest() == []
-    assert (await backfill(today, beside(OTHER, NEW), sinks=["all"], redeliver=True))["delivered"] == 18
+    assert (await backfill(today, beside(OTHER, FRESH), sinks=["all"], redeliver=True))["delivered"] == 18
 
 
 async def test_a_sink_that_goes_before_the_job_begins_fails_it(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=20)
-    today, steps = write_shop(tmp_path, STEPS, NEW), beside(OTHER, NEW)
+    today, steps = write_shop(tmp_path, STEPS, FRESH), beside(OTHER, FRESH)
     job = await ask(today, steps)
     with pytest.raises(PenstockError) as failed:
         await carry_out(write_shop(tmp_path, STEPS), job, RunOptions())
@@ -138,8 +117,8 @@ async def test_a_sink_that_goes_before_the_job_begins_fails_it(tmp_path: Path) -
 
 async def test_other_ids_are_refused(tmp_path: Path) -> None:
     await run_shop(tmp_path, more="dedup: { window: 1h }\n", count=20)
-    today = write_shop(tmp_path, STEPS, NEW + "dedup: { window: 1h }\n")
-    file = beside(OTHER, NEW + "dedup: { window: 1h }\n").file
+    today = write_shop(tmp_path, STEPS, FRESH + "dedup: { window: 1h }\n")
+    file = beside(OTHER, FRESH + "dedup: { window: 1h }\n").file
     file.write_text(file.read_text().replace("{ type: order,", "{ type: order, id: .who,"))
     with pytest.raises(PenstockError) as failed:
         await carry_out(today, await ask(today, penstock.load(file)), RunOptions())
@@ -150,11 +129,11 @@ async def test_steps_whose_secret_nobody_has_deliver_nothing(tmp_path: Path) -> 
     await run_shop(tmp_path, count=20)
     hide = "  - { name: hide, redact: { fields: [.who], with: hash, key: the-secret-of-the-shop } }\n"
     hidden = OTHER + hide
-    steps = beside(hidden, NEW)
+    steps = beside(hidden, FRESH)
     with pytest.raises(UsageError) as refused:
-        await ask(write_shop(tmp_path, STEPS, NEW), steps)
+        await ask(write_shop(tmp_path, STEPS, FRESH), steps)
     assert refused.value.code == "version.no_secret"
-    assert (await backfill(write_shop(tmp_path, hidden.replace("* 3", "* 2"), NEW), steps))["delivered"] == 18
+    assert (await backfill(write_shop(tmp_path, hidden.replace("* 3", "* 2"), FRESH), steps))["delivered"] == 18
     assert totals("fresh") == expected(20, 3)
 
 
@@ -202,14 +181,14 @@ async def test_a_job_that_is_cancelled_after_a_crash_names_its_version_too(tmp_p
 async def test_a_live_run_carries_it_out_whatever_its_own_version_is(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=200)
     file = tmp_path / "shop.yaml"
-    file.write_text(file.read_text().replace("paths: [in.jsonl]", "paths: [in.jsonl], follow: true") + NEW)
+    file.write_text(file.read_text().replace("paths: [in.jsonl]", "paths: [in.jsonl], follow: true") + FRESH)
     run = Run(penstock.load(file), RunOptions())
     running = asyncio.create_task(run.execute())
     try:
         while run.status.phase != "running":
             await asyncio.sleep(0.01)
-        today = write_shop(tmp_path, STEPS.replace("(.n * 2)", "(.n * 5)"), NEW)  # since the run began
-        steps = beside(OTHER, NEW)
+        today = write_shop(tmp_path, STEPS.replace("(.n * 2)", "(.n * 5)"), FRESH)  # since the run began
+        steps = beside(OTHER, FRESH)
         job = await ask(today, steps)
         steps.file.write_text("changed since")
         async with desk_of(today) as desk, asyncio.timeout(60):

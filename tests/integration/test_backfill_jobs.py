@@ -34,10 +34,7 @@ from penstock.testing.clock import FakeClock
 
 RANGE: dict[str, Any] = {"start": BEGAN, "end": BEGAN + 10 * DAY}
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backfill_parts import desk_of
+from backfill_parts import ask, backfill, desk_of, records_in
 from engine_parts import crash_at
 
 import penstock
@@ -32,10 +32,7 @@ PLAIN = "."
 ODD = 'if .n == 1 then error("odd") else . end'
 """Refuses event 1, the first of lane a."""
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def write(program: str, *sinks: dict[str, Any], **more: Any) -> Pipeline:
@@ -61,24 +58,12 @@ def add(*keys: str | None) -> None:
 
 
 def lines(name: str) -> list[int]:
-    path = Path("out") / f"{name}.jsonl"
-    return [json.loads(line)["n"] for line in path.read_text().splitlines()] if path.exists() else []
+    return [record["n"] for record in records_in(name)]
 
 
 def rows() -> list[int]:
     with closing(sqlite3.connect("out.db")) as database:
         return [n for (n,) in database.execute("SELECT n FROM t ORDER BY rowid")]
-
-
-async def ask(pipeline: Pipeline, **asked: Any) -> str:
-    async with desk_of(pipeline) as desk:
-        return (await desk.create(pipeline, {"mode": "live", "start": 0.0, "end": 1e11, **asked}, "ann@here")).id
-
-
-async def backfill(pipeline: Pipeline, **asked: Any) -> dict[str, int]:
-    job = await carry_out(pipeline, await ask(pipeline, **asked), RunOptions())
-    assert job.state == "done"
-    return {name: count for name, count in job.progress.counts.items() if count}
 
 
 async def letters(pipeline: Pipeline) -> list[DeadLetter]:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from backfill_parts import BEGAN, DAY, STEPS, desk_of, run_shop, write_events, write_shop
+from backfill_parts import (
+    BEGAN,
+    FRESH,
+    STEPS,
+    add_sink,
+    ask,
+    backfill,
+    delivered,
+    desk_of,
+    ids_in,
+    run_shop,
+    write_events,
+    write_shop,
+)
 from engine_parts import crash_at
 
 import penstock
@@ -24,19 +35,10 @@ from penstock.faults import Faults
 from penstock.journal.reader import JournalReader
 from penstock.state.records import LetterQuery
 
-NEW = "  - { name: fresh, file: { path: out/fresh.jsonl } }\n"
 TABLE = "  - { name: table, sqlite: { path: out/shop.db, table: t, key: [id], create: true } }\n"
+DEDUP = "dedup: { window: 1h, key: .data.n }\n"
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def lines(name: str) -> list[int]:
-    """The ids that a file sink has, in order."""
-    path = Path("out") / f"{name}.jsonl"
-    return [json.loads(line)["id"] for line in path.read_text().splitlines()] if path.exists() else []
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def rows() -> list[tuple[int, int]]:
@@ -44,51 +46,26 @@ def rows() -> list[tuple[int, int]]:
         return database.execute("SELECT id, total FROM t ORDER BY id").fetchall()
 
 
-def delivered(count: int = 1000) -> list[int]:
-    """What the shop delivers of so many events."""
-    return [n for n in range(count) if n % 10 != 3 and n * 2 <= 1990]
-
-
-async def ask(pipeline: Pipeline, **asked: Any) -> str:
-    """The id of a live backfill over everything."""
-    async with desk_of(pipeline) as desk:
-        options = {"mode": "live", "start": BEGAN, "end": BEGAN + 10 * DAY, **asked}
-        return (await desk.create(pipeline, options, "ann@here")).id
-
-
-async def backfill(pipeline: Pipeline, **asked: Any) -> dict[str, int]:
-    """Carried out where no run is alive; what it counted."""
-    job = await carry_out(pipeline, await ask(pipeline, **asked), RunOptions())
-    assert job.state == "done"
-    return {name: count for name, count in job.progress.counts.items() if count}
-
-
-def add_sink(project: Path, sink: str) -> Pipeline:
-    file = project / "shop.yaml"
-    file.write_text(file.read_text() + sink)
-    return penstock.load(file)
-
-
 async def test_what_every_sink_had_it_does_not_get_again(tmp_path: Path) -> None:
     pipeline = await run_shop(tmp_path)
-    before = lines("all"), lines("even")
+    before = ids_in("all"), ids_in("even")
     counts = await backfill(pipeline)
     assert counts == {"held": 896, "filtered": 100, "received": 100, "letters": 4}
-    assert (lines("all"), lines("even")) == before
+    assert (ids_in("all"), ids_in("even")) == before
 
 
-@pytest.mark.parametrize("sink", [NEW, TABLE])
+@pytest.mark.parametrize("sink", [FRESH, TABLE])
 async def test_a_new_sink_gets_what_the_others_had(tmp_path: Path, sink: str) -> None:
     await run_shop(tmp_path)
-    before = lines("all")
+    before = ids_in("all")
     pipeline = add_sink(tmp_path, sink)
     counts = await backfill(pipeline)
     assert (counts["delivered"], counts["letters"]) == (896, 4)
-    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
-    assert (got, lines("all")) == (delivered(), before)
+    got = ids_in("fresh") if sink == FRESH else [row[0] for row in rows()]
+    assert (got, ids_in("all")) == (delivered(), before)
     again = await backfill(pipeline)
     assert (again["held"], again.get("delivered", 0)) == (896, 0)
-    assert (lines("fresh") if sink == NEW else [row[0] for row in rows()]) == got
+    assert (ids_in("fresh") if sink == FRESH else [row[0] for row in rows()]) == got
 
 
 MENDED = STEPS[: STEPS.index("  - { name: check")]
@@ -98,18 +75,18 @@ async def replay_all(pipeline: Pipeline) -> None:
     await replay(pipeline, LetterQuery(), clock=SystemClock(), faults=Faults(), overwrite=True)
 
 
-@pytest.mark.parametrize("sink", [NEW, TABLE])
+@pytest.mark.parametrize("sink", [FRESH, TABLE])
 async def test_a_new_sink_gets_what_a_replay_delivered_to_the_others(tmp_path: Path, sink: str) -> None:
     await run_shop(tmp_path)
     await replay_all(write_shop(tmp_path, MENDED))
-    before = lines("all")
+    before = ids_in("all")
     counts = await backfill(write_shop(tmp_path, MENDED, sink))
     assert counts == {"delivered": 900, "filtered": 100, "received": 1000}
-    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
-    assert (got, lines("all")) == ([n for n in range(1000) if n % 10 != 3], before)
+    got = ids_in("fresh") if sink == FRESH else [row[0] for row in rows()]
+    assert (got, ids_in("all")) == ([n for n in range(1000) if n % 10 != 3], before)
 
 
-@pytest.mark.parametrize(("sink", "replayed"), [(NEW, 4), (TABLE, 0)])
+@pytest.mark.parametrize(("sink", "replayed"), [(FRESH, 4), (TABLE, 0)])
 async def test_a_sink_that_is_new_when_letters_are_replayed_gets_each_event_once(
     tmp_path: Path, sink: str, replayed: int
 ) -> None:
@@ -119,19 +96,19 @@ async def test_a_sink_that_is_new_when_letters_are_replayed_gets_each_event_once
     await replay_all(pipeline)
     counts = await backfill(pipeline)
     assert (counts["delivered"], counts.get("held", 0)) == (900 - replayed, replayed)
-    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
+    got = ids_in("fresh") if sink == FRESH else [row[0] for row in rows()]
     assert sorted(got) == [n for n in range(1000) if n % 10 != 3]
     assert (await backfill(pipeline))["held"] == 900
 
 
 async def test_one_sink_alone_and_then_the_other(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=100)
-    pipeline = add_sink(tmp_path, NEW + NEW.replace("fresh", "other"))
+    pipeline = add_sink(tmp_path, FRESH + FRESH.replace("fresh", "other"))
     assert (await backfill(pipeline, sinks=["fresh"]))["delivered"] == 90
-    assert (lines("fresh"), lines("other")) == (delivered(100), [])
+    assert (ids_in("fresh"), ids_in("other")) == (delivered(100), [])
     assert (await backfill(pipeline, sinks=["fresh"]))["held"] == 90
     assert (await backfill(pipeline))["delivered"] == 90
-    assert (lines("fresh"), lines("other"), lines("all")) == (delivered(100),) * 3
+    assert (ids_in("fresh"), ids_in("other"), ids_in("all")) == (delivered(100),) * 3
     assert (await backfill(pipeline))["held"] == 90
 
 
@@ -140,17 +117,16 @@ async def test_what_was_filtered_is_delivered_once_the_pipeline_lets_it_through(
     changed = write_shop(tmp_path, STEPS.replace(".n % 10 != 3", ".n % 10 != 3 or .n == 13"))
     assert (await backfill(changed))["delivered"] == 1
     assert (await backfill(changed)).get("delivered", 0) == 0
-    assert lines("all") == [*delivered(100), 13]
+    assert ids_in("all") == [*delivered(100), 13]
 
 
 async def test_redelivered_everything_comes_again(tmp_path: Path) -> None:
     pipeline = await run_shop(tmp_path, count=100)
     counts = await backfill(pipeline, redeliver=True)
     assert counts["delivered"] == 90
-    assert lines("all") == delivered(100) * 2
+    assert ids_in("all") == delivered(100) * 2
 
 
-DEDUP = "dedup: { window: 30d, key: .data.n }\n"
 ODD = STEPS.replace("{id: .n", '{id: (if .n == 8 then error("odd") else .n end)')
 
 
@@ -160,34 +136,34 @@ async def test_a_redelivery_that_failed_is_made_up_for_by_its_dead_letter_whatev
     await replay_all(write_shop(tmp_path, ODD, DEDUP))  # fails again, and is a redelivery still
     await replay_all(write_shop(tmp_path, STEPS, DEDUP))
     expected = delivered(20)
-    assert lines("all") == [*expected, *(n for n in expected if n != 8), 8]
+    assert ids_in("all") == [*expected, *(n for n in expected if n != 8), 8]
 
 
-@pytest.mark.parametrize("sink", [NEW, TABLE])
+@pytest.mark.parametrize("sink", [FRESH, TABLE])
 async def test_what_failed_on_its_way_to_a_new_sink_its_dead_letter_brings_there(tmp_path: Path, sink: str) -> None:
     await run_shop(tmp_path, count=20, more=DEDUP)
-    before = lines("all")
+    before = ids_in("all")
     assert (await backfill(write_shop(tmp_path, ODD, sink + DEDUP)))["dead_lettered"] == 1
     await replay_all(write_shop(tmp_path, STEPS, sink + DEDUP))
-    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
-    assert (sorted(got), lines("all")) == (delivered(20), before)
+    got = ids_in("fresh") if sink == FRESH else [row[0] for row in rows()]
+    assert (sorted(got), ids_in("all")) == (delivered(20), before)
 
 
 async def test_the_filter_the_range_and_the_limit_narrow_it(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=100)
-    pipeline = add_sink(tmp_path, NEW)
+    pipeline = add_sink(tmp_path, FRESH)
     assert (await backfill(pipeline, filter=".data.n >= 90"))["left_out"] == 90
-    assert lines("fresh") == [90, 91, 92, 94, 95, 96, 97, 98, 99]
+    assert ids_in("fresh") == [90, 91, 92, 94, 95, 96, 97, 98, 99]
     await backfill(pipeline, end=BEGAN + 5 * 60)
-    assert lines("fresh")[9:] == [0, 1, 2, 4]
+    assert ids_in("fresh")[9:] == [0, 1, 2, 4]
     await backfill(pipeline, limit=10)
-    assert lines("fresh")[13:] == [5, 6, 7, 8, 9]
+    assert ids_in("fresh")[13:] == [5, 6, 7, 8, 9]
 
 
 async def test_an_event_that_fails_now_is_a_dead_letter_of_the_job(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=100)
     changed = write_shop(tmp_path, STEPS.replace("{id: .n", '{id: (if .n == 50 then error("odd") else .n end)'))
-    pipeline = add_sink(tmp_path, NEW)
+    pipeline = add_sink(tmp_path, FRESH)
     assert changed.name == pipeline.name
     counts = await backfill(pipeline)
     assert (counts["delivered"], counts["dead_lettered"]) == (89, 1)
@@ -195,15 +171,15 @@ async def test_an_event_that_fails_now_is_a_dead_letter_of_the_job(tmp_path: Pat
         found, _ = await desk.store.letters(LetterQuery(code="jq.error"))
     (letter,) = found
     assert (letter.status, letter.step) == ("open", "total")
-    assert 50 not in lines("fresh")
+    assert 50 not in ids_in("fresh")
     again = await backfill(pipeline)
-    assert (again["letters"], again["held"], len(lines("fresh"))) == (1, 89, 89)
+    assert (again["letters"], again["held"], len(ids_in("fresh"))) == (1, 89, 89)
 
 
 async def test_a_live_run_carries_it_out_beside_its_own_work(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=500)
     file = tmp_path / "shop.yaml"
-    file.write_text(file.read_text().replace("paths: [in.jsonl]", "paths: [in.jsonl], follow: true") + NEW)
+    file.write_text(file.read_text().replace("paths: [in.jsonl]", "paths: [in.jsonl], follow: true") + FRESH)
     pipeline = penstock.load(file)
     run = Run(pipeline, RunOptions())
     running = asyncio.create_task(run.execute())
@@ -219,10 +195,10 @@ async def test_a_live_run_carries_it_out_beside_its_own_work(tmp_path: Path) -> 
     finally:
         run.stop()
         await running
-    assert Counter(lines("fresh")) == Counter(delivered())
-    assert [n for n in lines("fresh") if n < 500] == delivered(500)
-    assert [n for n in lines("fresh") if n >= 500] == [n for n in delivered() if n >= 500]
-    assert lines("all") == delivered()
+    assert Counter(ids_in("fresh")) == Counter(delivered())
+    assert [n for n in ids_in("fresh") if n < 500] == delivered(500)
+    assert [n for n in ids_in("fresh") if n >= 500] == [n for n in delivered() if n >= 500]
+    assert ids_in("all") == delivered()
 
 
 def write_more(project: Path, first: int, end: int) -> None:
@@ -236,7 +212,7 @@ def write_more(project: Path, first: int, end: int) -> None:
 
 async def test_the_journal_says_what_a_job_was_for(tmp_path: Path) -> None:
     await run_shop(tmp_path, count=20)
-    pipeline = add_sink(tmp_path, NEW)
+    pipeline = add_sink(tmp_path, FRESH)
     job = await ask(pipeline)
     await carry_out(pipeline, job, RunOptions())
     assert pipeline.journal is not None
@@ -259,12 +235,9 @@ async def test_another_version_than_was_asked_for_fails_the_job(tmp_path: Path) 
 @pytest.mark.parametrize("workers", [0, 2])
 async def test_workers_make_the_same(tmp_path: Path, workers: int) -> None:
     await run_shop(tmp_path, count=200)
-    pipeline = add_sink(tmp_path, NEW + f"workers: {workers}\n")
+    pipeline = add_sink(tmp_path, FRESH + f"workers: {workers}\n")
     assert (await backfill(pipeline))["delivered"] == 180
-    assert lines("fresh") == delivered(200)
-
-
-DEDUP = "dedup: { window: 1h, key: .data.n }\n"
+    assert ids_in("fresh") == delivered(200)
 
 
 def append(*numbers: int) -> None:
@@ -272,7 +245,7 @@ def append(*numbers: int) -> None:
         file.writelines(f'{{"n": {n}, "who": "again", "at": "2026-03-01T00:00:00Z"}}\n' for n in numbers)
 
 
-@pytest.mark.parametrize("sink", [NEW, TABLE.replace("key: [id], ", "")])
+@pytest.mark.parametrize("sink", [FRESH, TABLE.replace("key: [id], ", "")])
 async def test_a_repetition_that_a_new_sink_got_live_is_not_backfilled_again(tmp_path: Path, sink: str) -> None:
     await run_shop(tmp_path, more=DEDUP, count=20)
     file = tmp_path / "shop.yaml"
@@ -284,9 +257,9 @@ async def test_a_repetition_that_a_new_sink_got_live_is_not_backfilled_again(tmp
     append(6, 7)
     await penstock.run(pipeline, once=True)
     await backfill(pipeline)
-    got = lines("fresh") if sink == NEW else [row[0] for row in rows()]
+    got = ids_in("fresh") if sink == FRESH else [row[0] for row in rows()]
     assert Counter(got) == Counter(delivered(20))
-    assert lines("all") == delivered(20)
+    assert ids_in("all") == delivered(20)
 
 
 async def test_the_key_of_a_filtered_event_does_not_stand_in_its_way(tmp_path: Path) -> None:
@@ -295,7 +268,7 @@ async def test_the_key_of_a_filtered_event_does_not_stand_in_its_way(tmp_path: P
     assert (await backfill(changed))["delivered"] == 1
     append(13)
     summary = await penstock.run(changed, once=True)
-    assert (summary.counts.deduplicated, lines("all").count(13)) == (1, 1)
+    assert (summary.counts.deduplicated, ids_in("all").count(13)) == (1, 1)
 
 
 async def test_what_another_job_delivered_before_a_crash_is_not_delivered_again(tmp_path: Path) -> None:
@@ -307,7 +280,7 @@ async def test_what_another_job_delivered_before_a_crash_is_not_delivered_again(
     for job in (first, second):
         assert (await carry_out(pipeline, job, RunOptions())).state == "done"
     assert [row[0] for row in rows()] == delivered(20)
-    assert lines("all") == delivered(20)
+    assert ids_in("all") == delivered(20)
 
 
 UNKEYED = TABLE.replace("key: [id], ", "")

@@ -10,7 +10,24 @@ from typing import Any
 
 import msgspec
 import pytest
-from backfill_parts import BEGAN, DAY, STEPS, desk_of, report_of, run_shop, write_events, write_shop
+from backfill_parts import (
+    BEGAN,
+    DAY,
+    FRESH,
+    STEPS,
+    add_sink,
+    ask,
+    counts_of,
+    delivered,
+    desk_of,
+    held,
+    ids_in,
+    native,
+    report_of,
+    run_shop,
+    write_events,
+    write_shop,
+)
 
 import penstock
 from backfill.copies import Copies
@@ -20,34 +37,15 @@ from penstock.engine.carry_out import carry_out
 from penstock.engine.run import RunOptions
 from penstock.errors import EnvironmentFault, PenstockError, UsageError
 from penstock.journal.reader import JournalReader
-from penstock.state.job_records import Job
 
 OFF = "journal: off\n"
-FRESH = "  - { name: fresh, file: { path: out/fresh.jsonl } }\n"
 HOUR = 3600.0
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def outcomes(report: dict[str, Any]) -> tuple[int, ...]:
     return tuple(report[name] for name in ("read", "delivered", "filtered", "dead_lettered"))
-
-
-def held(report: dict[str, Any]) -> tuple[int, ...]:
-    native = report["native"]
-    return tuple(native[name] for name in ("events", "unknown", "changed", "unplaced"))
-
-
-def ids_in(name: str) -> list[int]:
-    path = Path("out") / f"{name}.jsonl"
-    return [json.loads(line)["id"] for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def delivered(count: int = 1000) -> list[int]:
-    return [n for n in range(count) if n % 10 != 3 and n * 2 <= 1990]
 
 
 def left_over(pipeline: Pipeline) -> list[str]:
@@ -55,28 +53,13 @@ def left_over(pipeline: Pipeline) -> list[str]:
     return [path.name for path in directory.iterdir()] if directory.is_dir() else []
 
 
-async def native(steps: Pipeline, mode: str = "dry_run", **asked: Any) -> dict[str, Any]:
-    return await report_of(steps, mode, source="native", **asked)
-
-
-async def live(pipeline: Pipeline, **asked: Any) -> Job:
+async def live(pipeline: Pipeline, **asked: Any) -> dict[str, int]:
+    """What one counted."""
+    asked = {"source": "native", "start": BEGAN, "end": BEGAN + 10 * DAY, **asked}
+    job = await carry_out(pipeline, await ask(pipeline, **asked), RunOptions())
     async with desk_of(pipeline) as desk:
-        options = {"mode": "live", "source": "native", "start": BEGAN, "end": BEGAN + 10 * DAY, **asked}
-        made = await desk.create(pipeline, options, "ann@here")
-        job = await carry_out(pipeline, made.id, RunOptions())
         await desk.tidy(job)
-    return job
-
-
-def counts(job: Job) -> dict[str, int]:
-    assert job.state == "done"
-    return {name: count for name, count in job.progress.counts.items() if count}
-
-
-def add(project: Path, text: str) -> Pipeline:
-    file = project / "shop.yaml"
-    file.write_text(file.read_text() + text)
-    return penstock.load(file)
+    return counts_of(job)
 
 
 async def run_and_lose_the_first_half(project: Path, count: int) -> Pipeline:
@@ -255,10 +238,10 @@ async def test_rotated_files_are_known_by_the_ids_that_they_were_read_with(tmp_p
 async def test_a_live_one_knows_from_the_journal_who_had_what(tmp_path: Path) -> None:
     await run_shop(tmp_path)
     before = ids_in("all")
-    pipeline = add(tmp_path, FRESH)
-    done = counts(await live(pipeline))
+    pipeline = add_sink(tmp_path, FRESH)
+    done = await live(pipeline)
     assert (done["delivered"], done["letters"], ids_in("fresh"), ids_in("all")) == (896, 4, delivered(), before)
-    again = counts(await live(pipeline))
+    again = await live(pipeline)
     assert (again["held"], again.get("delivered", 0), ids_in("fresh"), left_over(pipeline)) == (896, 0, delivered(), [])
 
 
@@ -274,7 +257,7 @@ async def test_what_nobody_knows_whether_it_was_delivered_is_refused_until_it_is
         True,
         [],
     )
-    done = counts(await live(pipeline, sinks=["fresh"], redeliver=True))
+    done = await live(pipeline, sinks=["fresh"], redeliver=True)
     assert (done["delivered"], ids_in("fresh"), ids_in("all")) == (90, delivered(100), delivered(100))
 
 
@@ -284,13 +267,13 @@ async def test_of_a_range_that_the_journal_holds_in_part_the_other_part_is_unkno
     assert (held(shadow), shadow["verdict"], shadow["comparison"]["identical"]) == ((200, 100, 0, 0), "clean", 180)
     with pytest.raises(UsageError, match="100 of 200 events"):
         await live(pipeline)
-    assert counts(await live(pipeline, start=BEGAN + 100 * 60)) == {"held": 90, "filtered": 10, "received": 10}
+    assert await live(pipeline, start=BEGAN + 100 * 60) == {"held": 90, "filtered": 10, "received": 10}
     assert ids_in("all") == delivered(200)
 
 
 async def test_an_open_dead_letter_keeps_its_event_whether_the_journal_tells_of_it_or_not(tmp_path: Path) -> None:
     pipeline = await run_shop(tmp_path, more=OFF)
-    done = counts(await live(pipeline, redeliver=True))
+    done = await live(pipeline, redeliver=True)
     assert (done["delivered"], done["letters"]) == (896, 4)
 
 

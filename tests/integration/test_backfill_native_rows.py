@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from backfill_parts import BEGAN, DAY, desk_of, report_of
+from backfill_parts import BEGAN, DAY, FRESH, desk_of, held, ids_in, native
 
 import penstock
 from penstock.config.model import Pipeline
@@ -27,26 +25,14 @@ sinks:
 {more}"""
 TABLE = """CREATE TABLE orders (id bigint PRIMARY KEY, n bigint NOT NULL, at timestamptz);
 INSERT INTO orders SELECT i, i, '2026-03-01Z'::timestamptz + i * '1 minute'::interval FROM generate_series(1, 100) i"""
-FRESH = "  - { name: fresh, file: { path: out/fresh.jsonl } }\n"
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def write(database: Database, source: str = "time: at", more: str = "") -> Pipeline:
     file = Path("rows.yaml")
     file.write_text(PIPELINE.format(dsn=database.dsn, source=source, more=more))
     return penstock.load(file)
-
-
-def held(report: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(report["native"][name] for name in ("events", "unknown", "changed", "unplaced"))
-
-
-async def native(pipeline: Pipeline, mode: str = "dry_run", **asked: Any) -> dict[str, Any]:
-    return await report_of(pipeline, mode, source="native", **asked)
 
 
 async def test_rows_are_chosen_by_their_time_and_known_to_the_journal(database: Database) -> None:
@@ -81,8 +67,7 @@ async def test_a_new_sink_gets_rows_without_a_journal_once_it_is_asked_for(datab
         done = await carry_out(pipeline, job.id, RunOptions())
         report = desk.report(done, pipeline.name)
     assert (report["delivered"], held(report)) == (100, (100, 100, 0, 1))
-    fresh = [json.loads(line)["id"] for line in Path("out/fresh.jsonl").read_text().splitlines()]
-    assert fresh == list(range(1, 101))
+    assert ids_in("fresh") == list(range(1, 101))
 
 
 async def test_the_time_may_be_made_by_event_from_any_column(database: Database) -> None:

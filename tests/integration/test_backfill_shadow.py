@@ -13,10 +13,7 @@ import penstock
 
 OUTPUTS = ["", "journal: { outputs: full }\n", 'journal: { outputs: "off" }\n']
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def compared(report: dict[str, Any]) -> tuple[int, int, int, int]:

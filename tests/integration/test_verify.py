@@ -15,10 +15,7 @@ MINUTE = 60.0
 COUNTS = {"delivered": 896, "filtered": 100, "deduplicated": 0, "dead_lettered": 4}
 """Of the shop's thousand events."""
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 async def test_a_range_in_which_nothing_is_missing_is_accounted_for(tmp_path: Path) -> None:

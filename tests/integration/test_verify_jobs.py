@@ -10,36 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backfill_parts import BEGAN, DAY, STEPS, desk_of, run_shop, write_events, write_shop
+from backfill_parts import BEGAN, FRESH, STEPS, backfill, run_shop, write_events, write_shop
 from verify_parts import cut_line, gaps, state_of, verified
 
 import dlq.replay
 import penstock
 from penstock.clock import SystemClock
 from penstock.config.model import Pipeline
-from penstock.engine.carry_out import carry_out
-from penstock.engine.run import RunOptions
 from penstock.faults import Faults
 from penstock.state.letter_desk import Act
 from penstock.state.open import open_store
 from penstock.state.records import LetterQuery
 
-FRESH = "  - { name: fresh, file: { path: out/fresh.jsonl } }\n"
 TABLE = "  - { name: table, sqlite: { path: out/shop.db, table: t, key: [id], create: true } }\n"
 LOOSE = "  - { name: loose, sqlite: { path: out/shop.db, table: l, create: true } }\n"
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-async def backfill(pipeline: Pipeline, **asked: Any) -> None:
-    """Carried out where no run is alive."""
-    async with desk_of(pipeline) as desk:
-        options = {"mode": "live", "start": BEGAN, "end": BEGAN + 10 * DAY, **asked}
-        job = await desk.create(pipeline, options, "ann@here")
-    assert (await carry_out(pipeline, job.id, RunOptions())).state == "done"
+pytestmark = pytest.mark.usefixtures("here")
 
 
 async def replay(pipeline: Pipeline, **asked: Any) -> None:
@@ -54,7 +40,7 @@ async def test_what_a_replay_delivered_counts_and_is_looked_for(tmp_path: Path) 
     await replay(shop)
     report = await verified(shop)
     assert gaps(report) == []
-    assert report["journal"]["delivered"], report["journal"]["dead_lettered"] == (900, 0)
+    assert (report["journal"]["delivered"], report["journal"]["dead_lettered"]) == (900, 0)
     assert [sink["outputs"] for sink in report["sinks"]] == [500, 900]
     cut_line(tmp_path / "out/all.jsonl", '"id":998,')
     ((part, event, _),) = gaps(await verified(shop))

@@ -31,10 +31,7 @@ from penstock.testing.servers import Database
 
 ALWAYS = (0.0, 4e9)
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def write(source: dict[str, Any], *sinks: dict[str, Any], **more: Any) -> Pipeline:

@@ -22,10 +22,7 @@ source: {{{source}}}
 sink: {{drop: {{}}}}
 """
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def native(project: Path, source: str = "file: in/*.jsonl, event: {type: order, time: .at}") -> NativeRange:
