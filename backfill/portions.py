@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from penstock.journal.frames import Frame
-from penstock.journal.opened import Mark
+from penstock.journal.opened import BEFORE, BEHIND, Mark
 
 LINES = 4000
 """Events that a portion has, about: a fraction of a second's work."""
-_BEFORE, _BEHIND = -1, 1 << 62
+_ALL = 1 << 62
 
 
 class Portion(msgspec.Struct, frozen=True, array_like=True):
@@ -25,7 +25,7 @@ class Portion(msgspec.Struct, frozen=True, array_like=True):
     after: Mark
     until: Mark
     lines: int
-    most: int = _BEHIND
+    most: int = _ALL
 
     def halves(self, marks: Sequence[Mark]) -> tuple[Portion, Portion]:
         """Two parts of it.
@@ -67,11 +67,11 @@ def behind(portions: Iterable[Portion], mark: Mark | None) -> Iterator[Portion]:
 def _parts(frames: Sequence[Frame], lines: int) -> Iterator[Portion]:
     """The portion of some frames; several where a single one holds more lines than a portion may."""
     first, last = frames[0], frames[-1]
-    after = Mark(first.segment, first.offset, _BEFORE)
+    after = Mark(first.segment, first.offset, BEFORE)
     if len(frames) == 1:
         for line in range(lines, first.lines, lines):
             until = Mark(first.segment, first.offset, line - 1)
             yield Portion(after, until, lines)
             after = until
     left = sum(frame.lines for frame in frames) - (after.line + 1)
-    yield Portion(after, Mark(last.segment, last.offset, _BEHIND), left)
+    yield Portion(after, Mark(last.segment, last.offset, BEHIND), left)

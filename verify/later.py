@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from penstock.engine.recompute import Output
 from penstock.journal.lines import Line
+from penstock.journal.opened import BEHIND
 from penstock.journal.reader import EVER, JournalReader, Mark, moment
 from verify.jobs import Deeds
 from verify.lookers import Looker
@@ -16,8 +17,6 @@ from verify.reckoning import Reckoning
 
 _PATIENCE = 50
 """Batches between two looks at whether anything is still absent."""
-_LAST = 1 << 62
-"""A line that no frame has."""
 
 
 @dataclass(slots=True)
@@ -49,7 +48,7 @@ class Later:
         beside = self._lines(lines.reader, lines.before_first)
         lacking = await self._tell_of(beside, lacking, expected=bool(self.reckoning.by_jobs))
         if lacking and place is not None:
-            behind = self._lines(self.reader, Mark(place.segment, place.end - 1, _LAST))
+            behind = self._lines(self.reader, Mark(place.segment, place.end - 1, BEHIND))
             lacking = await self._tell_of(behind, lacking, expected=True)
         return lacking
 

@@ -44,7 +44,7 @@ class LineRange:
     def before_first(self) -> Mark | None:
         """The mark that the range's first line lies behind; None where it has none."""
         first = self.marks.first
-        return None if first is None else Mark(first[0], first[1], first[2] - 1)
+        return None if first is None else _just_before(first)
 
     def _numbered(self) -> Iterator[Record]:
         for record in self.reader.range(self.start, self.end, after=self.after):
@@ -59,10 +59,15 @@ class LineRange:
     def _lines(self, numbers: list[int]) -> dict[int, Line]:
         found: dict[int, Line] = {}
         for first, number, wanted in self.marks.stretches(numbers):
-            after = Mark(first[0], first[1], first[2] - 1)
-            for place, record in enumerate(self.reader.range(self.start, self.end, after=after)):
+            for place, record in enumerate(self.reader.range(self.start, self.end, after=_just_before(first))):
                 if (place == 0 and record.mark != first) or number + place > wanted[-1]:
                     break
                 if number + place in wanted:
                     found[number + place] = record.line
         return found
+
+
+def _just_before(mark: tuple[int, int, int]) -> Mark:
+    """What lies behind it begins with the line at this mark."""
+    segment, offset, line = mark
+    return Mark(segment, offset, line - 1)

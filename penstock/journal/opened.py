@@ -20,6 +20,10 @@ from penstock.journal.scan import rebuilt
 _READ = 1 << 20
 
 
+BEFORE, BEHIND = -1, 1 << 62
+"""In a mark, for the number of a line: before the first one of its frame, behind the last."""
+
+
 class Mark(NamedTuple):
     """The place of a line: what a job notes to go on behind it."""
 

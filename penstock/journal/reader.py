@@ -22,15 +22,15 @@ from penstock.cloudevents import is_time, timestamp
 from penstock.journal.frames import ENTRY_SIZE, Frame, Place, Span, count_lines, digests
 from penstock.journal.index import disk_size, end_frame, frames_in, read_entries, segment_numbers
 from penstock.journal.lines import Line, id_and_time
+from penstock.journal.opened import BEFORE, BEHIND, OpenSegment
 from penstock.journal.opened import Mark as Mark
-from penstock.journal.opened import OpenSegment
 from penstock.journal.opened import Record as Record
 
 EVER = (-1e12, 1e12)
 """A range that holds the time of every event, from the year 1 to the year 9999; in seconds since 1970."""
 
 _ANY = 1 << 62
-_FIRST, _LAST = Mark(0, 0, -1), Mark(_ANY, _ANY, _ANY)
+_FIRST, _LAST = Mark(0, 0, BEFORE), Mark(_ANY, _ANY, BEHIND)
 
 
 @dataclass(frozen=True, slots=True)
