@@ -6,7 +6,7 @@ were given: then there is a reason in their place, and nothing is looked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -87,12 +87,16 @@ class Remaker:
         result = await _only(recompute, again)
         if result.outcome not in ("delivered", "filtered"):
             return next(iter(recompute.doubts.values()), UNLIKE)
-        versions = {line.version if attempt is None else attempt.kind.version for attempt in delivery.after}
-        for version in versions - {deed.kind.version}:
+        others = {line.version if attempt is None else attempt.kind.version for attempt in delivery.after} - {deed.kind.version}
+        return result.outputs if await self._all_make(result.outputs, again, others) else SEVERAL
+
+    async def _all_make(self, outputs: Sequence[Output], line: Line, versions: Iterable[str]) -> bool:
+        """Whether all of these versions make these outputs of a line's event."""
+        for version in versions:
             tried = await self._version(version)
-            if isinstance(tried, str) or not _are_same(result.outputs, (await _only(tried, again)).outputs):
-                return SEVERAL
-        return result.outputs
+            if isinstance(tried, str) or not _are_same(outputs, (await _only(tried, line)).outputs):
+                return False
+        return True
 
     async def anyhow(self, lines: Sequence[Line]) -> Sequence[Sequence[Output] | None]:
         """As `of_run`, whether they agree or not: the likeliest outputs; None of those that cannot be computed."""

@@ -90,9 +90,11 @@ class Reckoning:
         return is_known
 
     def _failed(self, line: Line) -> Failed:
-        received_id = name_of(line)[1]
-        letter = line.letter or letter_id(self.pipeline, line.received())
-        return Failed(received_id, letter, timestamp(line.at), f"partition {line.partition}")
+        return Failed(name_of(line)[1], self._letter_id(line), timestamp(line.at), f"partition {line.partition}")
+
+    def _letter_id(self, line: Line) -> str:
+        """Of the dead letter that a line's event has, or would have."""
+        return line.letter or letter_id(self.pipeline, line.received())
 
     async def _want(self, numbered: Sequence[tuple[int, Line]], alone: int) -> None:
         """What the run delivered of one batch.
@@ -175,7 +177,7 @@ class Reckoning:
         """Their dead letters, as far as they are still there; whole, where they were edited."""
         if not lines:
             return []
-        ids = [line.letter or letter_id(self.pipeline, line.received()) for line in lines]
+        ids = [self._letter_id(line) for line in lines]
         found = await self.letters.store.desk.found(ids)
         for letter in await self.letters.store.desk.whole([each for each in found.values() if each.edited is not None]):
             found[letter.id] = letter
