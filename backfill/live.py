@@ -9,8 +9,9 @@ parked, the events are in theirs: what comes behind a head waits behind it (rule
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -127,11 +128,11 @@ class LiveCarrier:
         """See `JobCarrier.close`."""
         await self._stack.aclose()
 
-    async def portions(self, count: int) -> AsyncGenerator[Portion, None]:
+    async def portions(self, count: Callable[[], int]) -> AsyncGenerator[Portion, None]:
         """See `JobCarrier.portions`."""
         records = self.reader.range(self.request.start, self.request.end, after=done_until(self.job))
-        left = self.request.limit - self.job.progress.done if self.request.limit else count
-        while left > 0 and (taken := await asyncio.to_thread(self._take, records, min(count, left))):
+        left = self.request.limit - self.job.progress.done if self.request.limit else sys.maxsize
+        while left > 0 and (taken := await asyncio.to_thread(self._take, records, min(count(), left))):
             await self._check_room()
             counted: Counter[str] = Counter()
             works = await self._works([record.line for record in taken], counted)

@@ -5,7 +5,10 @@ these are the dead letters. A writer goes on appending lines at a steady rate, e
 reader polls the table, and takes the time at which it first sees a row. First without a replay, then while all letters are
 replayed. Memory is the run's resident set, as `/proc` has it, from the beginning of the replay to its end.
 
-    python bench/replay_beside.py [--letters 200000] [--rate 200] [--seconds 15] [--limit 5000/s]
+With `--step` the mended step takes so many seconds for each letter, in the run's own process, as one that computes does: live
+events wait for it, too.
+
+    python bench/replay_beside.py [--letters 200000] [--rate 200] [--seconds 15] [--limit 5000/s] [--step 0.01]
 """
 
 from __future__ import annotations
@@ -33,12 +36,15 @@ transforms:
 sink: { sqlite: { path: out.db, table: events } }
 """
 MENDING = """\
+import time
 from pathlib import Path
 from penstock import Permanent
 
 def mend(data):
     if data["kind"] == "poison" and not Path("mended").exists():
         raise Permanent("mend.poison", "not mended yet")
+    if data["kind"] == "poison":
+        time.sleep({step})
     return data
 """
 BOOT = "import sys; from penstock.cli.main import main; sys.argv[0] = 'pipe'; sys.exit(main())"
@@ -47,11 +53,11 @@ BOOT = "import sys; from penstock.cli.main import main; sys.argv[0] = 'pipe'; sy
 class Bench:
     """One project."""
 
-    def __init__(self, root: Path, rate: int) -> None:
+    def __init__(self, root: Path, rate: int, step: float) -> None:
         self.root, self.rate, self.written = root, rate, 0
         (root / "pipelines").mkdir()
         (root / "pipelines/bench.yaml").write_text(PIPELINE)
-        (root / "mending.py").write_text(MENDING)
+        (root / "mending.py").write_text(MENDING.replace("{step}", str(step)))
         with closing(sqlite3.connect(root / "out.db")) as database:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("CREATE TABLE events (place INTEGER PRIMARY KEY, kind TEXT, n INTEGER, sent REAL)")
@@ -121,9 +127,10 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=200, help="live events a second")
     parser.add_argument("--seconds", type=float, default=15.0, help="without a replay")
     parser.add_argument("--limit", default="", help="--rate of the replay")
+    parser.add_argument("--step", type=float, default=0.0, help="seconds that the step takes for a letter")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(Path(directory), given.rate)
+        bench = Bench(Path(directory), given.rate, given.step)
         bench.poison(given.letters)
         run = bench.start("run", "bench")
         try:

@@ -6,7 +6,7 @@ failed again is due later or waits for people, and of a lane the next letters co
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,12 +40,12 @@ class DueCarrier:
         """See `JobCarrier.close`."""
         await self.replay.close()
 
-    async def portions(self, count: int) -> AsyncGenerator[Portion, None]:
+    async def portions(self, count: Callable[[], int]) -> AsyncGenerator[Portion, None]:
         """See `JobCarrier.portions`. What cannot be taken up is not tried again: nobody is left whom it is owed to, or another
         letter is before it in its lane."""
         claimed, size = self.ground.claimed, self.ground.pipeline.batching.bytes
         lanes, due, upto = claimed.store.lanes, self.options.due, self.options.upto
-        while places := await lanes.due_places(self.status, due, upto, count):
+        while places := await lanes.due_places(self.status, due, upto, count()):
             part = next(bounded(places, size))  # the rest is asked for again: a lane may be held by then
             async for portion in self.replay.portions_of(part):
                 self._count(portion)

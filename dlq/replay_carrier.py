@@ -7,7 +7,7 @@ settled at the next claim, never by delivering twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -74,11 +74,11 @@ class ReplayCarrier:
         """See `JobCarrier.close`."""
         await self.reprocess.close()
 
-    async def portions(self, count: int) -> AsyncGenerator[Portion, None]:
+    async def portions(self, count: Callable[[], int]) -> AsyncGenerator[Portion, None]:
         """See `JobCarrier.portions`."""
         store, options, size = self.ground.claimed.store, self.options, self.ground.pipeline.batching.bytes
         after = decode_cursor(self.job.progress.cursor)
-        while page := await store.lane_places(options.query, options.upto, after, count):
+        while page := await store.lane_places(options.query, options.upto, after, count()):
             for places in bounded(page, size):
                 async for portion in self.portions_of(places):
                     yield portion

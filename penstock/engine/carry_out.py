@@ -53,7 +53,7 @@ async def carry_out(
         status = RunStatus(pipeline.name, pipeline.version)
         claimed = await claim_pipeline(assembly, options, status, stack, reads=False)
         stack.push_async_callback(assembly.source.close)
-        in_flight = InFlight(Flow(pipeline.limits, status))
+        in_flight = InFlight(Flow(pipeline.limits, status), options.clock)
         jobs = Jobs(Ground(assembly, claimed, status, in_flight, reading=False), options, identity, told)
         jobs.finish()
         await _run(jobs, stopping)

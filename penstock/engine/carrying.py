@@ -7,15 +7,18 @@ with the last portion that was committed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from penstock.builtins import ROOMS, room
+from penstock.clock import Clock
 from penstock.config.model import Pipeline
 from penstock.engine.assemble import Assembly
 from penstock.engine.claimed import Claimed
 from penstock.engine.in_flight import InFlight
 from penstock.engine.work import Work
+from penstock.errors import UsageError
 from penstock.observe.status import RunStatus
 from penstock.state.job_records import Job
 
@@ -76,10 +79,10 @@ class JobCarrier(Protocol):
         """
         ...
 
-    def portions(self, count: int) -> AsyncGenerator[Portion, None]:
+    def portions(self, count: Callable[[], int]) -> AsyncGenerator[Portion, None]:
         """From the cursor on, each committed before the next is asked for. Closed early where the run ends or somebody asks.
 
-        :param count: events that a portion may have; its bytes are bounded by `batching.bytes` (Invariant 8).
+        :param count: events that the next portion may have, as of now; its bytes are bounded by `batching.bytes` (Invariant 8).
         """
         ...
 
@@ -90,3 +93,25 @@ class MakeCarrier(Protocol):
     """What an outer room gives for a kind of job: `room("carry_" + kind)`."""
 
     def __call__(self, job: Job, ground: Ground) -> JobCarrier: ...
+
+
+def carrier_of(job: Job, ground: Ground) -> JobCarrier:
+    """:raises UsageError: `job.unknown_kind`; and as the kind's `MakeCarrier`."""
+    if f"carry_{job.kind}" not in ROOMS:
+        raise UsageError(
+            "job.unknown_kind", f"nobody carries out jobs of the kind {job.kind!r}", help="was it made by a newer version?"
+        )
+    make: MakeCarrier = room(f"carry_{job.kind}")
+    return make(job, ground)
+
+
+async def timed(
+    portions: AsyncGenerator[Portion, None], ground: Ground, clock: Clock
+) -> AsyncGenerator[tuple[Portion, float], None]:
+    """Each with the seconds that it took to make, without those for which it waited for live work."""
+    while True:
+        began, waited = clock.monotonic(), ground.in_flight.waited
+        portion = await anext(portions, None)
+        if portion is None:
+            return
+        yield portion, clock.monotonic() - began - (ground.in_flight.waited - waited)

@@ -77,6 +77,8 @@ class Committer:
         async with self._taking:
             if self._broken is not None:  # what the group before has written is not committed: nobody may commit it along
                 raise self._broken
+            if turn is not None:
+                turn.began = self.clock.monotonic()
             try:
                 return await self._commit(works, drained, turn, last=True)
             except BaseException as error:

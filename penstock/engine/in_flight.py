@@ -10,16 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
+from penstock.clock import Clock
 from penstock.engine.flow import Flow
 
 
 @dataclass(slots=True)
 class InFlight:
-    """Of one run. `live`: keys of the source's batches; `job`: keys that a job has reserved."""
+    """Of one run. `live`: keys of the source's batches; `job`: keys that a job has reserved.
+
+    :ivar waited: seconds that jobs have waited for batches that have their keys, all in all.
+    """
 
     flow: Flow
+    clock: Clock
     live: set[bytes] = field(default_factory=set)
     job: set[bytes] = field(default_factory=set)
+    waited: float = 0.0
 
     async def enter(self, keys: Set[bytes]) -> None:
         """A batch comes with these keys, none of them `live`; it waits as long as a job has one of them."""
@@ -37,7 +43,9 @@ class InFlight:
         self.job |= keys
         if self.live.isdisjoint(keys):
             return False
+        began = self.clock.monotonic()
         await self.flow.until(lambda: self.live.isdisjoint(keys))
+        self.waited += self.clock.monotonic() - began
         return True
 
     async def release(self) -> None:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from penstock.builtins import ROOMS, room
-from penstock.engine.carrying import Ground, JobCarrier, MakeCarrier, Portion
+from penstock.engine.carrying import Ground, JobCarrier, Portion, carrier_of, timed
 from penstock.engine.due_jobs import make_due
-from penstock.engine.pace import Pace
+from penstock.engine.pace import Pace, Size
 from penstock.engine.retry import PATIENT, Waits, persistently
 from penstock.engine.supervise import bug
 from penstock.engine.tasks import call_off
@@ -41,8 +41,10 @@ T = TypeVar("T")
 
 TICK = 0.5
 """Seconds between two looks for jobs."""
-BESIDE = 100
-"""Events of a portion, at most, where live work waits for it: more make a job faster, and live events later."""
+BESIDE = 0.03
+"""Seconds that a portion is to take where live work waits for it: longer ones make a job faster, and live events later."""
+ALONE = 1.0
+"""Where nobody waits but who stops or pauses the job."""
 FOLLOWING = 0.5
 """Seconds after which a carrier looks again what is asked of its job."""
 
@@ -190,7 +192,7 @@ class Jobs:
                 return verdict
 
     async def _attempt(self, job: Job) -> Verdict:
-        carrier = _carrier_of(job, self.ground)
+        carrier = carrier_of(job, self.ground)
         try:
             await carrier.open()
             return await self._portions(job, carrier)
@@ -207,11 +209,12 @@ class Jobs:
         clock = self.options.clock
         pace = Pace(_rate_of(job), clock.monotonic())
         progress, looked = job.progress, clock.monotonic()
-        count = self.ground.pipeline.batching.count
-        count = pace.portion(min(count, BESIDE) if self.ground.reading else count)
-        async with aclosing(carrier.portions(count)) as portions:
-            async for portion in portions:
-                before, progress = progress, await self._commit(portion, replace(progress, rate=pace.rate))
+        size = Size(BESIDE if self.ground.reading else ALONE, pace.portion(self.ground.pipeline.batching.count))
+        async with aclosing(carrier.portions(lambda: size.events)) as made, aclosing(timed(made, self.ground, clock)) as portions:
+            async for portion, seconds in portions:
+                turn = await self._commit(portion, replace(progress, rate=pace.rate))
+                size.took(portion.done, seconds, clock.monotonic() - turn.began)
+                before, progress = progress, turn.progress
                 self._count(job.kind, before, progress)
                 if self.only in (None, job.id):
                     self.told(progress)
@@ -246,10 +249,12 @@ class Jobs:
             return "cancel"
         return "leave" if job.asked == "pause" or not job.open or self._ending == "stop" else "go on"
 
-    async def _commit(self, portion: Portion, progress: JobProgress) -> JobProgress:
+    async def _commit(self, portion: Portion, progress: JobProgress) -> Turn:
         """One portion, with how far the job is behind it. Its keys are free again."""
         cursor = progress.cursor if portion.cursor is None else portion.cursor
-        turn = Turn(progress, cursor, progress.done + portion.done, portion.version, portion.others)
+        turn = Turn(
+            progress, cursor, progress.done + portion.done, portion.version, portion.others, self.options.clock.monotonic()
+        )
         try:
             if portion.works:
                 await self.ground.claimed.committer.commit(portion.works, turn=turn)
@@ -259,7 +264,7 @@ class Jobs:
         except Exception as error:  # supervision point: as for live work, a commit that fails ends the run
             raise _Stopped(error) from error
         await self.ground.in_flight.release()
-        return turn.progress
+        return turn
 
     # ---- how it ends
 
@@ -299,15 +304,6 @@ class _Stopped(Exception):  # not the job's matter: what ends the run
     def __init__(self, reason: Exception) -> None:
         super().__init__(str(reason))
         self.reason = reason
-
-
-def _carrier_of(job: Job, ground: Ground) -> JobCarrier:
-    if f"carry_{job.kind}" not in ROOMS:
-        raise UsageError(
-            "job.unknown_kind", f"nobody carries out jobs of the kind {job.kind!r}", help="was it made by a newer version?"
-        )
-    make: MakeCarrier = room(f"carry_{job.kind}")
-    return make(job, ground)
 
 
 def _rate_of(job: Job) -> float | None:

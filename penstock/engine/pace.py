@@ -1,4 +1,4 @@
-"""At which rate a job goes, and may go."""
+"""At which rate a job goes, and may go; and how many events a portion of it may have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,37 @@ from dataclasses import dataclass
 
 SMOOTHING = 5.0
 """Seconds over which the rate is told."""
+
+LEAST = 50
+"""Events below which a portion is not made smaller for its commit's sake: most of that is the same for one event as for fifty."""
+
+
+@dataclass(slots=True)
+class Size:
+    """How many events the next portion may have: as many as take the target, at what the last one took. `took` after each.
+
+    It begins with one, and at most doubles: what a step takes is not known before.
+
+    :ivar target: seconds that a portion is to take.
+    :ivar most: events of a portion, whatever they take.
+    :ivar events: of the next one.
+    """
+
+    target: float
+    most: int
+    events: int = 1
+
+    def took(self, events: int, made: float, committed: float) -> None:
+        """A portion of so many events took so many seconds, without those for which it waited for others.
+
+        :param made: to read and to process it; `committed`: to deliver and to commit it.
+        """
+        if events:
+            fitting = max(self._fitting((made + committed) / events), min(LEAST, self._fitting(made / events)))
+            self.events = max(1, min(fitting, 2 * self.events, self.most))
+
+    def _fitting(self, each: float) -> int:
+        return self.most if each * self.most <= self.target else int(self.target / each)
 
 
 @dataclass(slots=True)

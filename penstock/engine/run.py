@@ -97,7 +97,7 @@ class Run:
                 assembly = assemble(self.pipeline, Surroundings(options.clock, options.random, options.faults, options.log))
                 claimed = await self._unless_stopped(self._begin(assembly, stack))
                 if claimed is not None:
-                    keys = InFlight(self._flow)
+                    keys = InFlight(self._flow, self.options.clock)
                     processor = await stack.enter_async_context(Processor(assembly, claimed, self._flow, self.status, keys))
                     stack.enter_context(Watchdog(self.pipeline))
                     signals = await self._listen(assembly, claimed, stack)

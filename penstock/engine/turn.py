@@ -21,6 +21,7 @@ class Turn:
     :ivar cursor: where it goes on behind them; `until`: how much of its total is done then.
     :ivar others: what else the job counts of them.
     :ivar version: of the pipeline whose steps processed them.
+    :ivar began: monotonic time at which its commit did, behind those that it waited for.
     """
 
     progress: JobProgress
@@ -28,6 +29,7 @@ class Turn:
     until: int
     version: str
     others: Mapping[str, int] = field(default_factory=dict)
+    began: float = 0.0
 
     @property
     def job(self) -> str:
