@@ -90,11 +90,12 @@ class Cause(msgspec.Struct):
 
 
 class Comparison(msgspec.Struct):
-    """Counts outputs: `identical`, `changed`, `missing` (made before, not now), `extra` (made now, not before).
+    """Counts outputs: `same`, `changed`, `missing` (made before, not now), `extra` (made now, not before).
 
     :ivar ignored: places, as in jq, whose differences do not count, with all that lies below them.
     :ivar events: received events that were compared.
     :ivar outcomes: how many of them went from which outcome to which.
+    :ivar by_place: the causes, by kind and path.
     """
 
     ignored: list[str] = []

@@ -1,6 +1,6 @@
 """Reconciles a range of event time: source, journal, dead letters and sinks. Every event is accounted for, or named.
 
-    found = await Verifier(pipeline, store, around, surroundings).verify(asked, tell)
+    found = await Verifier(pipeline, store, around, surroundings).verify(start, end, sinks, tell)
 
 It changes nothing and takes no lease, so that it may run beside the live run. What it goes by is one note of the state store,
 read first: its checkpoint, and the place in the journal up to which lines count. What is committed later is not looked at, so
