@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from engine_parts import (
     Feed,
     Gate,
     Shelf,
+    Stopwatch,
     Table,
     crash_at,
     dedup,
@@ -29,7 +29,6 @@ from engine_parts import (
 from engine_parts import parts as parts
 
 from dlq.replay import ReplayRequest, ReplaySummary, create_replay, summary_of
-from penstock.clock import SystemClock
 from penstock.config.model import Batching, Pipeline
 from penstock.engine import jobs as engine_jobs
 from penstock.engine.assemble import Surroundings, assemble
@@ -59,15 +58,6 @@ class Mend:
 
     def __call__(self, event: Event) -> Any:
         return Permanent("step.bad", f"{event.id} is bad") if event.id in self.refused else event
-
-
-class Ahead(SystemClock):
-    """What is measured takes so much longer."""
-
-    ahead = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
 
 
 @dataclass
@@ -215,13 +205,13 @@ async def test_a_ledger_keeps_the_records_of_one_portion_only(tmp_path: Path) ->
 
 async def test_a_portion_beside_live_work_has_one_event_where_a_step_is_slow(tmp_path: Path) -> None:
     ids = [f"p{n}" for n in range(9)]
-    feed, table, mend, clock = Feed.of(*numbers(0, 9), batch=9), Table(tmp_path / "t.db"), Mend(*ids), Ahead()
+    feed, table, mend, clock = Feed.of(*numbers(0, 9), batch=9), Table(tmp_path / "t.db"), Mend(*ids), Stopwatch()
     pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("mend", mend)])
     kept_records: list[int] = []
 
     def work(event: Event) -> Event:
         kept_records.append(len(table.query("SELECT event FROM penstock_job_records")))
-        clock.ahead += 0.5
+        clock.shown += 0.5
         return event
 
     async with running(pipeline, clock=clock) as live:

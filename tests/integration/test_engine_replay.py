@@ -12,6 +12,7 @@ import pytest
 from engine_parts import (
     Feed,
     Shelf,
+    Stopwatch,
     Table,
     TableSink,
     bad,
@@ -27,7 +28,7 @@ from engine_parts import (
 from engine_parts import parts as parts
 
 from dlq.replay import ReplaySummary, replay, summary_of
-from penstock.clock import SystemClock
+from penstock.clock import Clock, SystemClock
 from penstock.config.model import DeadLetters, Pipeline
 from penstock.engine.run import Run, RunOptions
 from penstock.errors import BatchError, EnvironmentFault, Fatal, Oversized, Permanent
@@ -59,8 +60,9 @@ async def again(
     faults: Faults | None = None,
     dry_run: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    clock: Clock | None = None,
 ) -> ReplaySummary:
-    call = replay(pipeline, query, clock=SystemClock(), faults=faults or Faults(), progress=progress, dry_run=dry_run)
+    call = replay(pipeline, query, clock=clock or SystemClock(), faults=faults or Faults(), progress=progress, dry_run=dry_run)
     return await asyncio.wait_for(call, 20)
 
 
@@ -316,6 +318,26 @@ async def test_letters_of_a_partition_are_replayed_in_the_order_in_which_they_we
     progress: list[tuple[int, int]] = []
     await again(pipeline, progress=lambda done, total: progress.append((done, total)))
     assert (table.ids, progress[0], progress[-1]) == (ids, (1, 30), (30, 30))
+
+
+async def test_a_portion_takes_no_longer_than_who_pauses_or_stops_the_job_may_wait(tmp_path: Path) -> None:
+    feed, table, check, clock = (
+        Feed.of(*numbers(10), batch=10),
+        Table(tmp_path / "t.db"),
+        Check(*(f"p{n}" for n in range(10))),
+        Stopwatch(),
+    )
+
+    def work(event: Event) -> Event:
+        clock.shown += 0.25
+        return event
+
+    pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("check", check), step("work", work)])
+    await run_once(pipeline)
+    check.refused.clear()
+    done: list[int] = []
+    await again(pipeline, progress=lambda so_far, total: done.append(so_far), clock=clock)
+    assert done == [1, 3, 7, 10]  # four events take a second
 
 
 async def test_a_query_selects_and_a_dry_run_changes_nothing(tmp_path: Path) -> None:
