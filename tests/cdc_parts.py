@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.event import Event
 from penstock.spi import Batch, Position, Resume
@@ -18,6 +20,13 @@ from transforms.expressions import compiler
 SECONDS = 20.0
 
 ORDERS = "CREATE TABLE orders (id int PRIMARY KEY, status text, body text)"
+
+
+@pytest.fixture
+def shop(database_of_each: Database) -> Database:
+    """A database with the table `orders`, on servers of both versions."""
+    database_of_each.execute(ORDERS)
+    return database_of_each
 
 
 def make_source(

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from cdc_parts import SECONDS, sql
 
 from connectors.sources.postgres_cdc import PostgresCdcSource
@@ -15,8 +16,30 @@ from penstock.event import UNSET, Event
 from penstock.spi import Batch, Position, Resume
 from penstock.testing.servers import Database
 
+INITIAL: dict[str, Any] = {"snapshot": {"mode": "initial"}}
+VERSIONED = "CREATE SEQUENCE versions START 1000; CREATE TABLE orders (id int PRIMARY KEY, v int NOT NULL, body text); "
 Key = tuple[Any, ...]
 Between = Callable[[int], Awaitable[None]]
+
+
+@pytest.fixture
+def shop(database_of_each: Database) -> Database:
+    """An empty database, on servers of both versions."""
+    return database_of_each
+
+
+async def fill(database: Database, rows: int, identity: str = "FULL") -> None:
+    await sql(
+        database,
+        f"{VERSIONED} ALTER TABLE orders REPLICA IDENTITY {identity};"
+        f"INSERT INTO orders SELECT n, 0, repeat('x', n % 9) FROM generate_series(1, {rows}) AS n",
+    )
+
+
+async def make_slot(database: Database) -> None:
+    """As somebody else makes it, with a publication `p`."""
+    await sql(database, "CREATE PUBLICATION p FOR TABLE orders")
+    await sql(database, f"SELECT pg_create_logical_replication_slot('slot_{database.name}', 'pgoutput')")
 
 
 @dataclass

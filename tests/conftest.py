@@ -78,6 +78,12 @@ def database(make_database: MakeDatabase) -> Database:
     return make_database()
 
 
+@pytest.fixture(params=[16, 18])
+def database_of_each(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
+    """A fresh database, of `postgres16` and of `postgres`."""
+    return make_database(request.getfixturevalue("postgres" if request.param == 18 else "postgres16"))
+
+
 @pytest.fixture
 def make_proxy() -> Iterator[MakeProxy]:
     """Proxies before servers, closed after the test."""

@@ -5,19 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cdc_parts import ORDERS, events_of, ids, make_source, positions, prepare_slot, read, sql, told
-from server_parts import MakeDatabase
+from cdc_parts import events_of, ids, make_source, positions, prepare_slot, read, sql, told
+from cdc_parts import shop as shop
 
 from penstock.errors import Fatal
 from penstock.testing.servers import Database
-
-
-@pytest.fixture(params=[16, 18])
-def shop(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
-    """A database with the table `orders`, on servers of both versions."""
-    database = make_database(request.getfixturevalue("postgres" if request.param == 18 else "postgres16"), prefix="cdc")
-    database.execute(ORDERS)
-    return database
 
 
 async def test_changes_come_in_the_order_of_commits_with_ids_that_stay(shop: Database, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cdc_parts import ORDERS, SECONDS, events_of, ids, make_source, positions, prepare_slot, read, sql, take_all, told
-from server_parts import MakeDatabase
+from cdc_parts import SECONDS, events_of, ids, make_source, positions, prepare_slot, read, sql, take_all, told
+from cdc_parts import shop as shop
 
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.errors import EnvironmentFault, Fatal
@@ -19,14 +19,6 @@ from penstock.testing.servers import Database
 
 KEY = "sixteen bytes, or more"
 LARGE = "ALTER TABLE orders ALTER body SET STORAGE EXTERNAL; INSERT INTO orders VALUES (1, 'new', repeat('x', 9000))"
-
-
-@pytest.fixture(params=[16, 18])
-def shop(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
-    """A database with the table `orders`, on servers of both versions."""
-    database = make_database(request.getfixturevalue("postgres" if request.param == 18 else "postgres16"), prefix="cdc")
-    database.execute(ORDERS)
-    return database
 
 
 def digest(text: str) -> str:

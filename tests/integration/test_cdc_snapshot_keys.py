@@ -9,14 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 from cdc_parts import SECONDS, make_source, prepare_slot, sql
-from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of, table_rows
-from server_parts import MakeDatabase
+from cdc_snapshot_parts import INITIAL, Ledger, Running, drive, snapshots_of, table_rows
+from cdc_snapshot_parts import shop as shop
 
 from penstock.errors import EnvironmentFault, Transient
 from penstock.spi import Batch
 from penstock.testing.servers import Database
-
-INITIAL: dict[str, Any] = {"snapshot": {"mode": "initial"}}
 
 WORD = "CREATE TYPE word AS (t text);" + "".join(
     f"CREATE FUNCTION word_{name}(word, word) RETURNS {kind} LANGUAGE sql IMMUTABLE AS 'SELECT {body}';"
@@ -39,14 +37,6 @@ OPERATORS = (
     "OPERATOR 3 public.=, OPERATOR 4 public.>=, OPERATOR 5 public.>, FUNCTION 1 word_cmp(word, word);"
 )
 """A type that sorts without regard to case, by operators of its own, as citext does."""
-
-
-@pytest.fixture(params=[16, 18])
-def shop(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
-    """An empty database, on servers of both versions."""
-    server = request.getfixturevalue("postgres" if request.param == 18 else "postgres16")
-    database: Database = make_database(server, prefix="keys")
-    return database
 
 
 @pytest.mark.parametrize("key", ["k", "k, n", "n, k"])

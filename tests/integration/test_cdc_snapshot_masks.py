@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 from cdc_parts import make_source, sql
-from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of
+from cdc_snapshot_parts import INITIAL, Ledger, Running, drive, snapshots_of
 
 from penstock.errors import EnvironmentFault, Permanent
 from penstock.spi import Batch, Signal
 from penstock.testing.servers import Database
-
-INITIAL: dict[str, Any] = {"snapshot": {"mode": "initial"}}
 
 
 async def test_a_table_whose_only_key_is_masked_is_one_without_a_key(database: Database, tmp_path: Path) -> None:

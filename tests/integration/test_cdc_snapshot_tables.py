@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from cdc_parts import SECONDS, make_source, sql
-from cdc_snapshot_parts import Ledger, Running, drive, snapshots_of
+from cdc_snapshot_parts import INITIAL, Ledger, Running, drive, snapshots_of
+from cdc_snapshot_parts import shop as shop
 from pgoutput_parts import CASES, TYPES_SQL
-from server_parts import MakeDatabase
 
 from connectors._postgres import TableName
 from connectors.sources._cdc.snapshot_tables import Layout, inspect
@@ -21,18 +21,6 @@ from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.errors import EnvironmentFault
 from penstock.spi import Batch, Resume
 from penstock.testing.servers import Database
-
-INITIAL: dict[str, Any] = {"snapshot": {"mode": "initial"}}
-
-
-@pytest.fixture(params=[16, 18])
-def shop(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
-    """An empty database, on servers of both versions."""
-    database: Database = make_database(
-        request.getfixturevalue("postgres" if request.param == 18 else "postgres16"), prefix="tables"
-    )
-    return database
-
 
 KEYS: Sequence[tuple[str, str, str]] = [
     ("a int, b text, PRIMARY KEY (b, a)", "n, 'x' || n % 3", "a = a + 1000"),

@@ -12,36 +12,14 @@ from typing import Any
 import psycopg
 import pytest
 from cdc_parts import SECONDS, events_of, ids, make_source, positions, read, sql
-from cdc_snapshot_parts import Between, Ledger, drive, drop_slot, earliest, snapshots_of, table_rows
-from server_parts import MakeDatabase, MakeProxy, StartPostgres
+from cdc_snapshot_parts import INITIAL, Between, Ledger, drive, drop_slot, earliest, fill, make_slot, snapshots_of, table_rows
+from cdc_snapshot_parts import shop as shop
+from server_parts import MakeProxy, StartPostgres
 
 from connectors.sources._cdc.snapshot_positions import END_OF_CHUNK, order, row_order
-from penstock.errors import EnvironmentFault, Transient
+from penstock.errors import Transient
 from penstock.spi import Batch, Resume
 from penstock.testing.servers import Database
-
-VERSIONED = "CREATE SEQUENCE versions START 1000; CREATE TABLE orders (id int PRIMARY KEY, v int NOT NULL, body text); "
-INITIAL: dict[str, Any] = {"snapshot": {"mode": "initial"}}
-
-
-@pytest.fixture(params=[16, 18])
-def shop(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
-    """An empty database, on servers of both versions."""
-    return make_database(request.getfixturevalue("postgres" if request.param == 18 else "postgres16"), prefix="snap")
-
-
-async def fill(database: Database, rows: int, identity: str = "FULL") -> None:
-    await sql(
-        database,
-        f"{VERSIONED} ALTER TABLE orders REPLICA IDENTITY {identity};"
-        f"INSERT INTO orders SELECT n, 0, repeat('x', n % 9) FROM generate_series(1, {rows}) AS n",
-    )
-
-
-async def make_slot(database: Database) -> None:
-    """As somebody else makes it, with a publication `p`."""
-    await sql(database, "CREATE PUBLICATION p FOR TABLE orders")
-    await sql(database, f"SELECT pg_create_logical_replication_slot('slot_{database.name}', 'pgoutput')")
 
 
 async def test_rows_come_first_and_changes_follow(shop: Database, tmp_path: Path) -> None:
@@ -266,71 +244,6 @@ async def test_a_run_that_died_goes_on_at_its_chunk(database: Database, tmp_path
     assert source.gauges()["snapshot_rows"] == 20_000 - before
     ledger.check()
     assert len(ledger.rows["orders"]) == 20_000
-
-
-async def test_a_slot_without_a_checkpoint_is_read_with_the_snapshot_beside_it(shop: Database, tmp_path: Path) -> None:
-    await fill(shop, 10)
-    await make_slot(shop)
-    await sql(
-        shop, "UPDATE orders SET v = 1 WHERE id = 3; DELETE FROM orders WHERE id = 4; INSERT INTO orders VALUES (11, 0, '')"
-    )
-    ledger = Ledger()
-    await drive(make_source(shop, tmp_path, publication={"name": "p"}, **INITIAL), [ledger], 1)
-    ledger.check()
-    assert ledger.rows["orders"] == await table_rows(shop)
-    assert {event.type for event in ledger.events} >= {"orders.update", "orders.delete", "orders.insert", "orders.snapshot"}
-
-
-async def test_a_run_that_dies_between_slot_and_plan_is_taken_up(shop: Database, tmp_path: Path) -> None:
-    await fill(shop, 10)
-    source = make_source(shop, tmp_path, **INITIAL)
-    await source.open(Resume(1, {}))
-    await source.close()
-    ledger = Ledger()
-    await drive(make_source(shop, tmp_path, **INITIAL), [ledger], 2)
-    ledger.check()
-    assert ledger.rows["orders"] == await table_rows(shop)
-
-
-async def test_the_modes_say_what_is_read(database: Database, tmp_path: Path) -> None:
-    await fill(database, 3)
-    ledger = Ledger()
-    await drive(make_source(database, tmp_path, snapshot={"mode": "never"}), [ledger], 1)
-    assert ledger.events == []
-    only, slot = Ledger(), {"name": "only"}
-    source = make_source(database, tmp_path, slot=slot, snapshot={"mode": "initial_only"})
-    await drive(source, [only], 1, once=False)
-    assert len(snapshots_of(only)) == 3
-    await sql(database, "UPDATE orders SET v = 1")
-    await drive(make_source(database, tmp_path, slot=slot, snapshot={"mode": "initial_only"}), [only], 2, once=False)
-    assert len(only.events) == 3
-    await drive(make_source(database, tmp_path, slot=slot, **INITIAL), [only], 3)
-    assert [event.type for event in only.events[3:]] == ["orders.update"] * 3
-    assert only.rows["orders"] == await table_rows(database)
-
-
-@pytest.mark.parametrize("lost", ["missing", "ahead"])
-async def test_when_needed_takes_another_snapshot_where_changes_were_lost(shop: Database, tmp_path: Path, lost: str) -> None:
-    fields: dict[str, Any] = {"snapshot": {"mode": "when_needed"}}
-    await fill(shop, 6)
-    ledger = Ledger()
-    await drive(make_source(shop, tmp_path, **fields), [ledger], 1)
-    await drop_slot(shop, f"slot_{shop.name}")
-    await sql(shop, "UPDATE orders SET v = 1 WHERE id = 1; INSERT INTO orders VALUES (7, 0, '')")
-    if lost == "ahead":
-        await sql(shop, f"SELECT pg_create_logical_replication_slot('slot_{shop.name}', 'pgoutput')")
-    with pytest.raises(EnvironmentFault) as caught:
-        await drive(make_source(shop, tmp_path, **INITIAL), [ledger], 2)
-    assert caught.value.code == f"slot.{lost}"
-    source = make_source(shop, tmp_path, **fields)
-    await drive(source, [ledger], 3, stop_after=4)
-    assert "slot" in (source.health() or "")
-    await drive(make_source(shop, tmp_path, **fields), [ledger], 4)
-    await sql(shop, "UPDATE orders SET v = 2 WHERE id = 2")
-    await drive(make_source(shop, tmp_path, **fields), [ledger], 5)
-    ledger.check()
-    assert ledger.rows["orders"] == await table_rows(shop)
-    assert len(snapshots_of(ledger)) == 13
 
 
 async def take_until_cut(source: Any, ledger: Ledger, given: list[Batch]) -> None:

@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from cdc_parts import ORDERS, SECONDS, confirmed, events_of, ids, make_source, positions, prepare_slot, read, sql
-from server_parts import MakeDatabase
+from cdc_parts import ORDERS, events_of, ids, make_source, positions, prepare_slot, read, sql
+from cdc_streaming_parts import LARGE, left, reading, spilled, streamed
+from cdc_streaming_parts import large as large
 
-from connectors.sources._cdc.spill import SpillDirectory
-from connectors.sources._pg_replication import parse_lsn
 from connectors.sources.postgres_cdc import PostgresCdcSource
-from penstock.errors import EnvironmentFault, Transient, Unavailable
 from penstock.event import Event
-from penstock.spi import Batch, Resume
+from penstock.spi import Batch
 from penstock.testing.servers import Database
 
 WHOLE = "whole"
-LARGE = "INSERT INTO orders SELECT n, 'new', repeat('x', 50) FROM generate_series({}, {}) AS n"
-
-
-@pytest.fixture(params=[16, 18])
-def shop(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
-    """A database whose transactions are streamed from the first change on."""
-    database = make_database(request.getfixturevalue("postgres" if request.param == 18 else "postgres16"), prefix="streaming")
-    database.execute(ORDERS)
-    database.execute(f"ALTER DATABASE {database.name} SET debug_logical_replication_streaming = immediate")
-    return database
 
 
 @pytest.fixture
-def large(database: Database) -> Database:
-    """A database whose transactions are streamed where they have more than a few hundred rows."""
-    database.execute(ORDERS)
-    database.execute(f"ALTER DATABASE {database.name} SET logical_decoding_work_mem = '64kB'")
-    return database
+def shop(database_of_each: Database) -> Database:
+    """A database whose transactions are streamed from the first change on."""
+    database_of_each.execute(ORDERS)
+    database_of_each.execute(f"ALTER DATABASE {database_of_each.name} SET debug_logical_replication_streaming = immediate")
+    return database_of_each
 
 
 def whole_source(database: Database, directory: Path, **fields: Any) -> PostgresCdcSource:
@@ -57,25 +43,6 @@ def plain(events: list[Event]) -> list[tuple[Any, ...]]:
     ]
 
 
-async def streamed(database: Database) -> int:
-    """Blocks that the server has sent of transactions in progress. It counts them when its sender stops or has decoded more."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            name = f"slot_{database.name}"
-            ((count,),) = await sql(database, f"SELECT stream_count FROM pg_stat_replication_slots WHERE slot_name = '{name}'")
-            if count:
-                return int(count)
-            await asyncio.sleep(0.01)
-
-
-def spilled(directory: Path) -> list[Path]:
-    return sorted((directory / ".penstock" / "spill").rglob("*.changes"))
-
-
-def left(directory: Path) -> list[Path]:
-    return sorted((directory / ".penstock" / "spill").iterdir())
-
-
 async def both(database: Database, directory: Path) -> list[Event]:
     """What either protocol gives of the same transactions, which must be the same."""
     batches = await read(make_source(database, directory, count=7))
@@ -89,18 +56,6 @@ async def both(database: Database, directory: Path) -> list[Event]:
 async def prepare(database: Database, directory: Path) -> None:
     await prepare_slot(make_source(database, directory))
     await prepare_slot(whole_source(database, directory))
-
-
-@asynccontextmanager
-async def reading(source: PostgresCdcSource, known: Any = None) -> AsyncIterator[AsyncIterator[Batch]]:
-    await source.open(Resume(1, known or {}))
-    batches = source.batches()
-    try:
-        async with asyncio.timeout(SECONDS):
-            yield batches
-    finally:
-        await batches.aclose()  # type: ignore[attr-defined]
-        await source.close()
 
 
 class Workload:
@@ -220,11 +175,6 @@ async def test_what_is_rolled_back_leaves_neither_events_nor_files(large: Databa
     assert left(tmp_path) == []
 
 
-async def take_all(batches: AsyncIterator[Batch], given: list[Batch]) -> None:
-    async for batch in batches:
-        given.append(batch)
-
-
 async def take(batches: AsyncIterator[Batch], status: str) -> list[Event]:
     """Events up to the one of this status."""
     given: list[Event] = []
@@ -283,127 +233,6 @@ async def test_a_run_resumes_anywhere_in_a_streamed_transaction(shop: Database, 
     assert cuts
 
 
-async def test_nothing_is_confirmed_in_mid_replay_and_status_goes_out_meanwhile(large: Database, tmp_path: Path) -> None:
-    known = await prepare_slot(make_source(large, tmp_path))
-    await sql(large, LARGE.format(1, 2000))
-    before = parse_lsn(await confirmed(large))
-    source = make_source(large, tmp_path, count=10, status_interval="10ms")
-    async with reading(source, known) as batches:
-        while not (batch := await anext(batches)).events:
-            await source.ack([batch.token])
-        assert batch.token is None
-        query = (
-            "SELECT reply_time::text, flush_lsn::text FROM pg_stat_replication WHERE application_name = 'penstock:test/source'"
-        )
-        ((first, _),) = await sql(large, query)
-        while (row := (await sql(large, query))[0])[0] == first:
-            await source.ack([(await anext(batches)).token])
-        assert parse_lsn(row[1]) <= int.from_bytes(batch.events[0].position[:8], "big")
-    assert before <= parse_lsn(await confirmed(large)) <= int.from_bytes(batch.events[0].position[:8], "big")
-    assert left(tmp_path) == []
-
-
-async def test_what_was_confirmed_beside_a_transaction_in_progress_takes_nothing_of_it_away(
-    large: Database, tmp_path: Path
-) -> None:
-    known = await prepare_slot(make_source(large, tmp_path))
-    with psycopg.connect(large.dsn) as client:
-        await asyncio.to_thread(client.execute, LARGE.format(1, 2000))
-        await sql(large, "INSERT INTO orders VALUES (-1)")
-        before = await read(make_source(large, tmp_path), known, ack=True)
-        assert [event.data["id"] for event in events_of(before)] == [-1]
-        assert await streamed(large)
-        await asyncio.to_thread(client.execute, LARGE.format(2001, 2500))
-        await asyncio.to_thread(client.commit)
-    after = await read(make_source(large, tmp_path, count=500), positions(before))
-    assert [event.data["id"] for event in events_of(after)] == list(range(1, 2501))
-    assert parse_lsn(await confirmed(large)) > parse_lsn(events_of(before)[0].record["lsn"])
-
-
-async def test_a_run_that_ends_in_mid_replay_leaves_no_file(large: Database, tmp_path: Path) -> None:
-    known = await prepare_slot(make_source(large, tmp_path))
-    await sql(large, LARGE.format(1, 2000))
-    async with reading(make_source(large, tmp_path, count=10), known) as batches:
-        while not (await anext(batches)).events:
-            pass
-        assert len(spilled(tmp_path)) == 1
-    assert left(tmp_path) == []
-
-
-async def test_a_file_that_is_cut_short_is_noticed_and_sent_again(large: Database, tmp_path: Path) -> None:
-    known = await prepare_slot(make_source(large, tmp_path))
-    await sql(large, LARGE.format(1, 9000))
-    source = make_source(large, tmp_path, count=100)
-    given: list[Batch] = []
-    async with reading(source, known) as batches:
-        given.append(await anext(batches))
-        while not given[-1].events:
-            given.append(await anext(batches))
-        (file,) = spilled(tmp_path)
-        os.truncate(file, file.stat().st_size - 100)
-        with pytest.raises(Transient) as caught:
-            await take_all(batches, given)
-        assert caught.value.code == "source.spill_damaged"
-        assert 100 < len(events_of(given)) < 9000
-        async for batch in source.batches():
-            given.append(batch)
-            if len(events_of(given)) == 9000:
-                break
-    assert [event.data["id"] for event in events_of(given)] == list(range(1, 9001))
-
-
-async def test_a_full_disk_is_waited_for_and_nothing_is_lost(
-    large: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = await prepare_slot(make_source(large, tmp_path))
-    await sql(large, LARGE.format(1, 2000))
-    source = make_source(large, tmp_path, count=100)
-    with monkeypatch.context() as patched:
-        patched.setattr(SpillDirectory, "_file", lambda self, xid: Path("/dev/full"))
-        async with reading(source, known) as batches:
-            given: list[Batch] = []
-            with pytest.raises(Unavailable) as caught:
-                await take_all(batches, given)
-            patched.undo()
-            async for batch in source.batches():
-                given.append(batch)
-                if len(events_of(given)) == 2000:
-                    break
-    assert caught.value.code == "source.spill_disk"
-    assert [event.data["id"] for event in events_of(given)] == list(range(1, 2001))
-    assert left(tmp_path) == []
-
-
-async def test_a_directory_that_could_not_be_made_is_made_later(
-    large: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await sql(large, "INSERT INTO orders VALUES (0)")
-    source = make_source(large, tmp_path, count=500, snapshot={"mode": "initial"})
-    with monkeypatch.context() as patched:
-        patched.setattr(SpillDirectory, "_make", _refuse)
-        async with reading(source, {}) as batches:
-            given: list[Batch] = []
-            await sql(large, LARGE.format(1, 2000))
-            with pytest.raises(Unavailable):
-                await take_acknowledged(source, batches, given, 2001)
-            patched.undo()
-            await take_acknowledged(source, source.batches(), given, 2001)
-    assert [event.data["id"] for event in events_of(given)] == list(range(2001))
-
-
-async def take_acknowledged(source: PostgresCdcSource, batches: AsyncIterator[Batch], given: list[Batch], count: int) -> None:
-    """Until there are so many events."""
-    async for batch in batches:
-        given.append(batch)
-        await source.ack([batch.token])
-        if len(events_of(given)) == count:
-            return
-
-
-def _refuse(self: SpillDirectory) -> Path:
-    raise Unavailable("source.spill_disk", "the disk is full")
-
-
 @pytest.mark.parametrize(("end", "ids"), [("COMMIT", [1, *range(5000, 7000), 2]), ("ROLLBACK", [2])])
 async def test_a_rolled_back_savepoint_of_a_large_transaction_is_left_out_without_streaming(
     large: Database, tmp_path: Path, end: str, ids: list[int]
@@ -417,45 +246,3 @@ async def test_a_rolled_back_savepoint_of_a_large_transaction_is_left_out_withou
     await sql(large, "INSERT INTO orders VALUES (2)")
     events = events_of(await read(make_source(large, tmp_path, streaming="off"), known))
     assert [event.data["id"] for event in events] == ids
-
-
-async def test_a_transaction_beyond_the_bound_stops_the_run_and_names_what_to_do(large: Database, tmp_path: Path) -> None:
-    await prepare_slot(make_source(large, tmp_path))
-    await sql(large, LARGE.format(1, 9000))
-    with pytest.raises(EnvironmentFault) as caught:
-        await read(make_source(large, tmp_path, spill={"max": "100KiB"}))
-    assert caught.value.code == "source.spill_full"
-    assert "bytes up to now: more than `spill.max` (100KiB)" in caught.value.message
-    assert "`streaming: off`" in (caught.value.help or "")
-    assert left(tmp_path) == []
-    whole = await read(make_source(large, tmp_path, streaming="off", count=500))
-    assert len(events_of(whole)) == 9000
-
-
-async def test_another_source_of_the_process_goes_on_while_one_reads_a_large_transaction(large: Database, tmp_path: Path) -> None:
-    await sql(large, "CREATE TABLE small (id int PRIMARY KEY)")
-    fields = {"tables": ["public.small"], "slot": {"name": f"small_{large.name}"}, "publication": {"name": "small"}}
-    await prepare_slot(make_source(large, tmp_path))
-    await prepare_slot(make_source(large, tmp_path, **fields))
-    await sql(large, LARGE.format(1, 300_000))
-    latencies: list[float] = []
-    async with (
-        reading(make_source(large, tmp_path, count=500)) as batches,
-        reading(make_source(large, tmp_path, **fields)) as others,
-    ):
-        counting = asyncio.ensure_future(count_to(batches, 300_000))
-        while not counting.done():
-            await sql(large, f"INSERT INTO small VALUES ({len(latencies)})")
-            began = asyncio.get_running_loop().time()
-            while not (await anext(others)).events:
-                pass
-            latencies.append(asyncio.get_running_loop().time() - began)
-        await counting
-    assert len(latencies) > 5
-    # the first ones wait until the server has decoded the large transaction for this slot too
-    assert max(latencies[5:]) < 1.0, f"{max(latencies):.3f} s at most, of {len(latencies)}"
-
-
-async def count_to(batches: AsyncIterator[Batch], count: int) -> None:
-    while count > 0:
-        count -= len((await anext(batches)).events)
