@@ -43,6 +43,7 @@ class Dues:
     """See the module.
 
     :ivar wanted: bit mask of the sinks that the job is for, and that its steps have.
+    :ivar begun: when the job was first carried out.
     :ivar filled: the event of a line as it goes into the steps.
     """
 
@@ -50,12 +51,14 @@ class Dues:
     request: Request
     had: Had
     wanted: int
+    begun: float
     filled: Callable[[Line], Event]
 
     async def of(self, lines: Sequence[Line], counted: Counter[str]) -> list[Owed]:
         """Those of the lines' events that some sink is to get. Why the others are left is counted."""
         letters = await self._letters(lines)
-        owed = [Owed(line, due) for line in lines if (due := self._due(line, letters, counted))]
+        settled = await self._settled(lines, letters)
+        owed = [Owed(line, due) for line in lines if (due := self._due(line, letters, settled, counted))]
         await self._find_repetitions(owed)
         left = [each for each in owed if each.due]
         counted[REPEATED] += len(owed) - len(left)
@@ -67,18 +70,39 @@ class Dues:
         found = await self.ground.claimed.store.desk.found(names) if names else {}
         return {name: letter.status for name, letter in found.items()}
 
+    async def _settled(self, lines: Sequence[Line], letters: Mapping[str, Status]) -> Mapping[str, int]:
+        """Dead letters that were resolved when the job began, though the journal does not say so, each with the sinks that may
+        have had its event by that, as a bit mask: all of a ledger that took it."""
+        unsaid = [line for line in lines if line.step not in (SOURCE, DECODE) and self.had.unsaid(line)]
+        names = [name for name in map(self._letter, unsaid) if letters.get(name) == "resolved"]
+        if not names:
+            return {}
+        desk = self.ground.claimed.store.desk
+        takers, found = await desk.takers(names), dict[str, int]()
+        for name in names:
+            replayed = [one.at for one in await desk.history(name) if one.what == "replayed"]
+            if (
+                replayed and replayed[-1] <= self.begun
+            ):  # Invariant 5: settled since, it is left, as what was before it in its lane
+                ledgers = (ledger for ledger in self.ground.claimed.ledgers if ledger.name in takers.get(name, ()))
+                found[name] = self.had.mask(sink for ledger in ledgers for sink in ledger.sinks)
+        return found
+
     def _letter(self, line: Line) -> str:
         return line.letter or letter_id(self.ground.pipeline.name, line.received())
 
-    def _due(self, line: Line, letters: Mapping[str, Status], counted: Counter[str]) -> int:
+    def _due(self, line: Line, letters: Mapping[str, Status], settled: Mapping[str, int], counted: Counter[str]) -> int:
         """The sinks that are to get the event of a line, as a bit mask; where there are none, why not is counted."""
         if line.outcome == "deduplicated":
             counted[REPEATED] += 1
             return 0
-        if self._may_have_failed(line) and self._is_left(line, letters.get(self._letter(line))):
+        had, failed = 0, self._may_have_failed(line)
+        if failed and self._letter(line) in settled:
+            had = self.had.tried(line) | settled[self._letter(line)]
+        elif failed and self._is_left(line, letters.get(self._letter(line))):
             counted[LETTERS] += 1
             return 0
-        due = self.wanted if self.request.redeliver else self.wanted & ~self.had.before(line)
+        due = self.wanted if self.request.redeliver else self.wanted & ~(had or self.had.before(line))
         if not due:
             counted[HELD] += 1
         return due

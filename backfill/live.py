@@ -9,6 +9,7 @@ parked, the events are in theirs: what comes behind a head waits behind it (rule
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -79,7 +80,8 @@ class LiveCarrier:
         versions = await claimed.store.versions()
         had = await asyncio.to_thread(self._look_up, versions)
         wanted = had.mask(self.request.sinks or had.sinks) & self._routing.mask
-        self._dues = Dues(self.ground, self.request, had, wanted, lambda line: recompute.prepared([line])[0].filled[0])
+        begun = math.inf if self.job.started_at is None else self.job.started_at
+        self._dues = Dues(self.ground, self.request, had, wanted, begun, lambda line: recompute.prepared([line])[0].filled[0])
         self._recorded = {
             ledger.name: {record.event for record in ledger.claim.jobs}  # whichever job died at it
             for ledger in claimed.ledgers

@@ -38,6 +38,7 @@ class Had:
     _failed: dict[int, int] = field(default_factory=dict)
     _done: Digests = field(default_factory=Digests)
     _waited: frozenset[int] = frozenset()
+    _done_since: Digests = field(default_factory=Digests)
 
     @classmethod
     def of(
@@ -89,6 +90,15 @@ class Had:
         digest = event_digest(line)
         return digest in self._failed or digest in self._waited or (line.outcome == "dead_lettered" and digest not in self._done)
 
+    def unsaid(self, line: Line) -> bool:
+        """Whether the event failed, and no line says that a job was done with it. Its dead letter may be resolved all the same:
+        by a claim that found what its ledgers had taken of a job that died (rule 10)."""
+        return self.failed(line) and event_digest(line) not in self._done_since
+
+    def tried(self, line: Line) -> int:
+        """The sinks that had the event of a line, or got it offered when it failed last. Raises as `before`."""
+        return self.before(line) | self._failed.get(event_digest(line), 0)
+
     def _correct(self, line: Line, *, since: bool = False) -> None:
         """By what a job made of an event. Of several attempts, each may have got as far as some sinks."""
         digest = event_digest(line)
@@ -97,8 +107,7 @@ class Had:
         if line.outcome == "dead_lettered":
             self._failed[digest] = mask
             return
-        if not since:
-            self._done.add(digest)
+        (self._done_since if since else self._done).add(digest)
         if mask:
             self._later[mask].add(digest)
 

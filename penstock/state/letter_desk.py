@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from penstock.clock import Clock
-from penstock.state import lane_tables, letter_groups, letter_history, letter_tables
+from penstock.state import lane_tables, letter_groups, letter_history, letter_tables, replay_tables
 from penstock.state.database import Database
 from penstock.state.dialect import Connection
 from penstock.state.letter_queries import by_ids, page
@@ -106,6 +106,10 @@ class LetterDesk:
     async def history(self, letter: str) -> list[Happening]:
         """What was done with the letter of this id, oldest first."""
         return await self._database.read(lambda db: letter_history.read(db, letter))
+
+    async def takers(self, ids: Collection[str]) -> dict[str, list[str]]:
+        """By id of a letter, the ledgers that took its event by replay; none where nobody did."""
+        return await self._database.read(lambda db: replay_tables.takers(db, ids))
 
     # ---- changing
 

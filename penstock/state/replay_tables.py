@@ -128,6 +128,18 @@ def _took(connection: Connection, taken: Iterable[tuple[str, str]], group: int) 
         )
 
 
+def takers(connection: Connection, ids: Collection[str]) -> dict[str, list[str]]:
+    """By letter, the ledgers that took its event by replay."""
+    rows = connection.execute(
+        "SELECT letter, ledger FROM replays WHERE letter IN (SELECT value FROM json_each(?))",
+        (dialect_of(connection).among(ids),),
+    )
+    found = defaultdict(list)
+    for letter, ledger in rows.fetchall():
+        found[letter].append(ledger)
+    return found
+
+
 def rewind(connection: Connection, ledger: str, claim: Claim) -> int:
     """See `StateStore.rewind`."""
     _leave_to_reading(connection, ledger, claim)

@@ -177,6 +177,28 @@ async def test_what_a_job_left_to_its_letter_nothing_of_its_lane_passes_when_the
     assert lines("all") == [0, 2, 3, 1, 4, 5]
 
 
+@pytest.mark.parametrize("point", ["before_job_note", "after_job_note"])
+async def test_what_a_claim_settled_without_a_line_in_the_journal_goes_to_a_new_sink_in_its_place(point: str) -> None:
+    add("b", "a", "a", "b", "a")
+    with closing(sqlite3.connect("out.db")) as database:
+        database.executescript(
+            "CREATE TABLE t (n INTEGER, k TEXT); CREATE TRIGGER one BEFORE INSERT ON t WHEN new.n = 1 "
+            "BEGIN SELECT RAISE(ABORT, 'CHECK constraint failed: one'); END"
+        )
+    pipeline = write(PLAIN, TABLE)
+    await penstock.run(pipeline, once=True)
+    with closing(sqlite3.connect("out.db")) as database:
+        database.execute("DROP TRIGGER one")
+    with pytest.raises(PenstockError, match="crashed at"):
+        await replay(pipeline, LetterQuery(status=("open",)), clock=SystemClock(), faults=crash_at(point))
+    pipeline = write(PLAIN, TABLE, FILE)
+    await penstock.run(pipeline, once=True)
+    assert (rows(), lines("all")) == ([0, 3, 1, 2, 4], [])
+    assert (await backfill(pipeline))["delivered"] == 5
+    assert (rows(), lines("all")) == ([0, 3, 1, 2, 4], [0, 1, 2, 3, 4])
+    assert (await backfill(pipeline))["held"] == 5
+
+
 @pytest.mark.parametrize("sinks", [(TABLE,), (FILE, TABLE), (TABLE, {"name": "fresh", "file": {"path": "out/fresh.jsonl"}})])
 @pytest.mark.parametrize("point", ["after_journal", "before_job_commit", "between_ledgers", "before_job_note", "after_job_note"])
 async def test_a_crash_anywhere_loses_nothing_doubles_nothing_and_keeps_each_lane_in_order(
