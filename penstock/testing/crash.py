@@ -12,7 +12,8 @@ that the oracle expects. A round in which nothing was killed or little was deliv
 Stories (`stories`) have a run that lives while the input grows, and somebody beside it: letters are mended and replayed
 (`replay_beside…`), lanes parked and released (`park…`), a sink is added and backfilled (`backfill_beside…`), both at once
 (`park_backfill…`), older events come late into tables with an order (`order_by…`), a world is asked by a step with effects
-(`effects…`). With `…_server`, and where tables lie in PostgreSQL, connections are cut and answers to commits lost besides.
+(`effects…`), also with parked lanes (`park_effects…`). With `…_server`, and where tables lie in PostgreSQL, connections are cut
+and answers to commits lost besides.
 Over a changing database (`cdc_…`) there is no undisturbed run: what must come out is what the writers committed (`cdc_rounds`).
 
 From code: `run_rounds(scenario, seeds)` with a `Scenario` of your own sink. Source: docs/guarantees.md, "Faults to survive".
@@ -37,6 +38,7 @@ from penstock.testing.cdc_scenario import CDC_SCENARIOS, CdcScenario
 from penstock.testing.effects_rounds import EFFECTS_SCENARIOS
 from penstock.testing.order_rounds import ORDER_SCENARIOS
 from penstock.testing.park_backfill_rounds import PARK_BACKFILL_SCENARIOS
+from penstock.testing.park_effects_rounds import PARK_EFFECTS_SCENARIOS
 from penstock.testing.park_rounds import PARK_SCENARIOS
 from penstock.testing.processes import Launcher, Program
 from penstock.testing.replay_rounds import REPLAY_SCENARIOS
@@ -58,6 +60,7 @@ ALL_SCENARIOS: Mapping[str, AnyScenario] = {
     **PARK_BACKFILL_SCENARIOS,
     **ORDER_SCENARIOS,
     **EFFECTS_SCENARIOS,
+    **PARK_EFFECTS_SCENARIOS,
 }
 
 ENOUGH_ROUNDS = 20

@@ -35,7 +35,7 @@ def judge_lanes(outputs: Sequence[Output], told: Telling, oracle: Oracle, when: 
     for output in outputs:
         _judge_rows(output, told, oracle, past if output is late else frozenset(), problem)
     journal = _judge_journal(told, problem)
-    _judge_letters(told, oracle, journal, late is not None, problem)
+    _judge_letters(told, oracle, journal, late is not None or len(outputs) > 1, problem)
     _judge_jobs(told, problem)
     if late is not None:
         judge_backfill_jobs(told, problem)
@@ -84,11 +84,12 @@ def _read_before(told: Telling) -> frozenset[tuple[str, int]]:
     return frozenset((each["key"], each["sequence"]) for each in data)
 
 
-def _judge_letters(told: Telling, oracle: Oracle, journal: Collection[str], backfilled: bool, problem: Any) -> None:
-    """What a step refuses is discarded, all else resolved; the first outcome of each is that it was dead-lettered, but for those
-    that a backfill made.
+def _judge_letters(told: Telling, oracle: Oracle, journal: Collection[str], others: bool, problem: Any) -> None:
+    """What a step refuses is discarded, all else resolved; the first outcome of each is that it was dead-lettered.
 
     :param journal: letters of those whose first outcome that was.
+    :param others: whether there may be more: those that a backfill made; with several ledgers, those that a command replayed
+        after a crash between two of them, before a run read their events again (the window of rule 4).
     """
     letters = told.state.query("SELECT id, source, original_digest, status, pending FROM letters")
     if twice := [identity for identity, count in Counter(row[0] for row in letters).items() if count > 1]:
@@ -101,7 +102,7 @@ def _judge_letters(told: Telling, oracle: Oracle, journal: Collection[str], back
         if status != ("discarded" if kind == "error" else "resolved"):
             problem("dead_letters", f"{identity}, {kind or 'of no line'}, is {status}")
     identities = {row[0] for row in letters}
-    if astray := set(journal) - identities if backfilled else set(journal) ^ identities:
+    if astray := set(journal) - identities if others else set(journal) ^ identities:
         problem("dead_letters", f"{sorted(astray)[:3]} are in the journal or the store alone")
     _judge_totals(told, oracle, len(journal), problem)
 
