@@ -226,6 +226,17 @@ def one_answer_kept_of_many() -> None:
     main()
 
 
+def answers_of_parked_events_forgotten() -> None:
+    """The note of a parked event removes its answer, as that of any other."""
+    answers = Group.answers
+
+    def none_aside(self: Group, *, parked: bool) -> list[str]:
+        return [] if parked else [*answers(self, parked=False), *answers(self, parked=True)]
+
+    Group.answers = none_aside  # type: ignore[method-assign]
+    main()
+
+
 def job_noted_before_the_commit() -> None:
     """Cursor and letters of a job are ahead of what its ledgers took."""
     commit_ledgers = Committer._commit_ledgers
