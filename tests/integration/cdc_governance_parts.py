@@ -7,11 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cdc_parts import (
-    SECONDS,
-    events_of,
-    take_all,
-)
+from cdc_parts import SECONDS, events_of, take_all
 
 from connectors.sources.postgres_cdc import PostgresCdcSource
 from penstock.errors import PenstockError

@@ -9,17 +9,7 @@ from typing import Any
 
 import pytest
 from cdc_governance_parts import ended, refused, until
-from cdc_parts import (
-    SECONDS,
-    events_of,
-    make_source,
-    positions,
-    prepare_slot,
-    read,
-    slot_is_free,
-    sql,
-    take_all,
-)
+from cdc_parts import SECONDS, events_of, make_source, positions, prepare_slot, read, slot_is_free, sql, take_all
 from cdc_parts import shop as shop
 
 from connectors.sources._cdc import stream as cdc_stream

@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cdc_governance_parts import ended, refused, until
-from cdc_parts import (
-    ORDERS,
-    SECONDS,
-    make_source,
-    prepare_slot,
-    sql,
-)
+from cdc_parts import ORDERS, SECONDS, make_source, prepare_slot, sql
 from cdc_parts import shop as shop
 from server_parts import MakeDatabase, StartPostgres
 

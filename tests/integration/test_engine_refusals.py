@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from engine_parts import Feed, Shelf, Table, TableSink, dedup, kept, make_pipeline, numbers, run_once, sink, step
 from engine_parts import parts as parts
-from test_engine_replay import again, said
+from engine_replay_parts import again, said
 
 from penstock.errors import BatchError, Fatal, Permanent
 from penstock.event import Event

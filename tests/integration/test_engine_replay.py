@@ -4,78 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_parts import (
-    Feed,
-    Shelf,
-    Stopwatch,
-    Table,
-    TableSink,
-    bad,
-    crash_at,
-    dedup,
-    kept,
-    make_pipeline,
-    open_store,
-    run_once,
-    sink,
-    step,
-)
+from engine_parts import Feed, Shelf, Stopwatch, Table, bad, dedup, kept, make_pipeline, open_store, run_once, sink, step
 from engine_parts import parts as parts
+from engine_replay_parts import Check, again, numbers, said, statuses
 
-from dlq.replay import ReplaySummary, replay, summary_of
-from penstock.clock import Clock, SystemClock
-from penstock.config.model import DeadLetters, Pipeline
+from dlq.replay import summary_of
+from penstock.config.model import DeadLetters
 from penstock.engine.run import Run, RunOptions
-from penstock.errors import BatchError, EnvironmentFault, Fatal, Oversized, Permanent
+from penstock.errors import BatchError, EnvironmentFault, Oversized
 from penstock.event import Event
-from penstock.faults import Faults
 from penstock.ledger import Counts
 from penstock.state.records import LetterQuery
 from penstock.state.sqlite_store import SqliteStateStore
-
-NOBODY = LetterQuery()
-
-
-class Check:
-    """A step that refuses what a test has not mended yet, and counts its calls."""
-
-    def __init__(self, *refused: str) -> None:
-        self.refused = set(refused)
-        self.asked: list[str] = []
-
-    def __call__(self, event: Event) -> Any:
-        self.asked.append(event.id)
-        return Permanent("step.bad", f"{event.id} is bad") if event.id in self.refused else event
-
-
-async def again(
-    pipeline: Pipeline,
-    query: LetterQuery = NOBODY,
-    *,
-    faults: Faults | None = None,
-    dry_run: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    clock: Clock | None = None,
-) -> ReplaySummary:
-    call = replay(pipeline, query, clock=clock or SystemClock(), faults=faults or Faults(), progress=progress, dry_run=dry_run)
-    return await asyncio.wait_for(call, 20)
-
-
-def numbers(count: int) -> list[dict[str, int]]:
-    return [{"n": n} for n in range(count)]
-
-
-async def statuses(pipeline: Pipeline) -> dict[str, tuple[str, int, Sequence[str]]]:
-    return {letter.event_id: (letter.status, letter.attempts, letter.owed) for letter in (await kept(pipeline)).letters}
-
-
-def said(summary: ReplaySummary) -> tuple[int, int, int, int, int]:
-    return summary.selected, summary.delivered, summary.filtered, summary.deduplicated, summary.failed_again
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["dedup", "no dedup"])
@@ -190,77 +135,6 @@ async def test_outputs_that_a_sink_took_before_are_skipped(tmp_path: Path) -> No
     refused.clear()
     assert said(await again(pipeline)) == (1, 1, 0, 0, 0)
     assert (whole.ids, part.ids) == (["p0-0", "p0-1", "p0-2"], ["p0-0", "p0-2", "p0-1"])
-
-
-# ---- crashes
-
-
-@pytest.mark.parametrize("kind", ["table", "tape"])
-@pytest.mark.parametrize("point", ["before_sink_write", "after_sink_write", "before_commit", "before_note", "after_note"])
-async def test_a_replay_that_dies_anywhere_delivers_once(tmp_path: Path, kind: str, point: str) -> None:
-    feed, check = Feed.of(*numbers(3)), Check("p0", "p2")
-    out: Any = Table(tmp_path / "t.db") if kind == "table" else Shelf()
-    pipeline = make_pipeline(tmp_path, feed, sink("out", out, kind=kind), steps=[step("check", check)], dedup=dedup())
-    await run_once(pipeline)
-    check.refused.clear()
-    with pytest.raises(Fatal, match="crashed at"):
-        await again(pipeline, faults=crash_at(point))
-    await run_once(pipeline)  # its claim settles what the replay delivered
-    left = [status for status, _, _ in (await statuses(pipeline)).values()]
-    await again(pipeline)
-    assert sorted(out.ids) == ["p0", "p1", "p2"]
-    assert {status for status, _, _ in (await statuses(pipeline)).values()} == {"resolved"}
-    assert set(left) <= {"open", "resolved"}
-
-
-async def test_what_a_dead_replay_delivered_is_resolved_by_the_next_claim(tmp_path: Path) -> None:
-    feed, table, check = Feed.of(*numbers(2)), Table(tmp_path / "t.db"), Check("p1")
-    pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("check", check)])
-    await run_once(pipeline)
-    check.refused.clear()
-    with pytest.raises(Fatal):
-        await again(pipeline, faults=crash_at("before_note"))
-    assert await statuses(pipeline) == {"p1": ("replaying", 1, ["table"])}
-    await run_once(pipeline)
-    assert (table.ids, await statuses(pipeline)) == (["p0", "p1"], {"p1": ("resolved", 1, [])})
-    async with open_store(pipeline) as store:
-        assert await store.jobs.open_ones() == []
-
-
-async def test_the_records_of_a_replay_that_died_at_its_very_end_go_with_the_next_claim(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table, check = Table(tmp_path / "t.db"), Check("p1")
-    pipeline = make_pipeline(tmp_path, Feed.of(*numbers(2)), sink("table", table), steps=[step("check", check)])
-    await run_once(pipeline)
-    check.refused.clear()
-
-    async def dies(self: TableSink, job: str) -> None:
-        raise Fatal("test.crash", "crashed at the end")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TableSink, "forget_jobs", dies)
-        with pytest.raises(Fatal):
-            await again(pipeline)
-    assert table.query("SELECT event FROM penstock_job_records") != []
-    await run_once(pipeline)
-    assert table.query("SELECT event FROM penstock_job_records") == []
-
-
-async def test_the_next_run_goes_on_with_a_replay_that_died(tmp_path: Path) -> None:
-    feed, table, check = Feed.of(*numbers(3)), Table(tmp_path / "t.db"), Check("p1", "p2")
-    pipeline = make_pipeline(tmp_path, feed, sink("table", table), steps=[step("check", check)])
-    await run_once(pipeline)
-    with pytest.raises(Fatal):
-        await again(pipeline, faults=crash_at("before_sink_write"))
-    check.refused = {"p2"}
-    assert (await run_once(pipeline)).counts == Counts()
-    assert await statuses(pipeline) == {"p1": ("resolved", 1, ["table"]), "p2": ("open", 2, ["table"])}
-    assert table.ids == ["p0", "p1"]
-    async with open_store(pipeline) as store:
-        (job,) = await store.jobs.latest()
-    assert (job.state, job.progress.done, job.progress.total) == ("done", 2, 2)
-    assert said(summary_of(job)) == (2, 1, 0, 0, 1)
 
 
 # ---- keys
@@ -414,19 +288,3 @@ async def test_what_is_discarded_while_a_replay_looks_at_it_is_not_delivered(
     assert {name: status for name, (status, _, _) in (await statuses(pipeline)).items()} == {
         "p0": "resolved", "p1": "discarded", "p2": "resolved",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("positions", [True, False])
-async def test_a_replay_that_dies_between_two_ledgers_still_delivers_to_the_second(tmp_path: Path, positions: bool) -> None:
-    feed, check = Feed.of(*numbers(3), positions=positions), Check("p1")
-    table, tape = Table(tmp_path / "t.db"), Shelf()
-    pipeline = make_pipeline(
-        tmp_path, feed, sink("table", table), sink("tape", tape, "tape"), steps=[step("check", check)], dedup=dedup()
-    )
-    await run_once(pipeline)
-    check.refused.clear()
-    with pytest.raises(Fatal, match="crashed at"):
-        await again(pipeline, faults=crash_at("before_job_note"))
-    await run_once(pipeline)
-    assert table.ids == tape.ids == ["p0", "p2", "p1"]
-    assert {status for status, _, _ in (await statuses(pipeline)).values()} == {"resolved"}

@@ -26,7 +26,7 @@ from engine_parts import (
     step,
 )
 from engine_parts import parts as parts
-from test_engine_replay import again, said
+from engine_replay_parts import again, said
 
 from penstock.clock import rfc3339
 from penstock.config.model import DeadLetters, EventFields, Journal, Pipeline
