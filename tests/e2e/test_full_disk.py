@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,15 +12,11 @@ from pathlib import Path
 
 import pytest
 from bad_input_parts import Project
-from waiting import until_async
+from disk_parts import IMPATIENT, make_larger, reason_to_wait, small_disk
 
-from penstock.config.model import Retry
 from penstock.engine import retry
-from penstock.engine.run import Run
-from penstock.observe.status import RunSummary
 
 RECORDS = [b'{"n":%d,"text":"%s"}' % (n, b"x" * 1000) for n in range(600)]
-IMPATIENT = Retry(max_attempts=1 << 62, initial_delay=0.01, max_delay=0.05, max_elapsed=float("inf"))
 
 
 @dataclass
@@ -33,28 +27,12 @@ class Disk:
     grow: Callable[[], None]
 
 
-def mount(path: Path, *options: str) -> str | None:
-    """Why it cannot be done; None where it was."""
-    command = shutil.which("mount")
-    if command is None:
-        return "there is no `mount`"
-    done = subprocess.run([command, "-t", "tmpfs", *options, "tmpfs", str(path)], capture_output=True, text=True)
-    return None if done.returncode == 0 else done.stderr.strip()
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A file system of 256 KiB in memory. Mounting one is for root alone; no other way fills a disk under SQLite's own files."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    refused = mount(path, "-o", "size=256k")
-    if refused is not None:
-        pytest.skip(
-            f"a file system of 256 KiB must be mounted, for which this process has no right ({refused}). In its place "
-            "test_state_store.py and test_sqlite_sink.py fill a database to its last page, and a test below a file"
-        )
-    yield Disk(path, lambda: assert_remounted(path))
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    """A file system of 256 KiB."""
+    instead = "test_state_store.py and test_sqlite_sink.py fill a database to its last page, and a test below a file"
+    with small_disk(tmp_path / "disk", "256k", instead) as path:
+        yield Disk(path, lambda: make_larger(path))
 
 
 def fill(path: Path) -> None:
@@ -62,10 +40,6 @@ def fill(path: Path) -> None:
     with (path / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
         while True:
             ballast.write(b"x" * 4096)
-
-
-def assert_remounted(path: Path) -> None:
-    assert mount(path, "-o", "remount,size=64m") is None
 
 
 @pytest.fixture
@@ -77,12 +51,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-async def waiting(run: Run, task: asyncio.Task[RunSummary]) -> str:
-    """The reason for which the run waits, as soon as it does."""
-    await until_async(lambda: run.status.waiting is not None, task)
-    return str(run.status.waiting)
-
-
 @pytest.mark.parametrize("compressed", ["", ".gz"])
 async def test_a_file_sink_waits_for_space(project: Project, disk: Disk, compressed: str) -> None:
     project.pipeline(f"source: {{file: in.jsonl}}\nsink: {{file: disk/out.jsonl{compressed}}}\nbatching: {{count: 20}}\n")
@@ -91,7 +59,7 @@ async def test_a_file_sink_waits_for_space(project: Project, disk: Disk, compres
     run = project.make()
     task = asyncio.create_task(run.execute())
 
-    reason = await waiting(run, task)
+    reason = await reason_to_wait(run, task)
     held = run.status.counts.received, run.status.ready, await project.position()
     disk.grow()
     summary = await asyncio.wait_for(task, 20)
@@ -112,7 +80,7 @@ async def test_the_state_store_waits_for_space(project: Project, disk: Disk) -> 
     run = project.make()
     task = asyncio.create_task(run.execute())
 
-    reason = await waiting(run, task)
+    reason = await reason_to_wait(run, task)
     held = run.status.counts.received, run.status.ready
     disk.grow()
     summary = await asyncio.wait_for(task, 20)
@@ -132,7 +100,7 @@ async def test_a_table_waits_for_space(project: Project, disk: Disk) -> None:
     run = project.make()
     task = asyncio.create_task(run.execute())
 
-    reason = await waiting(run, task)
+    reason = await reason_to_wait(run, task)
     held = run.status.counts.received, run.status.ready
     disk.grow()
     summary = await asyncio.wait_for(task, 20)
@@ -154,7 +122,7 @@ async def test_a_disk_that_is_full_from_the_start_is_waited_for_too(project: Pro
     run = project.make()
     task = asyncio.create_task(run.execute())
 
-    await waiting(run, task)
+    await reason_to_wait(run, task)
     held = run.status.phase, run.status.ready
     disk.grow()
     summary = await asyncio.wait_for(task, 20)
@@ -167,7 +135,7 @@ async def test_a_run_that_waits_for_space_can_be_stopped_and_the_next_one_goes_o
     project.pipeline("source: {file: in.jsonl}\nsink: {file: disk/out.jsonl}\nbatching: {count: 20}\nshutdown_timeout: 100ms\n")
     run = project.make()
     task = asyncio.create_task(run.execute())
-    await waiting(run, task)
+    await reason_to_wait(run, task)
 
     run.stop()
     first = await asyncio.wait_for(task, 20)
@@ -197,7 +165,7 @@ async def test_a_file_sink_waits_for_space_wherever_no_disk_can_be_made_small(
     run = project.make()
     task = asyncio.create_task(run.execute())
 
-    reason = await waiting(run, task)
+    reason = await reason_to_wait(run, task)
     held = run.status.counts.received, run.status.ready
     room[0] = 1 << 30
     summary = await asyncio.wait_for(task, 20)
@@ -214,7 +182,7 @@ async def test_a_run_that_waits_from_the_start_can_be_stopped(project: Project, 
     fill(disk.path)
     run = project.make()
     task = asyncio.create_task(run.execute())
-    await waiting(run, task)
+    await reason_to_wait(run, task)
 
     run.stop()
     summary = await asyncio.wait_for(task, 20)

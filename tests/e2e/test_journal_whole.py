@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from bad_input_parts import Project
-from test_full_disk import IMPATIENT, assert_remounted, mount
-from test_full_disk import waiting as waits
+from disk_parts import IMPATIENT, make_larger, reason_to_wait, small_disk
 from waiting import until_async
 
 from penstock.engine import retry
@@ -35,14 +34,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB: mounting one is for root alone."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    refused = mount(path, "-o", "size=256k")
-    if refused is not None:
-        pytest.skip(f"no file system may be mounted ({refused}); tests/fault/test_journal_disk.py tries every failing call")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with small_disk(tmp_path / "disk", "256k", "tests/fault/test_journal_disk.py tries every failing call") as path:
+        yield path
 
 
 def journalled(directory: Path) -> list[int]:
@@ -59,12 +52,12 @@ async def test_a_full_journal_is_waited_for_and_told_of_once(
     run = project.make(log=told.append)
     task = asyncio.create_task(run.execute())
 
-    reason = await waits(run, task)
+    reason = await reason_to_wait(run, task)
     await until_async(lambda: told, task)
     held = run.status.counts.received, run.status.ready, len(journalled(small / "orders"))
     shown = project.pipe("status", "orders.yaml")
     text = (await asyncio.to_thread(shown.communicate, timeout=60))[0].decode()
-    assert_remounted(small)
+    make_larger(small)
     summary = await asyncio.wait_for(task, 20)
 
     assert reason == "journal.disk: the journal cannot be written: No space left on device"
@@ -97,8 +90,8 @@ async def test_a_run_that_cannot_begin_its_journal_waits_too(project: Project, s
     told: list[Incident] = []
     run = project.make(log=told.append)
     task = asyncio.create_task(run.execute())
-    reason = await waits(run, task)
-    assert_remounted(small)
+    reason = await reason_to_wait(run, task)
+    make_larger(small)
     summary = await asyncio.wait_for(task, 20)
     assert (reason.startswith("journal.disk"), summary.counts.delivered) == (True, 600)
     assert journalled(small / "deep/orders") == list(range(600))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disk_parts import make_larger, small_disk
 from journal_parts import BEGAN, found, lines_of, on_disk, seen, write, writer
 
 from penstock.errors import EnvironmentFault, Unavailable
@@ -184,16 +183,8 @@ def test_what_does_not_pass_by_itself_stops_the_run(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB in memory: mounting one is for root alone."""
-    path, command = tmp_path / "disk", shutil.which("mount")
-    path.mkdir()
-    if command is None:
-        pytest.skip("there is no `mount`; every failing call is tried above")
-    done = subprocess.run([command, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no file system may be mounted ({done.stderr.strip()}); every failing call is tried above")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with small_disk(tmp_path / "disk", "64k", "every failing call is tried above") as path:
+        yield path
 
 
 def heavy(*numbers: int) -> Lines:
@@ -215,7 +206,7 @@ def test_a_full_disk_takes_nothing_and_loses_nothing(small: Path) -> None:
         with pytest.raises(Unavailable, match="No space left on device"):
             journal.append(heavy(len(taken)))
     assert (seen(small / "j"), on_disk(small / "j")) == (taken, taken)
-    subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
+    make_larger(small, "8m")
     journal.append(heavy(len(taken), len(taken) + 1))
     journal.commit()
     expected = [*taken, len(taken), len(taken) + 1]
