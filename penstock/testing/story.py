@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,7 @@ LONGEST = 1.0
 
 
 @dataclass(slots=True)
-class Story:
+class Story(ABC):
     """The input grows, somebody asks for something; whatever dies is started again."""
 
     told: Telling
@@ -80,26 +81,26 @@ class Story:
 
     # ---- what subclasses say
 
+    @abstractmethod
     def _write(self) -> None:
         """The pipeline file."""
-        raise NotImplementedError
 
-    def _turn(self, number: int) -> None:
+    def _turn(self, number: int) -> None:  # noqa: B027  # most stories have nothing to say here
         """What happens once, after this piece."""
 
+    @abstractmethod
     def _ask(self, *, alone: bool) -> None:
         """Ask for something beside the run, or, without one, in its stead: `_command` does it."""
-        raise NotImplementedError
 
-    def _settle(self) -> None:
+    def _settle(self) -> None:  # noqa: B027  # as above
         """What is left to do when all input was read, and every job has ended."""
 
+    @abstractmethod
     def check(self, oracle: Oracle, when: str) -> None:
         """The verdict; what is found goes to the telling's result.
 
         :param when: begins what is said of it.
         """
-        raise NotImplementedError
 
     def verify(self) -> None:
         """What `pipe verify` says, once `check` has found nothing: it must see what is there, and miss nothing that is not."""
