@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from penstock.state.dialect import Connection, dialect_of
-from penstock.state.letter_where import LIVE, STANDS
+from penstock.state.letter_where import HELD, STANDS
 from penstock.state.records import Lane, ParkedLane, Retries, Status
 
 PARKED = "lane.parked"
@@ -23,15 +23,13 @@ PARKED = "lane.parked"
 FIRST = 0.0
 """`next_at` of a parked letter with nothing before it."""
 
-_HELD = f"pending IS NULL AND lane IS NOT NULL AND {LIVE}"
-HELD = f"l.pending IS NULL AND l.lane IS NOT NULL AND l.{LIVE}"
-
 LANE_COLUMNS = (
     "ALTER TABLE letters ADD COLUMN lane TEXT",
     "ALTER TABLE letters ADD COLUMN arrival INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE letters ADD COLUMN retries INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE letters ADD COLUMN next_at REAL",
-    f'CREATE INDEX letters_held ON letters ("partition", lane, position, arrival) WHERE {_HELD}',
+    """CREATE INDEX letters_held ON letters ("partition", lane, position, arrival)
+        WHERE pending IS NULL AND lane IS NOT NULL AND status IN ('open', 'parked', 'replaying')""",
     "CREATE INDEX letters_due ON letters (status, next_at) WHERE pending IS NULL AND next_at IS NOT NULL",
 )
 
@@ -130,8 +128,8 @@ def unschedule(connection: Connection) -> int:
 
 def unpark(connection: Connection) -> int:
     """The pipeline does not park any more: what was parked is open, and in no lane. How many were parked."""
-    cursor = connection.execute(f"UPDATE letters SET status = 'open', next_at = NULL WHERE {_HELD} AND status = 'parked'")  # noqa: S608
-    connection.execute(f"UPDATE letters SET lane = NULL WHERE {_HELD}")  # noqa: S608 - a constant
+    cursor = connection.execute(f"UPDATE letters SET status = 'open', next_at = NULL WHERE {HELD} AND status = 'parked'")  # noqa: S608
+    connection.execute(f"UPDATE letters SET lane = NULL WHERE {HELD}")  # noqa: S608 - a constant
     return cursor.rowcount
 
 

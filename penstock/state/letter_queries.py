@@ -130,7 +130,7 @@ def open_by_key(connection: Connection, keys: Sequence[bytes]) -> list[OpenLette
         f"""{dialect.offsets.format(size=16)}
             SELECT l.id, l.key, l.brought_by, l.data_digest, l.owed
             FROM n {dialect.nested} letters AS l ON l.key = substr(:blob, n.i, 16)
-            WHERE l.key IS NOT NULL AND l.{KEEPS_KEY} ORDER BY l.seq""",  # noqa: S608 - a constant
+            WHERE l.key IS NOT NULL AND {KEEPS_KEY} ORDER BY l.seq""",  # noqa: S608 - a constant
         {"blob": b"".join(keys)},
     )
     found = {row[0]: OpenLetter(row[0], row[1], row[2], row[3], tuple(_decode_owed(row[4]))) for row in rows.fetchall()}

@@ -19,7 +19,7 @@ from penstock.ledger import Claim
 from penstock.state import lane_tables, letter_history
 from penstock.state.dialect import Connection, dialect_of
 from penstock.state.letter_tally import sweep
-from penstock.state.letter_where import KEEPS_KEY, LIVE, STANDS
+from penstock.state.letter_where import LIVE, SETTLED, STANDS
 from penstock.state.records import UNSETTLED, DeadLetter, Delivered, Repeat, Status
 
 LETTER_TABLES = (
@@ -37,7 +37,7 @@ LETTER_TABLES = (
         PRIMARY KEY (pending, kind, letter, "partition", position)) WITHOUT ROWID""",
     "CREATE UNIQUE INDEX letters_id ON letters (id, ifnull(pending, -1))",
     "CREATE INDEX letters_pending ON letters (pending) WHERE pending IS NOT NULL",
-    f"CREATE INDEX letters_key ON letters (key) WHERE key IS NOT NULL AND {KEEPS_KEY}",
+    "CREATE INDEX letters_key ON letters (key) WHERE key IS NOT NULL AND status IN ('open', 'parked', 'replaying', 'discarded')",
     "CREATE INDEX letters_page ON letters (first_at, id, status) WHERE pending IS NULL",
     "CREATE INDEX letters_age ON letters (last_at) WHERE pending IS NULL",
 )
@@ -247,7 +247,7 @@ def set_status(
         [status, job, dialect.among(ids), status, job, *([] if among is None else [dialect.among(among)])],
     )
     changed = [identity for (identity,) in rows.fetchall()]
-    if changed and status in ("resolved", "superseded", "discarded"):
+    if changed and status not in UNSETTLED:
         lane_tables.free(connection, changed)
     return changed
 
@@ -262,10 +262,9 @@ def delete(connection: Connection, seqs: Sequence[int]) -> None:
 def expire(connection: Connection, before: float, limit: int) -> int:
     """Remove settled letters to which nothing has happened since `before`; others never (Invariant 13). How many went."""
     rows = connection.execute(
-        """SELECT l.seq, l.id FROM letters AS l WHERE l.pending IS NULL AND l.last_at < ?
-           AND l.status IN ('resolved', 'superseded', 'discarded')
+        f"""SELECT l.seq, l.id FROM letters AS l WHERE l.pending IS NULL AND l.last_at < ? AND {SETTLED}
            AND NOT EXISTS (SELECT 1 FROM letter_history AS h WHERE h.letter = l.id AND h.at >= ?)
-           ORDER BY l.last_at LIMIT ?""",
+           ORDER BY l.last_at LIMIT ?""",  # noqa: S608 - a constant
         (before, before, limit),
     ).fetchall()
     ids = [identity for _, identity in rows]

@@ -8,19 +8,30 @@ import msgspec
 
 from penstock.errors import UsageError
 from penstock.state.dialect import Connection, dialect_of
-from penstock.state.records import UNSETTLED, LetterQuery, Status
+from penstock.state.records import STATUSES, UNSETTLED, LetterQuery, Status
 
 PREFIX_END = "\U0010ffff"
 _SHOWN_CANDIDATES = 5
 
 
-def _one_of(*statuses: Status) -> str:
-    """Without parameters: a partial index serves only queries in which its own condition stands, word for word."""
-    names = ", ".join(f"'{status}'" for status in statuses)
-    return f"status IN ({names})"
+def _one_of(*statuses: Status, of: str = "") -> str:
+    """Without parameters: a partial index serves only queries in which its own condition stands, word for word. And without
+    IN: of more than two values SQLite makes a temporary B-tree, for each row that is written, in each such index and trigger."""
+    terms = " OR ".join(f"{of}status = '{status}'" for status in statuses)
+    return f"({terms})"
 
 
+def held(of: str = "") -> str:
+    """In a lane, which the letter holds, or in which it waits.
+
+    :param of: before each column, as `OLD.` in a trigger.
+    """
+    return f"{of}pending IS NULL AND {of}lane IS NOT NULL AND {_one_of(*UNSETTLED, of=of)}"
+
+
+HELD = held()
 LIVE = _one_of(*UNSETTLED)
+SETTLED = _one_of(*(status for status in STATUSES if status not in UNSETTLED))
 KEEPS_KEY = _one_of(*UNSETTLED, "discarded")
 """Discarding keeps the key (rule 7): a repetition of a discarded event is still a repetition."""
 

@@ -15,6 +15,7 @@ from penstock.errors import Fenced
 from penstock.spi import Position
 from penstock.state import answer_tables, job_tables, letter_history, letter_tables, replay_tables
 from penstock.state.answer_tables import ANSWERS_TABLE
+from penstock.state.cheap_writes import CHEAP_WRITES
 from penstock.state.dialect import Connection
 from penstock.state.job_tables import JOB_COLUMNS
 from penstock.state.lane_queries import LANE_INDEX
@@ -78,6 +79,7 @@ STORE_SCHEMA = Schema(
         [*LANE_COLUMNS],
         [*LANE_TALLY_SCHEMA],
         [REDELIVERY_COLUMN],
+        [*CHEAP_WRITES],
     ],
 )
 

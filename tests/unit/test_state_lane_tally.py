@@ -14,8 +14,11 @@ from state_builders import Store, letter, make_store, note, version
 from penstock.faults import Faults
 from penstock.state.lane_tables import PARKED
 from penstock.state.lane_tally import LANE_TALLY_SCHEMA
+from penstock.state.ledger_tables import LEDGER_SCHEMA
 from penstock.state.letter_desk import Act
+from penstock.state.letter_tables import promote, put
 from penstock.state.migration import Schema, migrate
+from penstock.state.pipeline_tables import STORE_SCHEMA
 from penstock.state.records import STATUSES, UNSETTLED, DeadLetter, Lane, LetterQuery, ParkedLane
 
 LEDGERS = {"a": "i", "b": "i"}
@@ -77,3 +80,35 @@ async def test_lanes_that_are_there_already_are_counted_when_the_table_is_made(t
         migrate(db, [Schema("lanes alone", [LANE_TALLY_SCHEMA])], Faults())
     assert await store.lanes.parked(5) == (2, [ParkedLane("p", "k", "l1", 3), ParkedLane("p", "l", "l0", 2)])
     await store.close()
+
+
+WRITES = (
+    "INSERT INTO letters (seq) VALUES (1)",
+    "UPDATE letters SET pending = NULL WHERE seq = 1",
+    "UPDATE letters SET status = 'replaying' WHERE seq = 1",
+    "DELETE FROM letters WHERE seq = 1",
+)
+
+
+async def test_a_store_of_before_is_made_cheap_to_write_and_counts_on(tmp_path: Path) -> None:
+    """SQLite makes a temporary tree of an `IN` of three values, with each row, in each partial index and trigger that has one."""
+    before = Schema(STORE_SCHEMA.name, STORE_SCHEMA.steps[:13])
+    with closing(sqlite3.connect(tmp_path / "orders.db", isolation_level=None)) as db:
+        migrate(db, [LEDGER_SCHEMA, before], Faults())
+        put(db, 1, [letter(f"l{n}", n, lane="k" if n % 3 else "l", arrival=n) for n in range(7)])
+        promote(db, 1)
+        assert all(temporary_trees(db, statement) for statement in WRITES)
+    store = make_store(tmp_path)
+    await store.open()
+    epoch = await store.issue_epoch(version())
+    await store.note(epoch, note(2, ledgers=LEDGERS, resolved=["l0"]))
+    assert await store.lanes.take_up(epoch, ["l1"], "job", ["open"]) == ["l1"]
+    assert await kept(store) == await lengths(store) == {Lane("p", "k"): 4, Lane("p", "l"): 2}
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as db:
+        assert [temporary_trees(db, statement) for statement in WRITES] == [0, 0, 0, 0]
+
+
+def temporary_trees(db: sqlite3.Connection, statement: str) -> int:
+    """How many instructions make one, in the statement and in the triggers that it fires."""
+    return sum(row[1] == "OpenEphemeral" for row in db.execute(f"EXPLAIN {statement}").fetchall())
