@@ -11,7 +11,7 @@ from penstock.journal.digests import Digests
 from penstock.journal.frames import Place
 from penstock.journal.lines import Line
 from penstock.journal.reader import EVER, JournalReader, Mark
-from penstock.state.records import DeadLetter, LetterQuery
+from penstock.state.records import UNSETTLED, DeadLetter, LetterQuery
 from penstock.state.store import StateStore
 from verify.extent import Reach
 from verify.findings import Findings, Gap
@@ -83,17 +83,18 @@ class LetterCheck:
             letters, cursor = await self.store.letters(LetterQuery(status=()), after=cursor, limit=_PAGE, bodies=False)
             suspects = [letter for letter in letters if start <= _moment(letter) < end and _number(letter) not in self.named]
             for letter in await everywhere.unnamed([letter for letter in suspects if _number(letter) not in jobs]):
-                await self._judge(letter, reach)
+                await self._judge(letter, reach, fresh)
             if cursor is None:
                 return
 
-    async def _judge(self, letter: DeadLetter, reach: Reach) -> None:
-        """One that no line names."""
+    async def _judge(self, letter: DeadLetter, reach: Reach, fresh: Fresh) -> None:
+        """One that no line names. Where it was settled after a crash between two ledgers, before its event was read again, the
+        event's line says what became of it since (rule 4)."""
         if any(each.what == "imported" for each in await self.store.desk.history(letter.id)):
             self.findings.imported += 1
         elif reach.may_have_lost(letter.first_at):
             self.findings.older += 1
-        else:
+        elif letter.status in UNSETTLED or not await asyncio.to_thread(_has_line, await fresh(), letter):
             what = f"its dead letter {letter.id} ({letter.status}) has no line in the journal"
             where = f"partition {letter.partition}"
             self.findings.add(Gap(PART, what, letter.event_id, where, f"pipe dlq show {letter.id}"))
@@ -133,6 +134,12 @@ class Everywhere:
     def _add(self, line: Line) -> None:
         if line.letter is not None and (number := int(line.letter, 16)) not in self._named:
             self._named.add(number)
+
+
+def _has_line(reader: JournalReader, letter: DeadLetter) -> bool:
+    """Whether the journal has its event. Blocking."""
+    lines = (record.line for record in reader.find(letter.event_id))
+    return any((line.partition, line.position) == (letter.partition, letter.position.hex()) and line.is_event for line in lines)
 
 
 def _number(letter: DeadLetter) -> int:
