@@ -14,7 +14,7 @@ from penstock.cli.dlq_render import hint_lines
 from penstock.cli.job_bar import job_bar
 from penstock.cli.job_follow import Seeing, exit_status
 from penstock.cli.lazy import Settings
-from penstock.cli.running import make_log
+from penstock.cli.running import make_log, only_warnings
 from penstock.cli.terminal import Style, Terminal
 from penstock.clock import SystemClock
 from penstock.engine.carry_out import open_state
@@ -22,7 +22,6 @@ from penstock.engine.overwriting import overwrite_needed, overwriting_sinks
 from penstock.engine.run import RunOptions
 from penstock.errors import ExitStatus
 from penstock.faults import Faults
-from penstock.observe.log import Incident
 from penstock.observe.text import printable
 from penstock.state.job_records import Job
 
@@ -63,13 +62,8 @@ def deliver_live(
 async def _deliver(
     settings: Settings, name: str, asked: Mapping[str, Any], delivery: Delivery, terminal: Terminal
 ) -> tuple[Job, dict[str, Any]]:
-    log = make_log(settings, terminal)
-
-    def warn(incident: Incident) -> None:
-        if incident.level == "warning":  # why a job failed, the command says itself
-            log(incident)
-
-    options = RunOptions(clock=SystemClock(), faults=Faults.from_environment(), log=warn)
+    log = only_warnings(make_log(settings, terminal))  # why a job failed, the command says itself
+    options = RunOptions(clock=SystemClock(), faults=Faults.from_environment(), log=log)
     async with at_counter(settings, name, native=asked["source"] == "native") as counter:
         pipeline = counter.pipeline
         steps = await counter.steps(asked["against"], terminal)

@@ -20,7 +20,7 @@ from penstock.cli.job_follow import Seeing, exit_status
 from penstock.cli.lazy import Settings, Verb, pass_settings
 from penstock.cli.project import load_named
 from penstock.cli.rates import rate_of
-from penstock.cli.running import make_log
+from penstock.cli.running import make_log, only_warnings
 from penstock.cli.sender import sender
 from penstock.cli.terminal import Style, Terminal
 from penstock.clock import SystemClock
@@ -30,7 +30,6 @@ from penstock.engine.ledgers import STATE
 from penstock.engine.run import RunOptions
 from penstock.errors import ExitStatus, UsageError
 from penstock.faults import Faults
-from penstock.observe.log import Incident
 from penstock.observe.text import printable
 from penstock.state.job_records import Job, JobProgress
 from penstock.state.records import LetterQuery
@@ -144,13 +143,8 @@ def replay(
 
 async def _replay(settings: Settings, pipeline: Pipeline, asked: Asked, terminal: Terminal) -> tuple[Job | None, Replayed]:
     """The job as it stands when the command goes, none for a dry run; and what it came to."""
-    log = make_log(settings, terminal)
-
-    def warn(incident: Incident) -> None:
-        if incident.level == "warning":  # why a job failed, the command says itself
-            log(incident)
-
-    options = RunOptions(clock=SystemClock(), faults=Faults.from_environment(), log=warn)
+    log = only_warnings(make_log(settings, terminal))  # why a job failed, the command says itself
+    options = RunOptions(clock=SystemClock(), faults=Faults.from_environment(), log=log)
     async with open_state(pipeline, options) as (store, assembly):
         replays: Replays = room("replays")(store, assembly)
         with job_bar(terminal, "replay") as show:

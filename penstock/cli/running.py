@@ -139,6 +139,16 @@ def make_log(settings: Settings, terminal: Terminal, display: ProgressDisplay | 
     return TextLog(write, settings.log_level, terminal.err_style.color)
 
 
+def only_warnings(log: Log) -> Log:
+    """A log that hears nothing else."""
+
+    def warn(incident: Incident) -> None:
+        if incident.level == "warning":
+            log(incident)
+
+    return warn
+
+
 async def _say_summaries(outcomes: Sequence[Outcome], request: Request, terminal: Terminal) -> None:
     if request.json:
         return
