@@ -45,3 +45,9 @@ class Project:
 
     def rendered(self, text: str | bytes, *, environment: Mapping[str, str] = {}, overrides: Sequence[str] = ()) -> str:
         return ConfigurationError(self.problems(text, environment=environment, overrides=overrides)).render()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from config_parts import BASE, Project
+from config_parts import project as project
 
 from penstock.config.base import ComponentConfig
 from penstock.config.format import PipelineFile
@@ -13,12 +12,6 @@ from penstock.errors import Location
 
 STEPS = "transforms: [{ jq: .a }, { redact: [.b] }, { name: big, filter: .c }]\n"
 UNENFORCED = "transform_timeout: 2s is reported, not enforced, with `workers: 0`. Safe only in workers (`workers: 1`): jq-1, big"
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.chdir(tmp_path)
-    return Project(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,11 @@ from pathlib import Path
 
 import pytest
 from config_parts import BASE, Project
+from config_parts import project as project
 
 from penstock.config.interpolate import Interpolator
 from penstock.config.model import Pipeline
 from penstock.errors import ConfigProblem
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.chdir(tmp_path)
-    return Project(tmp_path)
 
 
 def key_of(pipeline: Pipeline) -> str:
