@@ -29,6 +29,7 @@ from engine_shelves import Table as Table
 from engine_shelves import TableSink as TableSink
 from engine_shelves import TapeSink as TapeSink
 from engine_shelves import bad as bad
+from engine_shelves import refusing as refusing
 from engine_shelves import take_all as take_all
 from pydantic import BaseModel
 

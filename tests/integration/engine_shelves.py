@@ -202,3 +202,14 @@ class TableSink:
 def bad(identity: str) -> ComponentError:
     """A refusal that stays."""
     return Permanent("row.refused", f"{identity} does not fit")
+
+
+def refusing(*refused: str) -> Plan:
+    """A plan that names what it refuses, and takes the others of that write."""
+
+    def plan(events: Sequence[Event]) -> None:
+        failed = {n: bad(event.id) for n, event in enumerate(events) if event.id in refused}
+        if failed:
+            raise BatchError(failed)
+
+    return plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from engine_parts import (
     Shelf,
     Table,
     at,
-    bad,
     crash_at,
     dedup,
     kept,
     make_pipeline,
     numbers,
+    refusing,
     run_once,
     sink,
     step,
@@ -30,7 +30,7 @@ from waiting import until_async
 
 from penstock.config.model import Batching, DeadLetters, Pipeline, SinkEntry
 from penstock.engine.run import Run, RunOptions
-from penstock.errors import BatchError, Fatal, Permanent
+from penstock.errors import Fatal, Permanent
 from penstock.event import Event
 from penstock.ledger import Counts
 
@@ -39,17 +39,6 @@ LANE = DeadLetters(lane="stop")
 
 def ids(*numbers: int) -> list[str]:
     return [f"p{n}" for n in numbers]
-
-
-def refusing(*refused: str) -> Callable[[Sequence[Event]], None]:
-    """A sink without a ledger that names what it refuses, and takes the others of that write."""
-
-    def plan(events: Sequence[Event]) -> None:
-        failed = {n: bad(event.id) for n, event in enumerate(events) if event.id in refused}
-        if failed:
-            raise BatchError(failed)
-
-    return plan
 
 
 def failing(*failed: str) -> Callable[[Event], Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from engine_parts import (
     Feed,
     Shelf,
     Table,
-    bad,
     crash_at,
     dedup,
     kept,
     make_pipeline,
     open_store,
+    refusing,
     run_once,
     sink,
     step,
@@ -27,7 +27,7 @@ from dlq.replay import replay
 from penstock.clock import SystemClock
 from penstock.config.model import DeadLetters, EventFields, Pipeline, SinkEntry
 from penstock.engine import parking
-from penstock.errors import BatchError, Fatal, Permanent, UsageError
+from penstock.errors import Fatal, Permanent, UsageError
 from penstock.event import Event
 from penstock.faults import Faults
 from penstock.ledger import Counts
@@ -53,17 +53,6 @@ class Check:
 
     def __call__(self, event: Event) -> Any:
         return Permanent("step.bad", f"{event.id} is bad") if event.id in self.refused else event
-
-
-def refusing(*refused: str) -> Callable[[Sequence[Event]], None]:
-    """A sink without a ledger that names what it refuses, and takes the others of that write."""
-
-    def plan(events: Sequence[Event]) -> None:
-        failed = {n: bad(event.id) for n, event in enumerate(events) if event.id in refused}
-        if failed:
-            raise BatchError(failed)
-
-    return plan
 
 
 def pipeline_of(directory: Path, feed: Feed, *sinks: SinkEntry, check: Check | None = None, **changes: Any) -> Pipeline:
