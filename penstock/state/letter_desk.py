@@ -162,9 +162,8 @@ class LetterDesk:
                 for happening in history:
                     letter_history.add(db, [letter.id], happening)
                 letter_history.add(db, [letter.id], act.happening(now, "imported"))
-            lane_tables.free(
-                db, [letter.id for letter, _ in letters if letter.status == "parked"]
-            )  # what holds them may be elsewhere
+            parked = [letter.id for letter, _ in letters if letter.status == "parked"]
+            lane_tables.free(db, parked)  # what holds them may be elsewhere
             return outcomes
 
         return await self._write(work)

@@ -133,8 +133,7 @@ def open_by_key(connection: Connection, keys: Sequence[bytes]) -> list[OpenLette
             WHERE l.key IS NOT NULL AND {KEEPS_KEY} ORDER BY l.seq""",  # noqa: S608 - a constant
         {"blob": b"".join(keys)},
     )
-    found = {row[0]: OpenLetter(row[0], row[1], row[2], row[3], tuple(_decode_owed(row[4]))) for row in rows.fetchall()}
-    return list(found.values())
+    return _latest_of_each(rows.fetchall())
 
 
 def open_by_id(connection: Connection, ids: Sequence[str]) -> list[OpenLetter]:
@@ -144,7 +143,15 @@ def open_by_id(connection: Connection, ids: Sequence[str]) -> list[OpenLetter]:
             WHERE id IN (SELECT value FROM json_each(?)) AND {LIVE} ORDER BY seq""",  # noqa: S608 - a constant
         (dialect_of(connection).among(ids),),
     )
-    found = {row[0]: OpenLetter(row[0], row[1], row[2], row[3], tuple(_decode_owed(row[4]))) for row in rows.fetchall()}
+    return _latest_of_each(rows.fetchall())
+
+
+def _latest_of_each(rows: Iterable[tuple[Any, ...]]) -> list[OpenLetter]:
+    """:param rows: oldest first."""
+    found = {
+        identity: OpenLetter(identity, key, brought_by, data_digest, tuple(_decode_owed(owed)))
+        for identity, key, brought_by, data_digest, owed in rows
+    }
     return list(found.values())
 
 

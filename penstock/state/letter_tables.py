@@ -69,20 +69,22 @@ def put(connection: Connection, group: int, letters: Iterable[DeadLetter]) -> No
             owed = union(msgspec.json.decode(earlier[1]), owed)
             delivered = union(_decode_delivered(earlier[2]), delivered)
             delete(connection, [earlier[0]])
-        values = {"owed": owed, "delivered": delivered}
-        row = [_stored(column, values[column] if column in values else getattr(letter, column)) for column in COLUMNS]
-        ((seq,),) = connection.execute(_INSERT, [pending, *row]).fetchall()
-        connection.execute("INSERT INTO bodies VALUES (?, ?, ?, ?)", (seq, letter.record, letter.original, letter.source_record))
+        _add(connection, pending, letter, {"owed": owed, "delivered": delivered})
 
 
 def take_in(connection: Connection, letters: Iterable[DeadLetter]) -> None:
     """Add letters that stand at once, from elsewhere; none of their ids may be there."""
     for letter in letters:
-        row = [_stored(column, getattr(letter, column)) for column in COLUMNS]
-        ((seq,),) = connection.execute(_INSERT, [None, *row]).fetchall()
-        connection.execute("INSERT INTO bodies VALUES (?, ?, ?, ?)", (seq, letter.record, letter.original, letter.source_record))
+        _add(connection, None, letter, {})
         if letter.edited is not None:
             letter_history.put_edit(connection, letter.id, letter.edited)
+
+
+def _add(connection: Connection, pending: int | None, letter: DeadLetter, instead: Mapping[str, Any]) -> None:
+    """The letter with its bodies; `instead`: other values than its own, by column."""
+    row = [_stored(column, instead[column] if column in instead else getattr(letter, column)) for column in COLUMNS]
+    ((seq,),) = connection.execute(_INSERT, [pending, *row]).fetchall()
+    connection.execute("INSERT INTO bodies VALUES (?, ?, ?, ?)", (seq, letter.record, letter.original, letter.source_record))
 
 
 def put_repeats(connection: Connection, group: int, kind: str, repeats: Iterable[Repeat]) -> None:
