@@ -137,7 +137,19 @@ def read_note(connection: Connection) -> Note:
 
 
 def write_note(connection: Connection, epoch: int, note: Note) -> None:
-    """Step 3: the note itself, and what the group did to dead letters."""
+    """Step 3: the note itself, and what the group did to dead letters, kept answers and its job."""
+    _put_note(connection, epoch, note)
+    put_positions(connection, "note_positions", _NOTE, note.positions)
+    _change_letters(connection, note)
+    if note.answered:
+        answer_tables.forget(connection, note.answered)
+    if note.set_aside:
+        answer_tables.set_aside(connection, note.set_aside)
+    if note.job is not None:
+        job_tables.report(connection, note.job, note.at)
+
+
+def _put_note(connection: Connection, epoch: int, note: Note) -> None:
     connection.execute(
         'INSERT INTO note (number, "group", counts, ledgers, running, drained, at, epoch, groups, journal) '
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -157,7 +169,10 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
             note.journal,
         ),
     )
-    put_positions(connection, "note_positions", _NOTE, note.positions)
+
+
+def _change_letters(connection: Connection, note: Note) -> None:
+    """What the history tells of needs the jobs of the letters as they were before."""
     jobs = letter_history.jobs_of(connection, note)
     replayed = {letter.id: note.offered.get(letter.id, note.ledgers) for letter in note.failed_again}
     resolved = {identity: note.offered.get(identity, note.ledgers) for identity in note.resolved}
@@ -168,12 +183,6 @@ def write_note(connection: Connection, epoch: int, note: Note) -> None:
     letter_tables.conclude(connection, note.superseded, "superseded")
     replay_tables.resolve(connection, resolved)
     letter_history.tell_group(connection, note, jobs)
-    if note.answered:
-        answer_tables.forget(connection, note.answered)
-    if note.set_aside:
-        answer_tables.set_aside(connection, note.set_aside)
-    if note.job is not None:
-        job_tables.report(connection, note.job, note.at)
 
 
 def reset_note(connection: Connection, positions: Mapping[str, Position] | None) -> None:
