@@ -30,7 +30,7 @@ async def filled(database: Database, number: int) -> PostgresStateStore:
     await store.open()
     await store.hold()
     await store.issue_epoch(version())
-    await store.put_dead_letters(EPOCH, 1, [letter("l1", 1)], [])
+    await store.put_dead_letters(EPOCH, 1, [letter("l1", 1, next_at=1.0)], [])
     await store.note(EPOCH, note(1, ledgers=LEDGERS))
 
     def fill(db: Connection) -> None:
@@ -71,6 +71,10 @@ async def read_letters(store: PostgresStateStore) -> None:
     assert [one.id for one in await store.letters_at(PLACES, OPEN)] == IDS
 
 
+async def ask_for_due_places(store: PostgresStateStore) -> None:
+    assert len(await store.lanes.due_places("open", 2.0, 1 << 40, 10)) == 10
+
+
 async def take_up(store: PostgresStateStore) -> None:
     assert sorted(await store.lanes.take_up(EPOCH, IDS, "job", ["open", "parked"])) == IDS
 
@@ -87,7 +91,7 @@ async def resolve(store: PostgresStateStore) -> None:
 
 async def test_a_page_of_a_replay_costs_the_same_among_many_letters_without_statistics(make_database: MakeDatabase) -> None:
     few, many = [await filled(make_database(), number) for number in (FEW, MANY)]
-    for verb in (ask_for_places, read_letters, take_up, hand_over, resolve):
+    for verb in (ask_for_places, ask_for_due_places, read_letters, take_up, hand_over, resolve):
         assert await blocks_of(many, verb) < 1.5 * await blocks_of(few, verb) + 100, verb.__name__
     for store in (few, many):
         await store.close()
