@@ -81,11 +81,10 @@ class Dues:
         takers, found = await desk.takers(names), dict[str, int]()
         for name in names:
             replayed = [one.at for one in await desk.history(name) if one.what == "replayed"]
-            if (
-                replayed and replayed[-1] <= self.begun
-            ):  # Invariant 5: settled since, it is left, as what was before it in its lane
-                ledgers = (ledger for ledger in self.ground.claimed.ledgers if ledger.name in takers.get(name, ()))
-                found[name] = self.had.mask(sink for ledger in ledgers for sink in ledger.sinks)
+            if not replayed or replayed[-1] > self.begun:
+                continue  # Invariant 5: settled since, it is left, as what was before it in its lane
+            takes = [ledger for ledger in self.ground.claimed.ledgers if ledger.name in takers.get(name, ())]
+            found[name] = self.had.mask(sink for ledger in takes for sink in ledger.sinks)
         return found
 
     def _letter(self, line: Line) -> str:
@@ -96,14 +95,14 @@ class Dues:
         if line.outcome == "deduplicated":
             counted[REPEATED] += 1
             return 0
-        had, failed = 0, self._may_have_failed(line)
-        if failed and self._letter(line) in settled:
-            had = self.had.tried(line) | settled[self._letter(line)]
-        elif failed and self._is_left(line, letters.get(self._letter(line))):
+        name = self._letter(line) if self._may_have_failed(line) else ""
+        if name and name not in settled and self._is_left(line, letters.get(name)):
             counted[LETTERS] += 1
             return 0
-        due = self.wanted if self.request.redeliver else self.wanted & ~(had or self.had.before(line))
-        if not due:
+        if self.request.redeliver:
+            return self.wanted
+        had = self.had.tried(line) | settled[name] if name in settled else self.had.before(line)
+        if not (due := self.wanted & ~had):
             counted[HELD] += 1
         return due
 

@@ -20,7 +20,7 @@ import msgspec
 from backfill.crew import Crew
 from backfill.portions import LINES, Portion, behind, divide
 from backfill.rehearsal import Rehearsal
-from backfill.request import Request, Result, decode_place
+from backfill.request import Request, Result, decode_cursor
 from backfill.results import merge
 from penstock.clock import Clock
 from penstock.engine.pace import Pace
@@ -88,7 +88,7 @@ def _segment(job: Job) -> int:
     cursor = job.progress.cursor
     if not cursor:
         return request_of(job).segment
-    mark = _decode_kept(cursor).mark if job.alone else decode_place(cursor).mark
+    mark = _decode_kept(cursor).mark if job.alone else decode_cursor(cursor).mark
     return mark.segment if mark is not None else request_of(job).segment
 
 

@@ -23,7 +23,7 @@ from backfill.admission import check_lanes, check_sinks
 from backfill.dues import LEFT_OUT, Dues, Owed
 from backfill.readers import own_journal, range_of
 from backfill.rehearsal import chosen_by, event_filter
-from backfill.request import Place, Request, decode_place
+from backfill.request import Cursor, Request, decode_cursor
 from penstock.clock import moment_of
 from penstock.cloudevents import timestamp
 from penstock.config.model import Pipeline
@@ -116,7 +116,7 @@ class LiveCarrier:
             return Had.of(names, versions, ())
         if not self.job.progress.cursor:
             return Had.of(names, versions, self._all_by_now(self.journal))
-        begun = self._begun = decode_place(self.job.progress.cursor).begun
+        begun = self._begun = decode_cursor(self.job.progress.cursor).begun
         before = (record.line for record in self.journal.outcomes_of_jobs() if record.mark <= begun)
         since = (record.line for record in self.journal.outcomes_of_jobs() if record.mark > begun)
         return Had.of(names, versions, before, since)
@@ -138,9 +138,8 @@ class LiveCarrier:
             await self._check_room()
             counted: Counter[str] = Counter()
             works = await self._works([record.line for record in taken], counted)
-            yield Portion(
-                works, msgspec.json.encode(Place(taken[-1].mark, self._begun)), len(taken), self.request.version, counted
-            )
+            cursor = msgspec.json.encode(Cursor(taken[-1].mark, self._begun))
+            yield Portion(works, cursor, len(taken), self.request.version, counted)
             if self.request.limit:
                 left -= len(taken)
 
@@ -249,4 +248,4 @@ def carry_backfill(job: Job, ground: Ground) -> LiveCarrier:
 
 def done_until(job: Job) -> Mark | None:
     """The line behind which the job goes on; None: from the beginning."""
-    return decode_place(job.progress.cursor).mark if job.progress.cursor else None
+    return decode_cursor(job.progress.cursor).mark if job.progress.cursor else None

@@ -18,7 +18,7 @@ Mode = Literal["dry_run", "shadow", "live"]
 Origin = Literal["journal", "native"]
 
 
-class Place(msgspec.Struct, frozen=True):
+class Cursor(msgspec.Struct, frozen=True):
     """The cursor of a live backfill.
 
     :ivar mark: of the last line that is dealt with.
@@ -29,7 +29,7 @@ class Place(msgspec.Struct, frozen=True):
     begun: Mark = Mark(0, 0, 0)
 
 
-decode_place = msgspec.json.Decoder(Place).decode
+decode_cursor = msgspec.json.Decoder(Cursor).decode
 
 
 class UnplacedRecord(msgspec.Struct, frozen=True):
