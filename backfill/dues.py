@@ -100,8 +100,9 @@ class Dues:
             counted[LETTERS] += 1
             return 0
         if self.request.redeliver:
-            return self.wanted
-        had = self.had.tried(line) | settled[name] if name in settled else self.had.before(line)
+            had = 0
+        else:
+            had = self.had.tried(line) | settled[name] if name in settled else self.had.before(line)
         if not (due := self.wanted & ~had):
             counted[HELD] += 1
         return due
