@@ -99,11 +99,10 @@ class Dues:
         if name and name not in settled and self._is_left(line, letters.get(name)):
             counted[LETTERS] += 1
             return 0
-        if self.request.redeliver:
-            had = 0
-        else:
-            had = self.had.tried(line) | settled[name] if name in settled else self.had.before(line)
-        if not (due := self.wanted & ~had):
+        due = self.wanted
+        if not self.request.redeliver:
+            due &= ~(self.had.tried(line) | settled[name] if name in settled else self.had.before(line))
+        if not due:
             counted[HELD] += 1
         return due
 
