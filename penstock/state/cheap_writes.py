@@ -1,7 +1,7 @@
 """Indexes and triggers of letters as they cost least with each letter that is written: a step of the schema.
 
 SQLite made a temporary B-tree for each `IN` of three statuses, in three partial indexes and in the triggers of `lane_tally`, with
-each row: as comparisons (`letter_where.one_of`) they cost next to nothing. In PostgreSQL a letter that is not to stand yet went
+each row: as comparisons (`letter_where`) they cost next to nothing. In PostgreSQL a letter that is not to stand yet went
 through both tallies, to count nothing.
 """
 
